@@ -1,0 +1,24 @@
+"""SafeRedir in pure PyTorch: a sampling run that unlearns a concept without touching the model's weights.
+
+    redirector = load_redirector("weights.safetensors")
+    run = RedirectionRun(redirector, PolicyConfig(), original_context)
+    for timestep in schedule:
+        run.observe(latent, timestep)
+        noise = model(latent, timestep, run.redirect(original_context))
+
+Method: Liu et al., arXiv 2601.08623.
+"""
+
+from .checkpoint import load_redirector, save_redirector
+from .config import PolicyConfig, RedirectorConfig
+from .errors import (CheckpointError, ConfigError, ContextError, EvaluationError, LatentError, SafeRedirError,
+                     TimestepError)
+from .redirector import Redirector, RedirectorOutput
+from .run import RedirectionRun
+from .trajectory import Decision, TokenScores, Trajectory
+
+__all__ = [
+    "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PolicyConfig",
+    "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
+    "TokenScores", "Trajectory", "load_redirector", "save_redirector",
+]

@@ -1,0 +1,241 @@
+"""Weight files: the published .pt (a torch.save of a state dict) and our .safetensors.
+
+A file is read once, checked completely, and only then becomes a network; it is written under a temporary
+name and renamed, so that no half-written file is ever seen under its name.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import struct
+import uuid
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .config import RedirectorConfig
+from .errors import CheckpointError, ConfigError
+from .redirector import Redirector
+
+LARGEST_FILE = 2 << 30          # bytes; a published checkpoint has 58 MB
+FORMAT_KEY = "saferedir_format"
+CONFIG_KEY = "saferedir_config"
+FORMAT_VERSION = "1"
+TORCH_SUFFIXES = (".pt", ".pth")
+SHOWN_KEYS = 3
+
+
+def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
+                    dtype: torch.dtype = torch.float32) -> Redirector:
+    """Read a weight file; the redirector comes in eval mode and without gradients.
+
+    path    .safetensors, or .pt / .pth in the published layout.  Code in a .pt is refused, never run
+    device  where the weights go
+    dtype   floating type of the weights and of the evaluations
+
+    The result carries `.config`, `.metadata` (str to str) and `.sha256` (hex digest of the file).  Without our
+    metadata the config is read off the shapes of the tensors.
+
+    Raises CheckpointError for a file that is missing, too large, damaged, or does not fit the network.
+    """
+    path = Path(path)
+    if not dtype.is_floating_point:
+        raise ConfigError(f"dtype is {dtype}; expected a floating type such as torch.float32 or torch.float16.")
+    content = _read(path)
+    state, header = _parse(path, content)
+    config = _config(path, state, header)
+    _require_layout(path, state, config)
+    redirector = _build(state, config, device, dtype)
+    redirector.metadata = {key: value for key, value in header.items() if key not in (FORMAT_KEY, CONFIG_KEY)}
+    redirector.sha256 = hashlib.sha256(content).hexdigest()
+    return redirector
+
+
+def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
+    """Write weights, config and metadata (str to str) as .safetensors; an existing file is replaced as a whole.
+
+    Raises CheckpointError if the file cannot be written; nothing is left behind then.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: redirectors are saved as .safetensors, not {path.suffix or 'without suffix'!r}. "
+                              "Change the file name.")
+    state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
+    header = _header(redirector.config, metadata or {})
+    _write(path, safetensors.torch.save(state, header))
+
+
+def _header(config: RedirectorConfig, metadata: dict[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str) or key in (FORMAT_KEY, CONFIG_KEY):
+            raise ConfigError(f"metadata[{key!r}] is {value!r}; expected a str for a str, and a key other than "
+                              f"{FORMAT_KEY!r} and {CONFIG_KEY!r}. Convert it with str() or json.dumps().")
+    return {FORMAT_KEY: FORMAT_VERSION, CONFIG_KEY: json.dumps(asdict(config)), **metadata}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write under a temporary name in the same folder, then rename: renaming is atomic on one file system."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}). Choose a folder that exists, is "
+                              "writable and has space.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        raise CheckpointError(f"{path}: expected a .safetensors, .pt or .pth file. Choose a redirector's weight file.")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise CheckpointError(f"{path}: {size} bytes; expected at most {LARGEST_FILE} (a redirector has about 58 MB). "
+                                  "This is another model's file: choose a redirector's.")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file. Check the path, or download the weights first.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}). Check that it is a readable file.") from error
+
+
+def _parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State dict and metadata of a file's content."""
+    if path.suffix == ".safetensors":
+        return _parse_safetensors(path, content)
+    return _parse_torch(path, content), {}
+
+
+def _parse_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        state = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error}). It may be truncated: download or save "
+                              "it again.") from error
+    # The header is valid here: 8 bytes of length, then JSON (the format's own layout).
+    length, = struct.unpack_from("<Q", content)
+    return state, json.loads(content[8:8 + length]).get("__metadata__", {})
+
+
+def _parse_torch(path: Path, content: bytes) -> dict[str, Tensor]:
+    _require_plain_archive(path, content)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unpickling_error(path, error) from error
+    except Exception as error:      # a damaged pickle can raise anything: EOFError, KeyError, RuntimeError, ...
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({type(error).__name__}: {_first_line(error)}). It may "
+                              "be truncated: download it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, Tensor)
+                                              for key, value in state.items()):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__} that is not a state dict; expected a dict of str to "
+                              "tensor, as torch.save(redirector.state_dict(), path) writes it.")
+    return state
+
+
+def _require_plain_archive(path: Path, content: bytes) -> None:
+    """Refuse a zip that unpacks to more than the limit; torch itself never compresses."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return
+    size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+    if size > LARGEST_FILE:
+        raise CheckpointError(f"{path}: unpacks to {size} bytes; expected at most {LARGEST_FILE}. Do not use this file.")
+
+
+def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
+    text = str(error)
+    if "GLOBAL" in text or "Unsupported class" in text or "Unsupported operand" in text:
+        return CheckpointError(f"{path}: the pickle holds code or objects other than tensors, and was refused without "
+                               "running it. Use a file that holds a plain state dict, at best .safetensors.")
+    return CheckpointError(f"{path}: not a PyTorch weight file ({_first_line(error)}). It may be truncated or another "
+                           "format: download it again.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def _config(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> RedirectorConfig:
+    """Config from our metadata, else from the shapes."""
+    version = header.get(FORMAT_KEY)
+    if version not in (None, FORMAT_VERSION):
+        raise CheckpointError(f"{path}: written in format {version!r}; this version reads {FORMAT_VERSION!r}. Update the "
+                              "package.")
+    if CONFIG_KEY not in header:
+        return _config_from_shapes(path, state)
+    try:
+        return RedirectorConfig(**json.loads(header[CONFIG_KEY]))
+    except (ValueError, TypeError) as error:        # ConfigError is a ValueError
+        raise CheckpointError(f"{path}: its {CONFIG_KEY} is not usable ({error}). Save or download the file again.") from error
+
+
+def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfig:
+    """The sizes as the published layout shows them; a key that is missing or odd is reported with all others."""
+    sources = {"latent_dim": ("latent_encoder.0.conv.0.weight", 4, 1), "tokens": ("pos_embed", 3, 1),
+               "prompt_dim": ("pos_embed", 3, 2), "rank": ("delta_head.down.weight", 2, 0),
+               "timestep_dim": ("t_encoder.0.weight", 2, 1)}
+    sizes = {name: state[key].shape[axis] for name, (key, ndim, axis) in sources.items()
+             if key in state and state[key].ndim == ndim}
+    try:
+        return RedirectorConfig(**sizes)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its tensors have sizes no redirector has ({error}). Choose a redirector's "
+                              "weight file.") from error
+
+
+def _skeleton(config: RedirectorConfig) -> Redirector:
+    """The network without memory, whatever sizes a file claims."""
+    with torch.device("meta"):
+        return Redirector(config)
+
+
+def _require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConfig) -> None:
+    """CheckpointError that lists missing, unexpected, misshapen, mistyped and non-finite tensors at once."""
+    expected = _skeleton(config).state_dict()
+    shared = [key for key in expected if key in state]
+    faults = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "wrong shape": [f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+                        for key in shared if state[key].shape != expected[key].shape],
+        "wrong type": [f"{key} {state[key].dtype}" for key in shared
+                       if state[key].is_floating_point() != expected[key].is_floating_point()
+                       or state[key].is_complex() or state[key].layout != torch.strided],
+    }
+    # Only looked at when the sizes are right: a misshapen tensor may be an expanded giant.
+    if not any(faults.values()):
+        faults["not finite"] = [key for key in shared if not state[key].isfinite().all()]
+    if any(faults.values()):
+        text = "; ".join(f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys)
+        raise CheckpointError(f"{path}: does not fit the published redirector layout. {text}. Choose a redirector's weight "
+                              "file, or download it again.")
+
+
+def _shorten(keys: list[str]) -> str:
+    shown = ", ".join(key[:120] for key in keys[:SHOWN_KEYS])
+    return shown + (", ..." if len(keys) > SHOWN_KEYS else "")
+
+
+# Nodes of the host run in inference mode; weights made there could never be trained afterwards.
+@torch.inference_mode(False)
+def _build(state: dict[str, Tensor], config: RedirectorConfig, device: torch.device | str,
+           dtype: torch.dtype) -> Redirector:
+    redirector = _skeleton(config)
+    placed = {key: value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True,
+                            memory_format=torch.contiguous_format) for key, value in state.items()}
+    redirector.load_state_dict(placed, assign=True)
+    return redirector.eval().requires_grad_(False)

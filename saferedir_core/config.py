@@ -1,0 +1,107 @@
+"""Settings: what shape the network has, and how its outputs become decisions."""
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from .errors import ConfigError
+
+MODES = ("guard", "upstream")
+VARIANTS = ("published",)
+# Far above any known text encoder; keeps a damaged or hostile file from asking for terabytes.
+LARGEST_SIZE = 65536
+# The paper uses 1.25 to 2; at 10 a token is moved by ten times its own length and no meaning is left.
+LARGEST_ALPHA_SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class RedirectorConfig:
+    """Shape of the network.  The defaults are those of the published checkpoints (SD 1.x).
+
+    latent_dim    channels of the latent, C
+    prompt_dim    width of a token embedding, D; a multiple of 4 (the mask predictor has four heads)
+    tokens        tokens in one chunk of the prompt, T
+    rank          rank of the low-rank pair that makes the delta
+    timestep_dim  width of the sinusoidal timestep code, even
+    variant       "published": the architecture of arXiv 2601.08623 as its inference code has it
+    """
+
+    latent_dim: int = 4
+    prompt_dim: int = 768
+    tokens: int = 77
+    rank: int = 16
+    timestep_dim: int = 320
+    variant: str = "published"
+
+    def __post_init__(self):
+        for name in ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim"):
+            _require_integer(f"RedirectorConfig.{name}", getattr(self, name), 1, LARGEST_SIZE)
+        _require_multiple("RedirectorConfig.prompt_dim", self.prompt_dim, 4)
+        _require_multiple("RedirectorConfig.timestep_dim", self.timestep_dim, 2)
+        _require_choice("RedirectorConfig.variant", self.variant, VARIANTS)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How evaluations become decisions and decisions become contexts.
+
+    mode         "guard": decide before the model call, always on the original context, per item and chunk.
+                 "upstream": the published hooks, exactly: decide after the call by argmax, on the context
+                 that is in use, and never return.
+    alpha_scale  multiplier of the shift, 0 to 10 token norms; published runs use 1.25 to 2
+    interval     evaluations skipped after an intervention, 0 or more (upstream calls it replace_steps)
+    threshold    guard only: an evaluation is unsafe from this probability on, between 0 and 1, both excluded
+    mask_again   multiply the shift by the token mask once more (Eq. 20 of arXiv 2601.08623; without it the
+                 normalisation cancels the mask).  None: True in guard mode, False in upstream mode
+    sticky       guard only: what was once judged unsafe stays redirected; False lets a later safe
+                 evaluation give the original context back
+    """
+
+    mode: str = "guard"
+    alpha_scale: float = 1.25
+    interval: int = 0
+    threshold: float = 0.5
+    mask_again: bool | None = None
+    sticky: bool = True
+
+    def __post_init__(self):
+        _require_choice("PolicyConfig.mode", self.mode, MODES)
+        _require_number("PolicyConfig.alpha_scale", self.alpha_scale)
+        if not 0.0 <= self.alpha_scale <= LARGEST_ALPHA_SCALE:
+            raise ConfigError(f"PolicyConfig.alpha_scale is {self.alpha_scale!r}; expected 0 to {LARGEST_ALPHA_SCALE:g}. "
+                              "The paper's settings are 1.25 to 2.")
+        _require_integer("PolicyConfig.interval", self.interval, 0, None)
+        _require_number("PolicyConfig.threshold", self.threshold)
+        if not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"PolicyConfig.threshold is {self.threshold!r}; expected a probability strictly between "
+                              "0 and 1, for example 0.5.")
+        _require_choice("PolicyConfig.mask_again", self.mask_again, (None, True, False))
+        _require_choice("PolicyConfig.sticky", self.sticky, (True, False))
+
+    @property
+    def masks_again(self) -> bool:
+        """mask_again with None resolved to the mode's default."""
+        return self.mode == "guard" if self.mask_again is None else self.mask_again
+
+
+def _require_integer(name: str, value, lowest: int, highest: int | None) -> None:
+    limits = f"an integer of at least {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_integer or value < lowest or (highest is not None and value > highest):
+        raise ConfigError(f"{name} is {value!r}; expected {limits}.")
+
+
+def _require_number(name: str, value) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number.")
+
+
+def _require_multiple(name: str, value: int, factor: int) -> None:
+    if value % factor:
+        raise ConfigError(f"{name} is {value!r}; expected a multiple of {factor}.")
+
+
+def _require_choice(name: str, value, choices: tuple) -> None:
+    # Compared by type as well: 1 == True, and a list of flags that accepts 1 accepts the next typo too.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}.")

@@ -1,0 +1,40 @@
+"""The errors of the package, one tree:
+
+    SafeRedirError
+    |-- CheckpointError             a weight file cannot be read, trusted or written
+    |-- ConfigError      (ValueError)  a setting is out of its range
+    |-- ContextError     (ValueError)  a context has the wrong shape or holds NaN or infinity
+    |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
+    |-- TimestepError    (ValueError)  a timestep has the wrong shape or is not finite
+    `-- EvaluationError             the redirector itself gave NaN or infinity
+
+Each message says what was given, what was expected and what to do.
+"""
+
+
+class SafeRedirError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class CheckpointError(SafeRedirError):
+    """A weight file is missing, damaged, holds code, does not fit the network, or cannot be written."""
+
+
+class ConfigError(SafeRedirError, ValueError):
+    """A setting is out of its range."""
+
+
+class ContextError(SafeRedirError, ValueError):
+    """A context (B, T, D) does not fit the redirector or the run."""
+
+
+class LatentError(SafeRedirError, ValueError):
+    """A latent (B, C, h, w) does not fit the redirector or the run, or is not finite."""
+
+
+class TimestepError(SafeRedirError, ValueError):
+    """A timestep is neither one number nor one per item, or is not finite."""
+
+
+class EvaluationError(SafeRedirError):
+    """The redirector's outputs are not finite, so that no decision can be made from them."""

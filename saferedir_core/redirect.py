@@ -1,0 +1,28 @@
+"""The redirected context, a pure function of what the network gave."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .plan import token_norms
+
+# A delta shorter than this is divided by it instead of by its length, so that no delta gives no shift.
+SMALLEST_NORM = 1e-12
+
+
+def redirected_context(context: Tensor, delta: Tensor, token_mask: Tensor, alpha: Tensor,
+                       alpha_scale: float, mask_again: bool) -> Tensor:
+    """context + alpha_scale * [token_mask] * alpha * delta/|delta| * |context|, norms per token.
+
+    arXiv 2601.08623: the redirection of the token embeddings; with mask_again Eq. 20.
+
+    context (B, T, D), delta (B, T, D), token_mask (B, T), alpha (B, T, 1); B of the last three may be 1.
+    Computed in float32 or wider (squares overflow in half precision), returned in context.dtype.
+    """
+    dtype = torch.promote_types(torch.promote_types(context.dtype, delta.dtype), torch.float32)
+    original = context.to(dtype)
+    strength = alpha_scale * alpha.to(dtype)                                                 # (B, T, 1)
+    if mask_again:
+        strength = strength * token_mask.to(dtype)[..., None]
+    direction = F.normalize(delta.to(dtype), dim=-1, eps=SMALLEST_NORM)
+    return (original + strength * direction * token_norms(original)).to(context.dtype)

@@ -1,0 +1,224 @@
+"""The network of SafeRedir (Liu et al., arXiv 2601.08623) in its published layout.
+
+Attribute names and shapes are those of the published checkpoints, so that their state dicts load as they
+are.  B: batch, T: tokens, D: prompt_dim, J: width of the joint feature (576).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import RedirectorConfig
+from .errors import ContextError, LatentError, TimestepError
+
+HEADS = 4
+LATENT_WIDTH = 512
+TIMESTEP_WIDTH = 64
+JOINT_WIDTH = LATENT_WIDTH + TIMESTEP_WIDTH
+UNSAFE_CLASS = 1
+
+
+class RedirectorOutput(NamedTuple):
+    """What one evaluation gives.
+
+    logits      (B, 2)     class 1 is unsafe
+    delta       (B, T, D)  shift of each token; its direction counts, its length is normalised away
+    token_mask  (B, T)     how much a token carries the concept, 0 to 1
+    alpha       (B, T, 1)  strength of the shift per token, 0 to 1, in units of the token's norm
+    """
+
+    logits: Tensor
+    delta: Tensor
+    token_mask: Tensor
+    alpha: Tensor
+
+    @property
+    def unsafe_probability(self) -> Tensor:
+        """(B,) float32 or wider, 0 to 1."""
+        return unsafe_probability(self.logits)
+
+
+def unsafe_probability(logits: Tensor) -> Tensor:
+    """Softmax probability of the class unsafe: (B, 2) -> (B,), in float32 or wider."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)[..., UNSAFE_CLASS]
+
+
+class Redirector(nn.Module):
+    """Reads latent, prompt and timestep; says whether the trajectory is unsafe and where to move the prompt."""
+
+    def __init__(self, config: RedirectorConfig = RedirectorConfig()):
+        super().__init__()
+        self.config = config
+        self.metadata: dict[str, str] = {}
+        self.sha256: str | None = None
+        d = config.prompt_dim
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, config.tokens, d))
+        self.latent_encoder = nn.Sequential(
+            ResidualBlock(config.latent_dim, 64), ResidualBlock(64, 128), ResidualBlock(128, 256),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, LATENT_WIDTH), nn.ReLU(), nn.Dropout(0.2))
+        self.t_encoder = nn.Sequential(
+            nn.Linear(config.timestep_dim, TIMESTEP_WIDTH), nn.SiLU(), nn.LayerNorm(TIMESTEP_WIDTH))
+        self.cross_attn = PromptAttention(d)
+        self.classifier = nn.Sequential(
+            nn.Linear(JOINT_WIDTH + 2 * d, 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, 2))
+        self.token_proj = nn.Sequential(nn.Linear(JOINT_WIDTH + d, 512), nn.ReLU(), nn.Linear(512, d))
+        self.delta_head = DeltaHead(d, config.rank)
+        self.gate_linear = nn.Linear(d, 1)
+        self.mask_predictor = MaskPredictor(d)
+        self.alpha_predictor = AlphaPredictor(d)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pos_embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pos_embed.dtype
+
+    def forward(self, latent: Tensor, context: Tensor, timestep: Tensor | float) -> RedirectorOutput:
+        """One evaluation.
+
+        latent    (B, latent_dim, h, w), scaled to unit variance as the diffusion model sees it; any h, w >= 1
+        context   (B, tokens, prompt_dim)
+        timestep  number, 0-d, (1,) or (B,) tensor in the units of the training schedule (0 to 999 in SD 1.x)
+
+        Inputs are cast to the network's dtype; they must be on its device.
+        Raises LatentError, ContextError or TimestepError for a shape that does not fit.
+        """
+        require_latent(latent, self.config)
+        require_chunk(context, latent.shape[0], self.config)
+        timestep = timestep_per_item(timestep, latent.shape[0], self.device)
+        latent, context = latent.to(self.dtype), context.to(self.dtype)
+
+        joint = self.joint(latent, timestep)                                           # (B, J)
+        attended = self.cross_attn(joint, context)                                     # (B, D)
+        logits = self.classifier(torch.cat([joint, context.mean(dim=1), attended], dim=-1))
+        token_mask = self.mask_predictor(context)                                      # (B, T)
+        gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (B, T, 1)
+        # One direction for all tokens (B, D); the gate and the mask give each token its length.
+        direction = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=-1)))
+        delta = direction[:, None] * gate * token_mask[..., None]                      # (B, T, D)
+        return RedirectorOutput(logits, delta, token_mask, self.alpha_predictor(context))
+
+    def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
+        """Feature of latent (B, C, h, w) and timestep (B,) together: (B, 576)."""
+        code = sinusoid(timestep, self.config.timestep_dim).to(self.dtype)
+        return torch.cat([self.latent_encoder(latent), self.t_encoder(code)], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut; keeps h and w."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out))
+        self.downsample = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x) + self.downsample(x))
+
+
+class PromptAttention(nn.Module):
+    """Four full-width heads in which the joint feature queries the prompt, fused to one vector."""
+
+    def __init__(self, prompt_dim: int):
+        super().__init__()
+        self.heads = nn.ModuleList(PromptHead(prompt_dim) for _ in range(HEADS))
+        self.fuse = nn.Sequential(nn.Linear(HEADS * prompt_dim, prompt_dim), nn.LayerNorm(prompt_dim))
+
+    def forward(self, joint: Tensor, context: Tensor) -> Tensor:
+        return self.fuse(torch.cat([head(joint, context) for head in self.heads], dim=-1))   # (B, 4 D) -> (B, D)
+
+
+class PromptHead(nn.Module):
+    """One head: the attended value plus the mean value, so that no token is ever out of sight."""
+
+    def __init__(self, prompt_dim: int):
+        super().__init__()
+        self.query = nn.Linear(JOINT_WIDTH, prompt_dim)
+        self.key = nn.Linear(prompt_dim, prompt_dim)
+        self.value = nn.Linear(prompt_dim, prompt_dim)
+        self.norm = nn.LayerNorm(prompt_dim)
+
+    def forward(self, joint: Tensor, context: Tensor) -> Tensor:
+        query, key, value = self.query(joint)[:, None], self.key(context), self.value(context)
+        weights = (query @ key.mT / math.sqrt(context.shape[-1])).softmax(dim=-1)            # (B, 1, T)
+        return self.norm((weights @ value).squeeze(1) + value.mean(dim=1))                   # (B, D)
+
+
+class DeltaHead(nn.Module):
+    """Low-rank map (B, D) -> (B, D) with a learned scale."""
+
+    def __init__(self, prompt_dim: int, rank: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.down = nn.Linear(prompt_dim, rank, bias=False)
+        self.up = nn.Linear(rank, prompt_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x)) * self.scale
+
+
+class MaskPredictor(nn.Module):
+    """Which tokens carry the concept: (B, T, D) -> (B, T), 0 to 1."""
+
+    def __init__(self, prompt_dim: int):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(prompt_dim, HEADS, batch_first=True)
+        self.predictor = nn.Sequential(nn.Linear(prompt_dim, 128), nn.ReLU(), nn.LayerNorm(128), nn.Linear(128, 1))
+
+    def forward(self, context: Tensor) -> Tensor:
+        mixed, _ = self.attn(context, context, context, need_weights=False)
+        return torch.sigmoid(self.predictor(mixed)).squeeze(-1)
+
+
+class AlphaPredictor(nn.Module):
+    """How strongly each token is moved: (B, T, D) -> (B, T, 1), 0 to 1."""
+
+    def __init__(self, prompt_dim: int):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(prompt_dim, 256), nn.ReLU(), nn.Linear(256, 1), nn.Sigmoid())
+
+    def forward(self, context: Tensor) -> Tensor:
+        return self.net(context)
+
+
+def sinusoid(timestep: Tensor, width: int) -> Tensor:
+    """Code of each timestep, sines then cosines, periods from 2 pi to 20000 pi: (B,) -> (B, width)."""
+    half = width // 2
+    index = torch.arange(half, device=timestep.device, dtype=timestep.dtype)
+    angle = timestep[:, None] * torch.exp(-math.log(10000.0) * index / half)                 # (B, width / 2)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def timestep_per_item(timestep: Tensor | float, batch: int, device: torch.device) -> Tensor:
+    """Number, 0-d, (1,) or (B,) tensor -> (B,) float32 on `device`.
+
+    float32 whatever the network's dtype is: float16 and bfloat16 cannot tell neighbouring timesteps apart.
+    """
+    timestep = torch.as_tensor(timestep, device=device)
+    if timestep.is_complex() or timestep.ndim > 1 or timestep.numel() not in (1, batch):
+        raise TimestepError(f"The timestep has shape {tuple(timestep.shape)} and dtype {timestep.dtype}; expected one "
+                            f"real number, or one per item, shape ({batch},).")
+    dtype = torch.float64 if timestep.dtype == torch.float64 else torch.float32
+    return timestep.to(dtype).reshape(-1).expand(batch)
+
+
+def require_latent(latent: Tensor, config: RedirectorConfig) -> None:
+    """LatentError unless the latent is (B >= 1, latent_dim, h >= 1, w >= 1)."""
+    if latent.ndim != 4 or latent.shape[1] != config.latent_dim or latent.numel() == 0:
+        raise LatentError(f"The latent has shape {tuple(latent.shape)}; this redirector reads (B, {config.latent_dim}, "
+                          "h, w). Use a redirector trained for this diffusion model, and give images, not videos.")
+
+
+def require_chunk(context: Tensor, batch: int, config: RedirectorConfig) -> None:
+    """ContextError unless the context is (batch, tokens, prompt_dim)."""
+    expected = (batch, config.tokens, config.prompt_dim)
+    if tuple(context.shape) != expected:
+        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector and latent expect {expected}. "
+                           "Use the text encoder the redirector was trained for, and RedirectionRun for longer prompts.")
