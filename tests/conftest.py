@@ -1,0 +1,36 @@
+"""Puts ComfyUI and the project on the path for every test, ComfyUI first: our nodes/ would hide its nodes.py."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def _arrange_path():
+    comfyui = os.environ.get("SAFEREDIR_COMFYUI")
+    wanted = ([str(Path(comfyui).resolve())] if comfyui else []) + [str(PROJECT)]
+    sys.path[:] = wanted + [entry for entry in sys.path if entry and os.path.abspath(entry) not in wanted]
+    if not comfyui:
+        return
+    import comfy.cli_args  # reads no command line unless asked to
+
+    if not comfy.cli_args.args.cpu:
+        import torch
+
+        accelerated = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+        comfy.cli_args.args.cpu = not accelerated
+
+
+_arrange_path()
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The ComfyUI under test; the tests that need one fail, not skip, without it."""
+    path = os.environ.get("SAFEREDIR_COMFYUI")
+    if not path:
+        pytest.fail("SAFEREDIR_COMFYUI is not set: run `python quickstart.py test`, or point it to a ComfyUI checkout")
+    return Path(path).resolve()
