@@ -22,7 +22,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -37,7 +36,7 @@ PROJECT = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 10)
 OLDEST_COMFYUI = (0, 30)
 DISK_NEEDED_GB = 10  # measured: 6 GB installed, 3 GB of downloads while it happens
-PACK_FOLDER = "saferedir"
+DEFAULT_PORT = 8188
 
 
 class StepFailed(Exception):
@@ -52,6 +51,10 @@ class StepFailed(Exception):
         if self.log:
             lines.append(f"log     {self.log}")
         return "\n".join(lines)
+
+
+class Terminated(KeyboardInterrupt):
+    """A polite end from outside (SIGTERM): as Ctrl+C, but the children did not get it."""
 
 
 # ---------------------------------------------------------------------------------------------- progress
@@ -539,8 +542,13 @@ def call(prepared: Prepared, kind: str, target: str, arguments: list[str], cwd: 
     child = subprocess.Popen(command, cwd=cwd, env=environ)
     while True:
         try:
-            return child.wait()
-        except KeyboardInterrupt:  # the child got it too and ends in its own way
+            code = child.wait()
+            return code if code >= 0 else 128 - code  # ended by a signal: what a shell would say
+        except Terminated:
+            child.terminate()
+            child.wait()
+            raise
+        except KeyboardInterrupt:  # the terminal sent it to the child as well, which ends in its own way
             continue
 
 
@@ -571,8 +579,71 @@ def command_run(arguments) -> int:
         return call(prepared, "file", str(script), rest)
 
 
+def choose_port(wanted: int | None) -> int:
+    """The port asked for, or the usual one, or any other that is free."""
+    from demo.server import free_port, port_is_free
+
+    if wanted is None:
+        if port_is_free(DEFAULT_PORT):
+            return DEFAULT_PORT
+        port = free_port()
+        say(f"Port {DEFAULT_PORT} is taken (another ComfyUI?); using {port}.")
+        return port
+    if not port_is_free(wanted):
+        raise StepFailed("choosing a port", f"port {wanted} is taken by another program",
+                         "end that program, give another number, or leave --port out")
+    return wanted
+
+
+def base_folder() -> Path:
+    """This clone's ComfyUI folders: what a person makes in the editor is there again next time."""
+    clone = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:12]
+    return cache_folder() / "bases" / f"{PROJECT.name}-{clone}"
+
+
 def command_demo(arguments) -> int:
-    raise StepFailed("running the demo", "it is not written yet", "use `test` or `run FILE`")
+    from demo.server import ComfyServer, ServerFailed, isolated_base
+
+    port = choose_port(arguments.port)
+    prepared = prepare(arguments)
+    step = "linking the pack into ComfyUI"
+    try:
+        base = isolated_base(base_folder(), PROJECT)
+    except OSError as trouble:
+        raise StepFailed(step, str(trouble), "check the permissions of the cache folder, or set SAFEREDIR_CACHE "
+                         "to a folder of your own") from trouble
+    models = prepared.comfyui / "models" if prepared.own else None
+    server = ComfyServer(prepared.python, prepared.comfyui, base, log=base / f"server-{port}.log", port=port,
+                         cpu=prepared.cpu, models=models if models and models.is_dir() else None)
+    try:
+        with Progress("starting ComfyUI") as progress:
+            progress.detail = "on the CPU" if prepared.cpu else "on the GPU"
+            server.start()
+        code = call(prepared, "module", "demo.run_demo",
+                    [server.url, str(PROJECT / "workflows" / "demo.json"), str(PROJECT / "output")])
+        if code:
+            say(f"log     {server.log}")
+            return code
+        if arguments.once:
+            return 0
+        return serve(server)
+    except ServerFailed as failure:
+        say(failure.tail)
+        raise StepFailed("starting ComfyUI", failure.cause, failure.remedy, server.log) from failure
+    finally:
+        server.stop()
+
+
+def serve(server) -> int:
+    say(f"\nThe editor is at {server.url} (Templates > saferedir has the workflows). What it saves goes to\n"
+        f"  {server.base / 'output'}\nCtrl+C ends the server.")
+    try:
+        while (code := server.wait(1.0)) is None:
+            pass
+    except KeyboardInterrupt:
+        say("\nStopping the server ...")
+        return 0
+    raise StepFailed("serving", f"ComfyUI ended with code {code}", "the log's end says why", server.log)
 
 
 COMMANDS = {
@@ -605,12 +676,17 @@ def parse(argv: list[str]):
     return arguments
 
 
+def terminated(*_):
+    raise Terminated
+
+
 def main(argv: list[str]) -> int:
     if sys.version_info < OLDEST_PYTHON:
         say(f"FAILED  starting\ncause   this is Python {platform.python_version()}\n"
             f"remedy  use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, best 3.11 to 3.13")
         return 1
     arguments = parse(argv)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         return COMMANDS[arguments.command][0](arguments)
     except StepFailed as failure:

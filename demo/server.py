@@ -1,0 +1,260 @@
+"""Starts a real ComfyUI server in a folder of its own, and ends it. Standard library only: quickstart.py imports it.
+
+    folder = isolated_base(base, pack=PROJECT)
+    with ComfyServer(python, comfyui, folder, log=folder / "server.log") as server:
+        ComfyClient(server.url) ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+PACK_FOLDER = "saferedir"  # what ComfyUI-Manager names it; it is part of the web part's address
+_COPY_MARK = ".copied-by-quickstart"
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class ServerFailed(Exception):
+    """The server did not come up, or went away. `cause` and `remedy` are for the person, `tail` for the expert."""
+
+    def __init__(self, cause: str, remedy: str, tail: str = ""):
+        super().__init__(f"{cause}; {remedy}" + (f"\n{tail}" if tail else ""))
+        self.cause, self.remedy, self.tail = cause, remedy, tail
+
+
+# --- the folder
+
+
+def isolated_base(base: Path, pack: Path, name: str = PACK_FOLDER) -> Path:
+    """A base directory with ComfyUI's folders and the pack as its only custom node."""
+    for folder in ("custom_nodes", "input", "output", "temp", "user", "models"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    link_folder(pack, base / "custom_nodes" / name)
+    return base
+
+
+def link_folder(source: Path, link: Path) -> str:
+    """Make `link` lead to `source`; returns how: kept, symlink, junction or copy.
+
+    Windows lets only some people make symbolic links; a junction needs no privilege, but the same machine.
+    """
+    source = source.resolve()
+    if _is_link(link) and _leads_to(link, source):
+        return "kept"
+    remove_link(link)
+    for how, make in (("symlink", _symlink), ("junction", _junction)):
+        try:
+            make(source, link)
+        except (OSError, NotImplementedError, subprocess.CalledProcessError):
+            continue
+        if _leads_to(link, source):
+            return how
+        remove_link(link)
+    shutil.copytree(source, link, ignore=shutil.ignore_patterns(".git", "output", "__pycache__", "tests", ".*_cache"))
+    (link / _COPY_MARK).touch()
+    return "copy"
+
+
+def _leads_to(link: Path, source: Path) -> bool:
+    try:
+        return os.path.samefile(link, source)
+    except OSError:
+        return False
+
+
+def _symlink(source: Path, link: Path):
+    os.symlink(source, link, target_is_directory=True)
+
+
+def _junction(source: Path, link: Path):
+    if sys.platform != "win32":
+        raise NotImplementedError("junctions are a thing of Windows")
+    try:
+        import _winapi
+
+        _winapi.CreateJunction(str(source), str(link))
+    except (ImportError, AttributeError):
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(source)], check=True, capture_output=True)
+
+
+def _is_link(path: Path) -> bool:
+    """A symbolic link or a junction, dangling or not."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    junction = getattr(status, "st_reparse_tag", 0) == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
+    return stat.S_ISLNK(status.st_mode) or junction
+
+
+def remove_link(link: Path):
+    """Remove the link or an earlier copy of ours, never what a link leads to."""
+    if _is_link(link):
+        try:
+            os.unlink(link)
+        except OSError:
+            os.rmdir(link)  # a junction
+    elif (link / _COPY_MARK).is_file():
+        shutil.rmtree(link)
+    elif link.exists():
+        raise FileExistsError(f"{link} is in the way and was not made by quickstart.py; move it away")
+
+
+# --- the server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform != "win32":  # there it would allow what the server is then refused
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            return True
+        except OSError:
+            return False
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """On Linux, have the system end the server when we are killed without a chance to do so."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return None
+    set_parent_death_signal = 1
+    return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+class ComfyServer:
+    """One server process. Entering starts it and waits until it answers; leaving ends it."""
+
+    def __init__(self, python: Path, comfyui: Path, base: Path, *, log: Path, port: int | None = None,
+                 cpu: bool = False, models: Path | None = None, extra: list[str] | None = None,
+                 patience: float = 600.0, tick: Callable[[str], None] = lambda last_line: None):
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.base, self.log = base, log
+        self._python, self._comfyui, self._patience, self._tick = python, comfyui, patience, tick
+        self._cpu, self._models, self._extra = cpu, models, list(extra or [])
+        self._process: subprocess.Popen | None = None
+        self._temp: Path | None = None
+
+    def command(self) -> list[str]:
+        command = [str(self._python), str(self._comfyui / "main.py"), "--port", str(self.port),
+                   "--base-directory", str(self.base), "--temp-directory", str(self._temp or self.base),
+                   "--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+        if self._cpu:
+            command.append("--cpu")
+        if self._models:
+            command += ["--models-directory", str(self._models)]
+        return command + self._extra
+
+    def __enter__(self) -> ComfyServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        # The host empties its temp folder when it starts: each server has its own.
+        self._temp = Path(tempfile.mkdtemp(prefix="saferedir-"))
+        environ = {name: value for name, value in os.environ.items()
+                   if name not in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")}
+        environ.update(PYTHONUNBUFFERED="1", PYTHONUTF8="1")
+        # A group of its own, so that Ctrl+C comes to us alone and the server is ended in order.
+        if sys.platform == "win32":
+            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        else:
+            group = {"start_new_session": True, "preexec_fn": _end_with_parent()}
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.log, "wb") as out:
+                self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=out,
+                                                 stderr=subprocess.STDOUT, cwd=self._comfyui, env=environ, **group)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self):
+        until = time.monotonic() + self._patience
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise self._explain(f"ComfyUI ended with code {self._process.returncode} while starting")
+            try:
+                with _direct.open(self.url + "/system_stats", timeout=5) as answer:
+                    if answer.status == 200:
+                        return
+            except (OSError, urllib.error.URLError):
+                pass
+            self._tick(next(iter(reversed(self.log_tail(5).splitlines())), ""))
+            time.sleep(0.2)
+        raise self._explain(f"ComfyUI did not answer within {self._patience:g} s")
+
+    def _explain(self, cause: str) -> ServerFailed:
+        tail = self.log_tail(25)
+        remedy = "read the log's end"
+        for sign, meaning in (("ModuleNotFoundError", "a package is missing: install ComfyUI's requirements.txt"),
+                              ("address already in use", "another program has the port: give another with --port"),
+                              ("Torch not compiled with CUDA", "start with --cpu"),
+                              ("Found no NVIDIA driver", "start with --cpu"),
+                              ("out of memory", "close other programs or start with --cpu")):
+            if sign.lower() in tail.lower():
+                remedy = meaning
+                break
+        return ServerFailed(cause, remedy, tail)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The exit code, or None while it still runs after so many seconds."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def log_tail(self, lines: int = 40) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        return ""
+
+    def log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def stop(self):
+        """Ask, insist, then end it."""
+        if self._process and self._process.poll() is None:
+            ask = signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGINT
+            for way in (lambda: self._process.send_signal(ask), self._process.terminate, self._process.kill):
+                with contextlib.suppress(OSError):
+                    way()
+                if self.wait(8) is not None:
+                    break
+        if self._temp:
+            shutil.rmtree(self._temp, ignore_errors=True)
+            self._temp = None
