@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import uuid
 import zipfile
@@ -31,6 +32,7 @@ CONFIG_KEY = "saferedir_config"
 FORMAT_VERSION = "1"
 TORCH_SUFFIXES = (".pt", ".pth")
 SHOWN_KEYS = 3
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
@@ -47,8 +49,8 @@ def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
     Raises CheckpointError for a file that is missing, too large, damaged, or does not fit the network.
     """
     path = Path(path)
-    if not dtype.is_floating_point:
-        raise ConfigError(f"dtype is {dtype}; expected a floating type such as torch.float32 or torch.float16.")
+    if dtype not in FLOATS:
+        raise ConfigError(f"dtype is {dtype!r}; expected a floating type such as torch.float32 or torch.float16.")
     content = _read(path)
     state, header = _parse(path, content)
     config = _config(path, state, header)
@@ -66,7 +68,7 @@ def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: d
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: redirectors are saved as .safetensors, not {path.suffix or 'without suffix'!r}. "
+        raise CheckpointError(f"{path}: the file name ends in {path.suffix!r}; redirectors are saved as .safetensors. "
                               "Change the file name.")
     state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
     header = _header(redirector.config, metadata or {})
@@ -104,13 +106,15 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
-            raise CheckpointError(f"{path}: {size} bytes; expected at most {LARGEST_FILE} (a redirector has about 58 MB). "
-                                  "This is another model's file: choose a redirector's.")
+            raise CheckpointError(f"{path}: {size} bytes; expected at most {LARGEST_FILE} (a redirector has about "
+                                  "58 MB). This is another model's file: choose a redirector's.")
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such file. Check the path, or download the weights first.") from error
+        raise CheckpointError(f"{path}: there is no such file; expected a redirector's weights. Check the path, or "
+                              "download the weights first.") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}). Check that it is a readable file.") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); expected a redirector's weights. "
+                              "Check that it is a readable file.") from error
 
 
 def _parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -124,8 +128,8 @@ def _parse_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], d
     try:
         state = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a complete safetensors file ({error}). It may be truncated: download or save "
-                              "it again.") from error
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error}). It may be truncated: download or "
+                              "save it again.") from error
     # The header is valid here: 8 bytes of length, then JSON (the format's own layout).
     length, = struct.unpack_from("<Q", content)
     return state, json.loads(content[8:8 + length]).get("__metadata__", {})
@@ -136,33 +140,50 @@ def _parse_torch(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _unpickling_error(path, error) from error
+        raise _unpickling_error(path, content, error) from error
     except Exception as error:      # a damaged pickle can raise anything: EOFError, KeyError, RuntimeError, ...
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({type(error).__name__}: {_first_line(error)}). It may "
-                              "be truncated: download it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, Tensor)
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({type(error).__name__}: {_first_line(error)}). "
+                              "It may be truncated: download it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) and _is_plain(value)
                                               for key, value in state.items()):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__} that is not a state dict; expected a dict of str to "
-                              "tensor, as torch.save(redirector.state_dict(), path) writes it.")
+        raise CheckpointError(f"{path}: holds a {type(state).__name__} that is not a state dict; expected a dict of "
+                              "str to dense tensor. Save it with torch.save(redirector.state_dict(), path).")
     return state
+
+
+def _is_plain(value) -> bool:
+    """A dense tensor with values; a pickle may also bring sparse, nested and empty-shelled ones."""
+    return (isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided
+            and value.device.type == "cpu")
 
 
 def _require_plain_archive(path: Path, content: bytes) -> None:
     """Refuse a zip that unpacks to more than the limit; torch itself never compresses."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return
-    size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+    try:
+        size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+    except zipfile.BadZipFile:
+        return                      # a damaged archive or torch's old format: torch.load says which
     if size > LARGEST_FILE:
-        raise CheckpointError(f"{path}: unpacks to {size} bytes; expected at most {LARGEST_FILE}. Do not use this file.")
+        raise CheckpointError(f"{path}: unpacks to {size} bytes; expected at most {LARGEST_FILE}. Do not use this "
+                              "file: no redirector is packed like that.")
 
 
-def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
-    text = str(error)
-    if "GLOBAL" in text or "Unsupported class" in text or "Unsupported operand" in text:
-        return CheckpointError(f"{path}: the pickle holds code or objects other than tensors, and was refused without "
-                               "running it. Use a file that holds a plain state dict, at best .safetensors.")
-    return CheckpointError(f"{path}: not a PyTorch weight file ({_first_line(error)}). It may be truncated or another "
-                           "format: download it again.")
+def _unpickling_error(path: Path, content: bytes, error: pickle.UnpicklingError) -> CheckpointError:
+    # torch's own text is not passed on: it advises to load the file with code execution allowed.
+    if "Unsupported global" in str(error) or "Unsupported class" in str(error) or _names_objects(content):
+        return CheckpointError(f"{path}: the pickle holds code or objects, expected tensors only; it was refused and "
+                               "not run. Use a file with a plain state dict, at best .safetensors.")
+    return CheckpointError(f"{path}: not a PyTorch weight file; expected a torch.save of a state dict with the default "
+                           "pickle protocol. It may be truncated or of another kind: download it again.")
+
+
+def _names_objects(content: bytes) -> bool:
+    """Whether this is a whole pickle that looks up classes or functions.  Reads its opcodes, runs nothing."""
+    try:
+        names = {opcode.name for opcode, _, _ in pickletools.genops(content)}
+    except ValueError:
+        return False
+    return not names.isdisjoint(("GLOBAL", "STACK_GLOBAL", "INST"))
 
 
 def _first_line(error: Exception) -> str:
@@ -173,14 +194,15 @@ def _config(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> Red
     """Config from our metadata, else from the shapes."""
     version = header.get(FORMAT_KEY)
     if version not in (None, FORMAT_VERSION):
-        raise CheckpointError(f"{path}: written in format {version!r}; this version reads {FORMAT_VERSION!r}. Update the "
-                              "package.")
+        raise CheckpointError(f"{path}: written in format {version!r}; this version reads {FORMAT_VERSION!r}. Update "
+                              "the package.")
     if CONFIG_KEY not in header:
         return _config_from_shapes(path, state)
     try:
         return RedirectorConfig(**json.loads(header[CONFIG_KEY]))
-    except (ValueError, TypeError) as error:        # ConfigError is a ValueError
-        raise CheckpointError(f"{path}: its {CONFIG_KEY} is not usable ({error}). Save or download the file again.") from error
+    except (ValueError, TypeError, RecursionError) as error:        # ConfigError is a ValueError
+        raise CheckpointError(f"{path}: its {CONFIG_KEY} is not usable ({error}); expected the fields of "
+                              "RedirectorConfig. Save or download the file again.") from error
 
 
 def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfig:
@@ -206,6 +228,10 @@ def _skeleton(config: RedirectorConfig) -> Redirector:
 def _require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConfig) -> None:
     """CheckpointError that lists missing, unexpected, misshapen, mistyped and non-finite tensors at once."""
     expected = _skeleton(config).state_dict()
+    size = 4 * sum(value.numel() for value in expected.values())
+    if size > LARGEST_FILE:         # a .pt can hold a giant that is one number on disk
+        raise CheckpointError(f"{path}: its sizes make a network of {size} bytes; expected at most {LARGEST_FILE}. "
+                              "Choose a redirector's weight file.")
     shared = [key for key in expected if key in state]
     faults = {
         "missing": [key for key in expected if key not in state],
@@ -213,16 +239,15 @@ def _require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConf
         "wrong shape": [f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
                         for key in shared if state[key].shape != expected[key].shape],
         "wrong type": [f"{key} {state[key].dtype}" for key in shared
-                       if state[key].is_floating_point() != expected[key].is_floating_point()
-                       or state[key].is_complex() or state[key].layout != torch.strided],
+                       if state[key].dtype not in (FLOATS if expected[key].is_floating_point() else (torch.int64,))],
     }
     # Only looked at when the sizes are right: a misshapen tensor may be an expanded giant.
     if not any(faults.values()):
         faults["not finite"] = [key for key in shared if not state[key].isfinite().all()]
     if any(faults.values()):
         text = "; ".join(f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys)
-        raise CheckpointError(f"{path}: does not fit the published redirector layout. {text}. Choose a redirector's weight "
-                              "file, or download it again.")
+        raise CheckpointError(f"{path}: does not fit the published redirector layout. {text}. Choose a redirector's "
+                              "weight file, or download it again.")
 
 
 def _shorten(keys: list[str]) -> str:
@@ -235,7 +260,7 @@ def _shorten(keys: list[str]) -> str:
 def _build(state: dict[str, Tensor], config: RedirectorConfig, device: torch.device | str,
            dtype: torch.dtype) -> Redirector:
     redirector = _skeleton(config)
-    placed = {key: value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True,
-                            memory_format=torch.contiguous_format) for key, value in state.items()}
+    placed = {key: value.detach().to(device, dtype if value.is_floating_point() else value.dtype, copy=True,
+                                     memory_format=torch.contiguous_format) for key, value in state.items()}
     redirector.load_state_dict(placed, assign=True)
     return redirector.eval().requires_grad_(False)

@@ -68,8 +68,8 @@ class PolicyConfig:
         _require_choice("PolicyConfig.mode", self.mode, MODES)
         _require_number("PolicyConfig.alpha_scale", self.alpha_scale)
         if not 0.0 <= self.alpha_scale <= LARGEST_ALPHA_SCALE:
-            raise ConfigError(f"PolicyConfig.alpha_scale is {self.alpha_scale!r}; expected 0 to {LARGEST_ALPHA_SCALE:g}. "
-                              "The paper's settings are 1.25 to 2.")
+            raise ConfigError(f"PolicyConfig.alpha_scale is {self.alpha_scale!r}; expected 0 to "
+                              f"{LARGEST_ALPHA_SCALE:g}. The paper's settings are 1.25 to 2.")
         _require_integer("PolicyConfig.interval", self.interval, 0, None)
         _require_number("PolicyConfig.threshold", self.threshold)
         if not 0.0 < self.threshold < 1.0:

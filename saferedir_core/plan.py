@@ -11,9 +11,9 @@ def chunks_per_item(context: Tensor, config: RedirectorConfig) -> int:
     fits = (context.ndim == 3 and context.shape[0] > 0 and context.shape[1] > 0
             and context.shape[1] % config.tokens == 0 and context.shape[2] == config.prompt_dim)
     if not fits:
-        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, k*{config.tokens}, "
-                           f"{config.prompt_dim}) with k = 1, 2, ... Use the text encoder the redirector was trained "
-                           f"for, and pad the prompt to a multiple of {config.tokens} tokens.")
+        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, "
+                           f"k*{config.tokens}, {config.prompt_dim}) with k = 1, 2, ... Use the text encoder the "
+                           f"redirector was trained for, and pad the prompt to a multiple of {config.tokens} tokens.")
     return context.shape[1] // config.tokens
 
 

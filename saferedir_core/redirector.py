@@ -220,5 +220,6 @@ def require_chunk(context: Tensor, batch: int, config: RedirectorConfig) -> None
     """ContextError unless the context is (batch, tokens, prompt_dim)."""
     expected = (batch, config.tokens, config.prompt_dim)
     if tuple(context.shape) != expected:
-        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector and latent expect {expected}. "
-                           "Use the text encoder the redirector was trained for, and RedirectionRun for longer prompts.")
+        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector and latent expect "
+                           f"{expected}. Use the text encoder the redirector was trained for, and RedirectionRun for "
+                           "longer prompts.")

@@ -1,6 +1,7 @@
 """One sampling run under protection: observe latents, decide, redirect contexts."""
 
 import math
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -111,7 +112,8 @@ class RedirectionRun:
     def _record(self, evaluation: "Evaluation", unsafe: tuple[bool, ...], step: int | None,
                 sigma: float | None) -> Decision:
         """Append the decision just made to the trajectory."""
-        probability = tuple(tuple(evaluation.probability[row] for row in self._rows(item) if row in evaluation.probability)
+        known = evaluation.probability
+        probability = tuple(tuple(known[row] for row in self._rows(item) if row in known)
                             for item in range(self.batch))
         decision = Decision(
             index=len(self.trajectory),
@@ -141,25 +143,26 @@ class RedirectionRun:
     def _require_latent(self, latent: Tensor) -> None:
         require_latent(latent, self.redirector.config)
         if latent.shape[0] != self.batch:
-            raise LatentError(f"The latent holds {latent.shape[0]} items and the original context {self.batch}; expected "
-                              "equal numbers. Repeat the context for each image when making the run.")
+            raise LatentError(f"The latent holds {latent.shape[0]} items and the original context {self.batch}; "
+                              "expected equal numbers. Repeat the context for each image when making the run.")
         if latent.device != self.redirector.device:
-            raise LatentError(f"The latent is on {latent.device} and the redirector on {self.redirector.device}; expected "
-                              "one device. Move the latent: latent.to(redirector.device).")
+            raise LatentError(f"The latent is on {latent.device} and the redirector on {self.redirector.device}; "
+                              "expected one device. Move the latent: latent.to(redirector.device).")
 
     def _require_context(self, context: Tensor) -> None:
         _, length, width = self._original.shape
         fits = context.ndim == 3 and context.shape[0] > 0 and context.shape[0] % self.batch == 0
         if not fits or tuple(context.shape[1:]) != (length, width):
             raise ContextError(f"The context has shape {tuple(context.shape)}; this run was made for ({self.batch}, "
-                               f"{length}, {width}), or a multiple of {self.batch} rows. Pad the prompts of a run to one "
-                               "length, or make a run for each.")
+                               f"{length}, {width}), or a multiple of {self.batch} rows. Pad the prompts of a run to "
+                               "one length, or make a run for each.")
 
     def _require_finite_output(self, finite: list[float], rows: list[int]) -> None:
         wrong = sorted({row // self.chunks for row, flag in zip(rows, finite, strict=True) if not flag})
         if wrong:
-            raise EvaluationError(f"The redirector gave NaN or infinity for item {wrong[0]} in {self.redirector.dtype}; "
-                                  "expected finite outputs. Load it with dtype=torch.float32, or check its weights.")
+            raise EvaluationError(f"The redirector gave NaN or infinity for item {wrong[0]} in "
+                                  f"{self.redirector.dtype}; expected finite outputs. Load it with "
+                                  "dtype=torch.float32, or check its weights.")
 
 
 class Shift(NamedTuple):
@@ -170,16 +173,17 @@ class Shift(NamedTuple):
     alpha: Tensor
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
     """What the network said, with the small numbers on the host.  Dicts are keyed by row."""
 
     timesteps: list[float]
     output: RedirectorOutput | None = None
-    position: dict[int, int] = {}
-    probability: dict[int, float] = {}
-    unsafe: dict[int, bool] = {}
-    token_mask: list[float] = []
-    alpha: list[float] = []
+    position: dict[int, int] = field(default_factory=dict)
+    probability: dict[int, float] = field(default_factory=dict)
+    unsafe: dict[int, bool] = field(default_factory=dict)
+    token_mask: list[float] = field(default_factory=list)
+    alpha: list[float] = field(default_factory=list)
 
     def shift(self, row: int) -> Shift:
         """Shift of one row."""
@@ -223,11 +227,12 @@ def _require_finite_context(context: Tensor) -> None:
 def _require_finite_latent(finite: list[float], items: list[int]) -> None:
     wrong = [item for item, flag in zip(items, finite, strict=True) if not flag]
     if wrong:
-        raise LatentError(f"The latent of item {wrong[0]} holds NaN or infinity; expected finite values. Run the diffusion "
-                          "model in a wider dtype, or check the sampler's settings.")
+        raise LatentError(f"The latent of item {wrong[0]} holds NaN or infinity; expected finite values. Run the "
+                          "diffusion model in a wider dtype, or check the sampler's settings.")
 
 
 def _require_finite_timesteps(timesteps: list[float]) -> None:
     wrong = [value for value in timesteps if not math.isfinite(value)]
     if wrong:
-        raise TimestepError(f"The timestep is {wrong[0]}; expected a finite number in the units of the training schedule.")
+        raise TimestepError(f"The timestep is {wrong[0]}; expected a finite number in the units of the training "
+                            "schedule. Convert sigma to a timestep first.")

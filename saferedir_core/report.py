@@ -1,0 +1,187 @@
+"""A trajectory as JSON and as a picture, for people and for programs that come later."""
+
+import json
+import math
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from .config import PolicyConfig
+from .errors import ConfigError
+from .redirector import Redirector
+from .trajectory import Decision, Trajectory
+
+VERSION = 1
+DIGITS = 6                      # float32 has no more to say, and the JSON ends up in every PNG
+SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
+
+# Told apart by colour-blind readers as well (Okabe and Ito's palette).
+COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
+WHITE, INK, GREY, PALE = (255, 255, 255), (32, 32, 32), (120, 120, 120), (228, 228, 228)
+MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 48
+STRIPS_HEIGHT = 24
+
+
+def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector | None = None) -> dict:
+    """The whole run as a JSON-serialisable dict, version 1.
+
+    version      1; a reader should refuse what it does not know
+    status       "safe": evaluated and never judged unsafe; "redirected": at least one item was judged unsafe;
+                 "not_evaluated": the network was never asked, so nothing is known
+    verdict      the status in one English sentence
+    policy       the fields of PolicyConfig, mask_again resolved; threshold is 0.5 in upstream mode (argmax)
+    redirector   sha256, metadata and the fields of RedirectorConfig, or None
+    items        per batch item: item, status, evaluations (count), highest_unsafe_probability, first_unsafe
+                 (index into `decisions`) and its step and timestep, tokens (decision, token_mask, alpha of the
+                 last evaluation, one number per token); None where there is nothing to say
+    decisions    per observe(): the fields of Decision, and timestep (of the first item)
+
+    Probabilities are 0 to 1, rounded to six digits.  Numbers that are not finite become None.
+    """
+    items = [_item(trajectory, item) for item in range(_batch(trajectory))]
+    status = _status([item["status"] for item in items])
+    policy = asdict(config) | {"mask_again": config.masks_again, "threshold": _threshold(config)}
+    return _plain({
+        "version": VERSION,
+        "status": status,
+        "verdict": _verdict(status, items, policy["threshold"]),
+        "policy": policy,
+        "redirector": None if redirector is None else {
+            "sha256": redirector.sha256, "metadata": redirector.metadata, "config": asdict(redirector.config)},
+        "items": items,
+        "decisions": [asdict(decision) | {"timestep": decision.timestep} for decision in trajectory],
+    })
+
+
+def report_json(content: dict, indent: int | None = None) -> str:
+    """A report as strict JSON (ASCII, no NaN)."""
+    return json.dumps(content, indent=indent, allow_nan=False)
+
+
+def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
+    """Picture of a report: (height, width, 3) uint8.
+
+    unsafe_probability of each item over the decisions, the threshold dashed; below, one strip per item, filled
+    while the item is redirected.  width and height of at least 160 and 140 pixels.
+    """
+    import numpy
+    from PIL import Image, ImageDraw, ImageFont
+
+    if width < 160 or height < 140:
+        raise ConfigError(f"The plot is {width} x {height} pixels; expected at least 160 x 140. Make it larger.")
+    image = Image.new("RGB", (width, height), WHITE)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    frame = _Frame(width, height, len(content["decisions"]))
+    _draw_axes(draw, font, frame, content)
+    for item in range(len(content["items"])):
+        _draw_curve(draw, frame, content["decisions"], item)
+        _draw_strip(draw, frame, content["decisions"], item, len(content["items"]))
+    return torch.from_numpy(numpy.array(image))
+
+
+def _batch(trajectory: Trajectory) -> int:
+    return len(trajectory[0].redirected) if len(trajectory) else 0
+
+
+def _threshold(config: PolicyConfig) -> float:
+    return 0.5 if config.mode == "upstream" else config.threshold
+
+
+def _item(trajectory: Trajectory, item: int) -> dict:
+    evaluated = [decision for decision in trajectory if decision.evaluated_items[item]]
+    first: Decision | None = next((decision for decision in evaluated if decision.unsafe[item]), None)
+    scores = trajectory.tokens.get(item)
+    return {
+        "item": item,
+        "status": NOT_EVALUATED if not evaluated else SAFE if first is None else REDIRECTED,
+        "evaluations": len(evaluated),
+        "highest_unsafe_probability": max((each.unsafe_probability[item] for each in evaluated), default=None),
+        "first_unsafe": None if first is None else first.index,
+        "first_unsafe_step": None if first is None else first.step,
+        "first_unsafe_timestep": None if first is None else first.timesteps[item],
+        "tokens": None if scores is None else {
+            "decision": scores.decision_index, "token_mask": scores.token_mask, "alpha": scores.alpha},
+    }
+
+
+def _status(statuses: list[str]) -> str:
+    """One unsafe item makes the run redirected; one that nobody looked at makes it not evaluated."""
+    if REDIRECTED in statuses:
+        return REDIRECTED
+    return SAFE if statuses and NOT_EVALUATED not in statuses else NOT_EVALUATED
+
+
+def _verdict(status: str, items: list[dict], threshold: float) -> str:
+    if status == NOT_EVALUATED:
+        return "Not evaluated: the redirector was never asked, so nothing is known about this run."
+    highest = max(item["highest_unsafe_probability"] for item in items if item["evaluations"])
+    numbers = f"highest unsafe probability {highest:.2f}, threshold {threshold:.2f}"
+    if status == SAFE:
+        return f"Safe: no evaluation was unsafe ({numbers})."
+    unsafe = [item for item in items if item["status"] == REDIRECTED]
+    first = min(unsafe, key=lambda item: item["first_unsafe"])
+    step = first["first_unsafe_step"]
+    place = f"evaluation {first['first_unsafe']}" if step is None else f"step {step}"
+    return f"Redirected: {len(unsafe)} of {len(items)} items, first at {place} ({numbers})."
+
+
+def _plain(value):
+    """Tuples to lists, floats rounded, NaN and infinity to None."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return round(value, DIGITS) if math.isfinite(value) else None
+    return value
+
+
+class _Frame:
+    """Pixel positions of the plot area."""
+
+    def __init__(self, width: int, height: int, decisions: int):
+        self.left, self.right = MARGIN_LEFT, width - MARGIN_RIGHT
+        self.top, self.bottom = MARGIN_TOP, height - MARGIN_BOTTOM
+        self.cell = (self.right - self.left) / max(decisions, 1)
+
+    def x(self, index: float) -> float:
+        """Middle of a decision's cell; index - 0.5 and index + 0.5 are its edges."""
+        return self.left + (index + 0.5) * self.cell
+
+    def y(self, probability: float) -> float:
+        return self.bottom - probability * (self.bottom - self.top)
+
+
+def _draw_axes(draw, font, frame: _Frame, content: dict) -> None:
+    draw.text((8, 8), content["verdict"], INK, font)
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        draw.line((frame.left, frame.y(tick), frame.right, frame.y(tick)), PALE)
+        draw.text((8, frame.y(tick) - 6), f"{tick:.2f}", GREY, font)
+    threshold = frame.y(content["policy"]["threshold"])
+    for start in range(frame.left, frame.right, 10):
+        draw.line((start, threshold, min(start + 5, frame.right), threshold), INK)
+    decisions = content["decisions"]
+    for index in range(0, len(decisions), max(1, math.ceil(28 / frame.cell))):
+        step = decisions[index]["step"]
+        label = str(index if step is None else step)
+        draw.text((frame.x(index) - 4, frame.bottom + STRIPS_HEIGHT + 6), label, GREY, font)
+
+
+def _draw_curve(draw, frame: _Frame, decisions: list[dict], item: int) -> None:
+    colour = COLOURS[item % len(COLOURS)]
+    points = [(frame.x(each["index"]), frame.y(each["unsafe_probability"][item]))
+              for each in decisions if each["unsafe_probability"][item] is not None]
+    if len(points) > 1:
+        draw.line(points, colour, width=2)
+    for x, y in points:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), colour)
+
+
+def _draw_strip(draw, frame: _Frame, decisions: list[dict], item: int, items: int) -> None:
+    height = STRIPS_HEIGHT / items
+    top = frame.bottom + 4 + item * height
+    for each in decisions:
+        if each["redirected"][item]:
+            box = (frame.x(each["index"] - 0.5), top, frame.x(each["index"] + 0.5), top + max(height - 1, 0))
+            draw.rectangle(box, COLOURS[item % len(COLOURS)])

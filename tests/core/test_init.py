@@ -1,0 +1,36 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import saferedir_core
+
+ROOT = Path(saferedir_core.__file__).resolve().parents[1]
+
+PUBLIC = [
+    "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PolicyConfig",
+    "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
+    "TokenScores", "Trajectory", "load_redirector", "save_redirector",
+]
+
+
+def test_the_public_names_are_exactly_these():
+    assert sorted(saferedir_core.__all__) == PUBLIC
+    assert all(hasattr(saferedir_core, name) for name in PUBLIC)
+
+
+@pytest.mark.parametrize("modules", ["saferedir_core", "saferedir_core.report"])
+def test_importing_brings_in_neither_host_nor_network_nor_plotting(modules):
+    code = (f"import sys, {modules}; "
+            "print(sorted({name.split('.')[0] for name in sys.modules} "
+            "& {'comfy', 'comfy_api', 'folder_paths', 'nodes', 'transformers', 'huggingface_hub', 'matplotlib', "
+            "'PIL'}))")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_module_has_a_test_module():
+    modules = {path.stem for path in Path(saferedir_core.__file__).parent.glob("*.py")} - {"__init__"}
+    tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert modules <= tests

@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saferedir_core import PolicyConfig
+from saferedir_core.policy import decide, items_due, next_countdown, next_redirected
+
+TIE = torch.tensor([[1.0, 1.0]])
+
+
+def test_guard_compares_the_probability_with_the_threshold():
+    logits = torch.tensor([[0.0, math.log(0.6 / 0.4)], [0.0, math.log(0.8 / 0.2)]])
+    assert decide(logits, PolicyConfig(threshold=0.5)).tolist() == [True, True]
+    assert decide(logits, PolicyConfig(threshold=0.7)).tolist() == [False, True]
+
+
+def test_a_tie_is_unsafe_for_the_guard_and_safe_upstream():
+    assert decide(TIE, PolicyConfig()).tolist() == [True]
+    assert decide(TIE, PolicyConfig(mode="upstream")).tolist() == [False]
+
+
+def test_upstream_knows_no_threshold():
+    assert decide(torch.tensor([[0.0, 0.1]]), PolicyConfig(mode="upstream", threshold=0.99)).tolist() == [True]
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=5), st.floats(0.01, 0.98), st.floats(0.001, 0.01))
+def test_a_higher_threshold_never_finds_more(scores, threshold, more):
+    logits = torch.stack([torch.zeros(len(scores)), torch.tensor(scores)], dim=1)
+    low, high = (decide(logits, PolicyConfig(threshold=value)) for value in (threshold, threshold + more))
+    assert not (high & ~low).any()
+
+
+@given(st.integers(0, 6), st.integers(1, 30))
+def test_interval_evaluations_pass_between_two_interventions(interval, length):
+    countdown, evaluated = (0,), []
+    for step in range(length):
+        due = items_due(countdown) == [0]
+        evaluated += [step] if due else []
+        countdown = next_countdown(countdown, (due,), interval)          # every evaluation intervenes
+    assert evaluated == list(range(0, length, interval + 1))
+
+
+def test_items_count_down_on_their_own():
+    assert items_due((0, 2, 0)) == [0, 2]
+    assert next_countdown((0, 2, 0), (True, False, False), 3) == (3, 1, 0)
+
+
+@pytest.mark.parametrize(("config", "expected"), [
+    (PolicyConfig(), (True, True, True)),
+    (PolicyConfig(sticky=False), (False, True, True)),
+    (PolicyConfig(mode="upstream", sticky=False), (True, True, True)),
+])
+def test_only_a_policy_that_is_not_sticky_returns_and_rows_not_evaluated_keep_their_state(config, expected):
+    assert next_redirected((True, False, True), {0: False, 1: True}, config) == expected

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+import torch
+
+from saferedir_core import ConfigError, PolicyConfig, RedirectionRun, Trajectory
+from saferedir_core.report import plot, report, report_json
+
+SAFE, UNSAFE = -2.0, 2.0
+
+
+@pytest.fixture
+def observed(scripted, contexts, latents):
+    """Report of a run over the given latents, one tuple of means per observation."""
+    def make(*steps, **policy):
+        config = PolicyConfig(**policy)
+        run = RedirectionRun(scripted, config, contexts(len(steps[0])))
+        for step, means in enumerate(steps):
+            run.observe(latents(*means), 900 - 100 * step, step=10 + step, sigma=float("inf") if step == 0 else 1.0)
+        return report(run.trajectory, config, scripted)
+    return make
+
+
+def test_a_safe_run_says_so(observed):
+    content = observed((SAFE,), (SAFE,))
+    assert content["status"] == "safe"
+    assert content["verdict"] == "Safe: no evaluation was unsafe (highest unsafe probability 0.12, threshold 0.50)."
+
+
+def test_a_redirected_run_says_how_many_items_and_since_when(observed):
+    content = observed((SAFE, SAFE), (SAFE, UNSAFE), (SAFE, UNSAFE))
+    assert content["status"] == "redirected"
+    assert content["verdict"] == ("Redirected: 1 of 2 items, first at step 11 "
+                                  "(highest unsafe probability 0.88, threshold 0.50).")
+    assert [item["status"] for item in content["items"]] == ["safe", "redirected"]
+    assert content["items"][1]["first_unsafe"] == 1
+    assert (content["items"][1]["first_unsafe_step"], content["items"][1]["first_unsafe_timestep"]) == (11, 800.0)
+
+
+def test_a_run_that_nobody_asked_about_is_not_called_safe():
+    content = report(Trajectory(), PolicyConfig())
+    assert content["status"] == "not_evaluated"
+    assert content["verdict"].startswith("Not evaluated")
+
+
+def test_it_survives_strict_json(observed):
+    content = observed((SAFE,), (UNSAFE,), (UNSAFE,), interval=1)
+    assert json.loads(report_json(content)) == content
+    assert content["version"] == 1
+    assert content["decisions"][0]["sigma"] is None                       # infinity has no JSON
+    assert content["decisions"][2]["unsafe_probability"] == [None]        # countdown
+
+
+def test_every_field_is_documented(observed):
+    content = observed((UNSAFE,))
+    for key in (*content, *content["items"][0], *content["items"][0]["tokens"]):
+        assert key.removeprefix("first_unsafe_") in report.__doc__
+
+
+def test_settings_and_weights_can_be_traced(observed, scripted):
+    content = observed((SAFE,), threshold=0.7)
+    assert content["policy"] == {"mode": "guard", "alpha_scale": 1.25, "interval": 0, "threshold": 0.7,
+                                 "mask_again": True, "sticky": True}
+    assert content["redirector"]["config"]["prompt_dim"] == 8
+    assert observed((SAFE,), mode="upstream", threshold=0.7)["policy"]["threshold"] == 0.5
+
+
+def test_tokens_are_one_number_each(observed):
+    tokens = observed((UNSAFE,))["items"][0]["tokens"]
+    assert tokens == {"decision": 0, "token_mask": [0, 0.25, 0.5, 0.75, 1], "alpha": [1, 0.875, 0.75, 0.625, 0.5]}
+
+
+def test_the_plot_is_a_picture_that_shows_the_curve(observed):
+    safe, unsafe = plot(observed((SAFE,), (SAFE,))), plot(observed((UNSAFE,), (UNSAFE,)))
+    assert safe.shape == (320, 640, 3) and safe.dtype == torch.uint8
+    blue = torch.tensor([0, 114, 178], dtype=torch.uint8)
+    heights = [(picture[:260] == blue).all(-1).nonzero()[:, 0].float().mean() for picture in (safe, unsafe)]
+    assert heights[0] > heights[1]                                         # pixel rows count from the top
+
+
+def test_the_plot_marks_redirected_decisions_below_the_curve(observed):
+    blue = torch.tensor([0, 114, 178], dtype=torch.uint8)
+    strip = (plot(observed((SAFE,), (UNSAFE,)))[280] == blue).all(-1)
+    assert not strip[:300].any() and strip[400:600].all()
+
+
+@pytest.mark.parametrize("steps", [1, 60])
+@pytest.mark.parametrize("items", [1, 40])
+def test_any_size_of_run_can_be_plotted(observed, steps, items):
+    assert plot(observed(*[(UNSAFE,) * items] * steps), 320, 200).shape == (200, 320, 3)
+
+
+def test_an_empty_run_can_be_plotted():
+    assert plot(report(Trajectory(), PolicyConfig())).shape == (320, 640, 3)
+
+
+def test_a_plot_too_small_to_read_is_refused(observed):
+    with pytest.raises(ConfigError, match="plot is 100 x 320 pixels; expected at least 160 x 140"):
+        plot(observed((SAFE,)), width=100)
