@@ -142,13 +142,13 @@ class Pins:
 def read_pins(lock_text: str) -> Pins:
     lines = [line.strip() for line in lock_text.splitlines()]
     counting = [line for line in lines if line and (not line.startswith("#") or line.startswith("#:"))]
-    pip = re.search(r"^#: pip (pip==\S+)$", lock_text, re.M)
-    host = re.search(r"^#: host (\S+==\S+) sha256=([0-9a-f]{64})$", lock_text, re.M)
+    text = "\n".join(counting)
+    pip = re.search(r"^#: pip (pip==\S+)$", text, re.M)
+    host = re.search(r"^#: host (\S+==\S+) sha256=([0-9a-f]{64})$", text, re.M)
     if not pip or not host:
         raise StepFailed("reading requirements.lock", "its '#: pip' or '#: host' line is missing or malformed",
                          "restore the file: git checkout requirements.lock")
-    digest = hashlib.sha256("\n".join(counting).encode()).hexdigest()
-    return Pins(pip[1], host[1], host[2], digest)
+    return Pins(pip[1], host[1], host[2], hashlib.sha256(text.encode()).hexdigest())
 
 
 def environment_key(pins: Pins, python: tuple[int, int] | None = None, machine: str | None = None) -> str:

@@ -72,7 +72,7 @@ def read_workflow(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as trouble:
-        raise StepFailed("reading the workflow", f"{path}: {trouble}", f"restore it: git checkout {path.name}") from None
+        raise StepFailed("reading the workflow", f"{path}: {trouble}", "restore it: git checkout workflows") from None
 
 
 def main(url: str, workflow_file: str, output_folder: str) -> int:
