@@ -64,6 +64,7 @@ def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
 def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write weights, config and metadata (str to str) as .safetensors; an existing file is replaced as a whole.
 
+    Equal weights and metadata give equal bytes, so that a sha256 identifies them.
     Raises CheckpointError if the file cannot be written; nothing is left behind then.
     """
     path = Path(path)
@@ -72,7 +73,7 @@ def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: d
                               "Change the file name.")
     state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
     header = _header(redirector.config, metadata or {})
-    _write(path, safetensors.torch.save(state, header))
+    _write(path, _ordered(safetensors.torch.save(state, header)))
 
 
 def _header(config: RedirectorConfig, metadata: dict[str, str]) -> dict[str, str]:
@@ -81,6 +82,16 @@ def _header(config: RedirectorConfig, metadata: dict[str, str]) -> dict[str, str
             raise ConfigError(f"metadata[{key!r}] is {value!r}; expected a str for a str, and a key other than "
                               f"{FORMAT_KEY!r} and {CONFIG_KEY!r}. Convert it with str() or json.dumps().")
     return {FORMAT_KEY: FORMAT_VERSION, CONFIG_KEY: json.dumps(asdict(config)), **metadata}
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted; the library writes it in an order of its own each time."""
+    start = 8 + struct.unpack_from("<Q", content)[0]
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)           # the format asks for data that begin on a multiple of 8
+    return struct.pack("<Q", len(encoded)) + encoded + content[start:]
 
 
 def _write(path: Path, content: bytes) -> None:

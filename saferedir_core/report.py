@@ -19,7 +19,7 @@ SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
 # Told apart by colour-blind readers as well (Okabe and Ito's palette).
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 WHITE, INK, GREY, PALE = (255, 255, 255), (32, 32, 32), (120, 120, 120), (228, 228, 228)
-MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 48
+MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
 
 
@@ -161,6 +161,8 @@ def _draw_axes(draw, font, frame: _Frame, content: dict) -> None:
     threshold = frame.y(content["policy"]["threshold"])
     for start in range(frame.left, frame.right, 10):
         draw.line((start, threshold, min(start + 5, frame.right), threshold), INK)
+    caption = "unsafe probability at each step   (dashed: threshold, bars: redirected)"
+    draw.text((frame.left, frame.bottom + STRIPS_HEIGHT + 24), caption, GREY, font)
     decisions = content["decisions"]
     for index in range(0, len(decisions), max(1, math.ceil(28 / frame.cell))):
         step = decisions[index]["step"]

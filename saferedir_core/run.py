@@ -57,6 +57,7 @@ class RedirectionRun:
         Costs one transfer from the device, whatever the batch.
         """
         self._require_latent(latent)
+        sigma = None if sigma is None else float(sigma)
         timesteps = timestep_per_item(timestep, self.batch, self.redirector.device)
         evaluation = self._evaluate(latent, timesteps, policy.items_due(self._countdown))
         unsafe = self._items(evaluation.unsafe)
@@ -115,18 +116,18 @@ class RedirectionRun:
         known = evaluation.probability
         probability = tuple(tuple(known[row] for row in self._rows(item) if row in known)
                             for item in range(self.batch))
+        redirected = tuple(tuple(self._redirected[row] for row in self._rows(item)) for item in range(self.batch))
         decision = Decision(
             index=len(self.trajectory),
             step=step,
-            sigma=None if sigma is None else float(sigma),
+            sigma=sigma,
             timesteps=tuple(evaluation.timesteps),
             evaluated_items=tuple(bool(chunks) for chunks in probability),
             unsafe_probability=tuple(max(chunks, default=None) for chunks in probability),
             chunk_probability=probability,
             unsafe=unsafe,
-            redirected=tuple(any(self._redirected[row] for row in self._rows(item)) for item in range(self.batch)),
-            redirected_chunks=tuple(tuple(self._redirected[row] for row in self._rows(item))
-                                    for item in range(self.batch)))
+            redirected=tuple(any(chunks) for chunks in redirected),
+            redirected_chunks=redirected)
         self.trajectory.append(decision)
         for item, evaluated in enumerate(decision.evaluated_items):
             if evaluated:

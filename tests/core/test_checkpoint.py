@@ -90,6 +90,13 @@ class TestRoundTrip:
 
 
 class TestSaving:
+    def test_equal_weights_and_metadata_give_equal_bytes(self, small, tmp_path):
+        metadata = {f"key {number}": "\u00e4" * number for number in range(12)}
+        for name in ("a", "b"):
+            save_redirector(small, tmp_path / f"{name}.safetensors", metadata)
+        assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+        assert load_redirector(tmp_path / "a.safetensors").metadata == metadata
+
     def test_an_existing_file_is_replaced_and_nothing_else_is_left(self, small, weights):
         save_redirector(small, weights, {"concept": "church"})
         assert load_redirector(weights).metadata == {"concept": "church"}

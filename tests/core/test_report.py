@@ -74,13 +74,13 @@ def test_the_plot_is_a_picture_that_shows_the_curve(observed):
     safe, unsafe = plot(observed((SAFE,), (SAFE,))), plot(observed((UNSAFE,), (UNSAFE,)))
     assert safe.shape == (320, 640, 3) and safe.dtype == torch.uint8
     blue = torch.tensor([0, 114, 178], dtype=torch.uint8)
-    heights = [(picture[:260] == blue).all(-1).nonzero()[:, 0].float().mean() for picture in (safe, unsafe)]
+    heights = [(picture[:254] == blue).all(-1).nonzero()[:, 0].float().mean() for picture in (safe, unsafe)]
     assert heights[0] > heights[1]                                         # pixel rows count from the top
 
 
 def test_the_plot_marks_redirected_decisions_below_the_curve(observed):
     blue = torch.tensor([0, 114, 178], dtype=torch.uint8)
-    strip = (plot(observed((SAFE,), (UNSAFE,)))[280] == blue).all(-1)
+    strip = (plot(observed((SAFE,), (UNSAFE,)))[270] == blue).all(-1)
     assert not strip[:300].any() and strip[400:600].all()
 
 
