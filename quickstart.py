@@ -505,6 +505,13 @@ def needs_cpu(python: Path) -> bool:
                        "torch.backends.mps.is_available() or torch.xpu.is_available()))")
 
 
+def has_nvidia_driver() -> bool:
+    """The index's builds of PyTorch for Windows have no CUDA, and a driver can be too old for Linux's."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").is_file()
+    return Path("/dev/nvidiactl").exists()
+
+
 def prepare(arguments) -> Prepared:
     if arguments.comfyui:
         comfyui = own_comfyui(arguments.comfyui)
@@ -514,7 +521,11 @@ def prepare(arguments) -> Prepared:
         pins = read_pins(lock_file.read_text(encoding="utf-8"))
         python = prepare_environment(cache, pins, lock_file)
         comfyui = prepare_comfyui(cache, pins, python)
-    return Prepared(python, comfyui, bool(arguments.comfyui), arguments.cpu or needs_cpu(python))
+    cpu = arguments.cpu or needs_cpu(python)
+    if cpu and not arguments.cpu and not arguments.comfyui and has_nvidia_driver():
+        say("This environment's PyTorch cannot use your GPU, so the CPU is used (slower). To use the GPU, name a\n"
+            "ComfyUI that does: --comfyui PATH")
+    return Prepared(python, comfyui, bool(arguments.comfyui), cpu)
 
 
 # Run in the prepared interpreter: the host comes first on the path, or our nodes/ would hide its nodes.py.
@@ -686,7 +697,6 @@ def main(argv: list[str]) -> int:
             f"remedy  use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, best 3.11 to 3.13")
         return 1
     arguments = parse(argv)
-    signal.signal(signal.SIGTERM, terminated)
     try:
         return COMMANDS[arguments.command][0](arguments)
     except StepFailed as failure:
@@ -698,4 +708,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminated)
     sys.exit(main(sys.argv[1:]))

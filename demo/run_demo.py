@@ -83,12 +83,12 @@ def main(url: str, workflow_file: str, output_folder: str) -> int:
             with Progress(step) as progress:
                 written = run_workflow(ComfyClient(url), workflow, Path(output_folder), progress)
         except (PromptRefused, WorkflowError) as trouble:
-            raise StepFailed(step, str(trouble), "restore the pack's files (git status shows what differs)") from trouble
+            raise StepFailed(step, str(trouble), "restore the pack's files: git status shows what differs") from None
         except ExecutionFailed as trouble:
             say(trouble.trace)
             raise StepFailed(step, str(trouble), "the trace above and the server's log say more") from trouble
         except UnreachableError as trouble:
-            raise StepFailed(step, str(trouble), "the server's log says why it went away; is memory short?") from trouble
+            raise StepFailed(step, str(trouble), "the server's log says why it went away; is memory short?") from None
         except (ComfyError, OSError) as trouble:
             raise StepFailed(step, str(trouble), "read the server's log, then try again") from trouble
         if not any(path.suffix == ".png" for path in written):

@@ -32,7 +32,8 @@ class Link(NamedTuple):
 def to_api(workflow: dict, object_info: dict) -> dict:
     """The prompt for a workflow in UI format (version 0.4 or 1). Node ids become strings, as the server has them."""
     if "nodes" not in workflow:
-        raise WorkflowError("not a workflow in UI format: it has no 'nodes' (a prompt in API format is queued as it is)")
+        raise WorkflowError("not a workflow in UI format: it has no 'nodes' (a prompt in API format needs no "
+                            "conversion)")
     nodes = {node["id"]: node for node in workflow["nodes"]}
     _refuse_unknown(nodes, object_info)
     links = _read_links(workflow.get("links") or [])

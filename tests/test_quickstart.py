@@ -15,7 +15,7 @@ import quickstart
 from quickstart import Lock, Progress, StepFailed
 
 PROJECT = Path(__file__).resolve().parents[1]
-LOCK_TEXT = "\n".join(["# words", "#: pip pip==26.3", f"#: host some-host==1.0 sha256={'ab' * 32}", "torch==2.14.1", ""])
+LOCK_TEXT = f"# words\n#: pip pip==26.3\n#: host some-host==1.0 sha256={'ab' * 32}\ntorch==2.14.1\n"
 
 
 # --- where and under which key
@@ -238,7 +238,8 @@ def test_comfyui_gets_its_name_when_it_is_whole(tmp_path, monkeypatch):
     assert [entry.name for entry in comfyui.parent.iterdir()] == ["ComfyUI"]
 
 
-@pytest.mark.parametrize("harm, cause", [(lambda data: data + b" ", "has SHA-256"), (lambda data: data[:40], "unpacked")])
+@pytest.mark.parametrize("harm, cause", [(lambda data: data + b" ", "has SHA-256"),
+                                         (lambda data: data[:40], "unpacked")])
 def test_a_changed_or_truncated_archive_is_refused(tmp_path, monkeypatch, harm, cause):
     source = archive(tmp_path, MAIN)
     pins = host_pins(source)
@@ -277,7 +278,8 @@ def test_pips_trouble_is_translated(output, cause, remedy):
 
 @pytest.mark.parametrize("line, summary", [
     ("Collecting torch==2.14.1 (from -r requirements.lock (line 7))", "collecting torch"),
-    ("  Downloading torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl (532.9 MB)", "downloading torch 2.14.1 (532.9 MB)"),
+    ("  Downloading torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl (532.9 MB)",
+     "downloading torch 2.14.1 (532.9 MB)"),
     ("Installing collected packages: a, b, c", "unpacking 3 packages"),
     ("  Preparing metadata (pyproject.toml): started", None),
 ])

@@ -101,7 +101,8 @@ def test_a_muted_node_and_its_links_go():
 
 def test_notes_go_and_titles_stay():
     api = to_api(graph(node(1, "Note", ["hello"]), node(2, "MarkdownNote", ["# hi"]),
-                       node(3, "Load", ["a.safetensors"]), node(4, "Load", ["a.safetensors"], title="Mine")), OBJECT_INFO)
+                       node(3, "Load", ["a.safetensors"]), node(4, "Load", ["a.safetensors"], title="Mine")),
+                 OBJECT_INFO)
     assert {key: value["_meta"]["title"] for key, value in api.items()} == {"3": "Load It", "4": "Mine"}
 
 
