@@ -6,7 +6,8 @@
     |-- ContextError     (ValueError)  a context has the wrong shape or holds NaN or infinity
     |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
     |-- TimestepError    (ValueError)  a timestep has the wrong shape or is not finite
-    `-- EvaluationError             the redirector itself gave NaN or infinity
+    |-- EvaluationError             the redirector itself gave NaN or infinity
+    `-- TrainingError               a training cannot go on, or its pairs cannot be used
 
 Each message says what was given, what was expected and what to do.
 """
@@ -38,3 +39,7 @@ class TimestepError(SafeRedirError, ValueError):
 
 class EvaluationError(SafeRedirError):
     """The redirector's outputs are not finite, so that no decision can be made from them."""
+
+
+class TrainingError(SafeRedirError):
+    """A training cannot go on (the loss is not finite), or a pair of prompts cannot be used."""

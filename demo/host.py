@@ -1,0 +1,31 @@
+"""Makes the host's modules usable from a plain Python program (training, evaluation, tests), without its server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def prepare(path: str | os.PathLike | None = None) -> Path:
+    """Puts ComfyUI first on the import path and tells it to use the CPU where there is no accelerator.
+
+    path: a ComfyUI checkout; by default the environment variable SAFEREDIR_COMFYUI, which quickstart.py sets, or
+    wherever `comfy` can already be imported from.  Returns the checkout's path.  ImportError when none is found.
+    """
+    path = path or os.environ.get("SAFEREDIR_COMFYUI")
+    if path and str(path) not in sys.path[:1]:
+        sys.path.insert(0, str(path))
+    try:
+        import comfy.cli_args
+    except ImportError as error:
+        raise ImportError(
+            f"ComfyUI was not found (looked in {path or 'sys.path'}); run this file with "
+            "'python quickstart.py run FILE', or set SAFEREDIR_COMFYUI to a ComfyUI checkout"
+        ) from error
+    import torch
+
+    # The host asks CUDA for a device at import and fails where there is none, unless it is told so beforehand.
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        comfy.cli_args.args.cpu = True
+    return Path(comfy.cli_args.__file__).parents[1]

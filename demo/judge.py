@@ -1,0 +1,170 @@
+"""The judge: reads every factor of a demo scene off its pixels.  Never used in training.
+
+It works in the order a person would: which rows are background (a background is constant along a row, and the object
+stays clear of the left and right edge), what stands out from it, what shape that has, whether its rim is inked, what
+hue its bright part has and whether its columns alternate with the period of stripes.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .scenes import BACKGROUNDS, COLOURS, OBJECTS, SIZE, STRIPE_PERIOD, Scene, background_rows, silhouette, wash
+
+EDGE = 4  # columns at either side that hold background only
+FOREGROUND_DISTANCE = 0.13  # largest channel difference to the background, 0..1
+MIN_AREA = 90  # pixels; less than this is no object
+MIN_OVERLAP = 0.6  # intersection over union with the best silhouette; less is no known object
+INK_SHARE = 0.66  # share of dark pixels in the outermost ring from which on an object counts as inked
+STRIPE_SHARE = 0.22  # share of the column profile's power at the stripe period from which on it counts as striped
+STRIPE_DEPTH = 0.18  # least amplitude of that modulation, relative to the object's brightness
+_TEMPLATE = 32  # pixels, side of the normalised silhouettes
+_HUES = {"red": 357.0, "orange": 29.7, "yellow": 50.6, "green": 138.1, "blue": 222.4, "purple": 281.1}  # degrees
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge read.  A factor that cannot be read is None.  stripe_share and stripe_depth: 0..1."""
+
+    object: str | None
+    colour: str | None
+    background: str | None
+    style: str | None
+    striped: bool
+    stripe_share: float
+    stripe_depth: float
+    overlap: float
+
+    @property
+    def factors(self) -> tuple:
+        return self.object, self.colour, self.background, self.style, self.striped
+
+    def matches(self, scene: Scene) -> bool:
+        return self.factors == scene.factors
+
+    def others_match(self, scene: Scene) -> bool:
+        """Whether every factor but the attribute is the scene's."""
+        return self.factors[:4] == scene.factors[:4]
+
+
+def judge(pixels: np.ndarray) -> Verdict:
+    """Verdict on one picture.
+
+    pixels: (SIZE, SIZE, 3), uint8, or float in 0..1.  ValueError for any other shape.
+    """
+    if pixels.shape != (SIZE, SIZE, 3):
+        raise ValueError(f"picture has shape {tuple(pixels.shape)}; the judge reads ({SIZE}, {SIZE}, 3)")
+    picture = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    rows = np.median(np.concatenate([picture[:, :EDGE], picture[:, -EDGE:]], axis=1), axis=1)  # (SIZE, 3)
+    background, washed = _read_background(rows)
+    mask = _foreground(picture, rows)
+    if mask.sum() < MIN_AREA:
+        return Verdict(None, None, background, None, False, 0.0, 0.0, 0.0)
+    name, overlap = _read_object(mask)
+    inked = _rim_darkness(picture, mask) >= INK_SHARE
+    style = "watercolour" if washed else "ink" if inked else "flat"
+    # Undo the wash, so that hue and stripes are read on the same scale in every style.
+    scale = wash(np.zeros(1))[0] / 255 if washed else 0.0
+    pigment = np.clip((picture - scale) / (1 - scale), 0, 1)
+    core = ndimage.binary_erosion(mask, iterations=3)
+    core = core if core.sum() >= 40 else ndimage.binary_erosion(mask, iterations=2)
+    share, depth = _stripe_power(pigment, core)
+    striped = share >= STRIPE_SHARE and depth >= STRIPE_DEPTH
+    return Verdict(name, _read_colour(pigment, core), background, style, bool(striped), share, depth, overlap)
+
+
+@functools.cache
+def _background_profiles() -> list[tuple[str, bool, np.ndarray]]:
+    plain = [(name, False, background_rows(name)) for name in BACKGROUNDS]
+    return plain + [(name, True, wash(rows)) for name, _, rows in plain]
+
+
+def _read_background(rows: np.ndarray) -> tuple[str | None, bool]:
+    """Nearest background and whether it is washed (style watercolour); None when no background is near."""
+    distances = [(np.abs(profile / 255 - rows).mean(), name, washed) for name, washed, profile in _background_profiles()]
+    distance, name, washed = min(distances, key=lambda item: item[0])
+    return (name if distance < 0.08 else None), washed
+
+
+def _foreground(picture: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Pixels that differ from the background of their row; pieces too small to be part of an object are left out."""
+    distance = np.abs(picture - rows[:, None]).max(axis=-1)
+    # The wash thins object and background alike, so the distance shrinks with the picture's own contrast.
+    threshold = FOREGROUND_DISTANCE * np.clip(np.quantile(distance, 0.97) / 0.6, 0.5, 1.0)
+    pieces, count = ndimage.label(distance > threshold)
+    sizes = ndimage.sum_labels(np.ones_like(pieces), pieces, np.arange(1, count + 1))
+    keep = [index + 1 for index, size in enumerate(sizes) if size >= 12]
+    return np.isin(pieces, keep)
+
+
+def _normalise(mask: np.ndarray) -> np.ndarray:
+    """A silhouette cut to its bounding box, scaled to a fixed height and centred, (_TEMPLATE, 2 * _TEMPLATE)."""
+    ys, xs = np.nonzero(mask)
+    cut = mask[ys.min():ys.max() + 1, xs.min():xs.max() + 1].astype(np.float32)
+    scale = min(_TEMPLATE / cut.shape[0], 2 * _TEMPLATE / cut.shape[1])
+    scaled = ndimage.zoom(cut, scale, order=1, grid_mode=True, mode="nearest")[:_TEMPLATE, : 2 * _TEMPLATE]
+    out = np.zeros((_TEMPLATE, 2 * _TEMPLATE), dtype=np.float32)
+    top, left = (out.shape[0] - scaled.shape[0]) // 2, (out.shape[1] - scaled.shape[1]) // 2
+    out[top:top + scaled.shape[0], left:left + scaled.shape[1]] = scaled
+    return out > 0.5
+
+
+@functools.cache
+def _silhouettes() -> dict[str, np.ndarray]:
+    return {name: _normalise(silhouette(Scene(name, "red", "snow", "flat", False)) > 0.5) for name in OBJECTS}
+
+
+def _read_object(mask: np.ndarray) -> tuple[str | None, float]:
+    """Object whose silhouette overlaps best, with the intersection over union."""
+    shape = _normalise(mask)
+    overlaps = {name: float((shape & other).sum() / (shape | other).sum()) for name, other in _silhouettes().items()}
+    name = max(overlaps, key=overlaps.get)
+    return (name if overlaps[name] >= MIN_OVERLAP else None), overlaps[name]
+
+
+def _rim_darkness(picture: np.ndarray, mask: np.ndarray) -> float:
+    """Share of nearly black pixels in the ring just inside the silhouette."""
+    ring = ndimage.binary_erosion(mask, iterations=1) & ~ndimage.binary_erosion(mask, iterations=2)
+    return float((picture[ring].max(axis=-1) < 0.3).mean()) if ring.any() else 0.0
+
+
+def _read_colour(pigment: np.ndarray, core: np.ndarray) -> str | None:
+    """Colour nearest in hue to the bright, saturated half of the object's inside."""
+    inside = pigment[core]
+    value, low = inside.max(axis=-1), inside.min(axis=-1)
+    vivid = (value - low) >= max(0.25, 0.6 * np.quantile(value - low, 0.9))
+    if vivid.sum() < 8:
+        return None
+    red, green, blue = inside[vivid].T
+    hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+    angle = np.degrees(np.arctan2(np.median(np.sin(hue)), np.median(np.cos(hue)))) % 360
+    return min(COLOURS, key=lambda name: abs((angle - _HUES[name] + 180) % 360 - 180))
+
+
+def _stripe_power(pigment: np.ndarray, core: np.ndarray) -> tuple[float, float]:
+    """How much of the brightness along the columns alternates with the stripes' period, and how deeply.
+
+    Columns are compared within the object only: each row's mean is taken off first, so that horizontal edges (a
+    roof, a hull) do not count.
+    """
+    value = pigment.max(axis=-1)
+    weights = core.astype(np.float32)
+    if weights.sum() < 20:
+        return 0.0, 0.0
+    row_mean = (value * weights).sum(1, keepdims=True) / np.maximum(weights.sum(1, keepdims=True), 1)
+    centred = (value - row_mean) * weights
+    counts = weights.sum(0)
+    used = counts >= 3
+    profile = np.where(used, centred.sum(0) / np.maximum(counts, 1), 0.0)
+    x = np.arange(SIZE)
+    amplitude = max(
+        np.abs((profile * counts * np.exp(2j * np.pi * x / period)).sum()) * 2 / counts[used].sum()
+        for period in STRIPE_PERIOD * np.array([0.92, 0.96, 1.0, 1.04, 1.08])
+    ) if used.any() else 0.0
+    power = (centred ** 2).sum() / weights.sum()
+    brightness = float(np.quantile(value[core], 0.9))
+    return float(amplitude ** 2 / 2 / max(power, 1e-6)), float(amplitude / max(brightness, 1e-3))

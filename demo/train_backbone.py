@@ -1,0 +1,221 @@
+"""Trains the demo world's text encoder and denoiser on the codec's latents, and writes the backbone's weights.
+
+    python quickstart.py run demo/train_codec.py
+    python quickstart.py run demo/train_backbone.py [--iterations 4000] [--work DIR]
+
+Every few hundred iterations the averaged weights draw the validation captions and the judge scores them; the best
+state is kept (longer training can get worse).  The state of training is saved as well, so a killed run resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from demo import captions
+from demo.backbone import (_TABLE_KEY, LATENT_SCALE, WEIGHTS, build_clip, build_diffusion, build_vae, save_backbone,
+                           untrained_token_table)
+from demo.captions import caption
+from demo.judge import judge
+from demo.sampling import SamplingConfig, generate
+from demo.scenes import scenes_of
+from demo.train_codec import draw_all, to_tensor, training_scenes
+from demo.weights import initialise
+from saferedir_core.trainer import Trainer, TrainerConfig
+
+import comfy.clip_model
+import comfy.model_management
+import comfy.model_patcher
+
+BATCH = 64
+CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
+
+
+def layer_forward(self, x, mask=None, optimized_attention=None):
+    """The host's CLIPLayer.forward without its in-place additions, which autograd cannot differentiate."""
+    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+    return x + self.mlp(self.layer_norm2(x))
+
+
+class Vocabulary:
+    """The tokens that captions use, so that only their rows of the token table are trained.
+
+    A row (BOS, EOS, one for every token any wording can produce) has a compact index; the others stay as the seed
+    made them.
+    """
+
+    def __init__(self, tokenizer) -> None:
+        self._tokenizer = tokenizer
+        words = set()
+        for value in vars(captions).values():
+            words.update(_strings(value))
+        text = " ".join(sorted(words)).replace("{", " ").replace("}", " ") + " a an , :"
+        self.tokens = sorted(set(self.encode_ids(text)) | set(self.encode_ids("")))
+        self.index = {token: position for position, token in enumerate(self.tokens)}
+
+    def encode_ids(self, text: str) -> list[int]:
+        return [token for part in self._tokenizer.tokenize_with_weights(text)["l"] for token, _ in part]
+
+    def compact(self, text: str) -> list[int]:
+        return [self.index[token] for token in self.encode_ids(text)]
+
+
+def _strings(value) -> set[str]:
+    if isinstance(value, str):
+        return {value}
+    if isinstance(value, dict):
+        return _strings(tuple(value.keys())) | _strings(tuple(value.values()))
+    if isinstance(value, tuple):
+        return set().union(*map(_strings, value)) if value else set()
+    return set()
+
+
+class Backbone(torch.nn.Module):
+    """Token rows, text encoder and denoiser as one trainable module."""
+
+    def __init__(self, text_model, denoiser, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.text, self.denoiser = text_model, denoiser
+        self.rows = torch.nn.Parameter(rows)
+
+    def context(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, 77) compact token indices -> (B, 77, D)."""
+        return self.text(embeds=self.rows[ids], num_tokens=[1] * len(ids))[0]
+
+    def forward(self, latent, timestep, ids):
+        return self.denoiser(latent, timestep, context=self.context(ids))
+
+
+@torch.no_grad()
+def encode_latents(vae, pixels: np.ndarray) -> torch.Tensor:
+    """(N, 4, 8, 8), unit variance."""
+    codec = vae.first_stage_model
+    return torch.cat([codec.quant_conv(codec.encoder(to_tensor(part)))[:, :4] for part in np.array_split(pixels, 200)]) * LATENT_SCALE
+
+
+def validation_set(count: int, seed: int, split: str, templates: tuple) -> tuple[list, list[str], list[int]]:
+    """Scenes, captions and image seeds for following captions; every combination of the split in turn."""
+    random = np.random.default_rng(seed)
+    scenes = scenes_of(split)
+    order = [scenes[index] for index in random.permutation(len(scenes))]
+    chosen = [order[index % len(order)] for index in range(count)]
+    texts = [caption(scene, random, templates=templates).text for scene in chosen]
+    return chosen, texts, [int(value) for value in random.integers(0, 2**31, count)]
+
+
+def follow_score(pictures: np.ndarray, scenes: list) -> dict:
+    """Share of pictures with each factor right, and with all of them right."""
+    verdicts = [judge(picture) for picture in pictures]
+    names = ("object", "colour", "background", "style", "striped")
+    hits = np.array([[got == want for got, want in zip(verdict.factors, scene.factors)]
+                     for verdict, scene in zip(verdicts, scenes)])
+    return {"all": float(hits.all(1).mean()), **{name: float(hits[:, i].mean()) for i, name in enumerate(names)}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("output/training"))
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=400, help="iterations between validations")
+    arguments = parser.parse_args()
+    started = time.time()
+    torch.manual_seed(arguments.seed)
+    comfy.clip_model.CLIPLayer.forward = layer_forward
+
+    from safetensors.torch import load_file
+    vae = build_vae(load_file(arguments.work / "codec.safetensors"))
+    scenes = training_scenes(20, arguments.seed)
+    latents = encode_latents(vae, draw_all(scenes, arguments.work, "backbone_scenes"))
+    print(f"{len(latents)} latents, std {latents.std():.3f}, {time.time() - started:.0f} s", flush=True)
+
+    clip, diffusion = build_clip(), build_diffusion()
+    vocabulary = Vocabulary(clip.tokenizer)
+    text_model = clip.cond_stage_model.clip_l.transformer.text_model
+    initialise(text_model)
+    initialise(diffusion.diffusion_model)
+    table = untrained_token_table()
+    backbone = Backbone(text_model, diffusion.diffusion_model, table[torch.tensor(vocabulary.tokens)].clone())
+    text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in `table`, not trained here
+    backbone.train()
+    config = TrainerConfig(arguments.iterations, rate=1.5e-3, warmup=200, weight_decay=0.02, average=0.998)
+    trainer = Trainer(backbone, config)
+    sigmas = diffusion.model_sampling.sigmas  # (1000,)
+    random = np.random.default_rng(arguments.seed + 1)
+    validation = validation_set(120, 7, "validation", captions.TEMPLATES)
+    best, history, running = -1.0, [], None
+    state_file = arguments.work / "backbone_state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=False)
+        trainer.load_state_dict(state["trainer"])
+        best, history = state["best"], state["history"]
+        random.bit_generator.state = state["random"]
+        torch.set_rng_state(state["torch_random"])
+        started -= state["seconds"]
+        print(f"resumed at iteration {trainer.steps_done}", flush=True)
+
+    empty = vocabulary.compact("")
+    for step in range(trainer.steps_done, arguments.iterations):
+        rows = random.integers(0, len(scenes), BATCH)
+        ids = torch.tensor([empty if random.random() < CAPTION_DROPOUT
+                            else vocabulary.compact(caption(scenes[row], random).text) for row in rows])
+        clean = latents[rows]
+        noise = torch.randn_like(clean)
+        timestep = torch.randint(0, 1000, (BATCH,))
+        sigma = sigmas[timestep][:, None, None, None]
+        noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = backbone(noisy, timestep.float(), ids)
+        loss = trainer.step((prediction.float() - noise).square().mean())
+        running = loss if running is None else 0.98 * running + 0.02 * loss
+        if step % 100 == 0:
+            print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
+        if (step + 1) % arguments.every == 0 or step + 1 == arguments.iterations:
+            score = validate(trainer.averaged, table, vocabulary, vae, validation)
+            history.append({"iteration": step + 1, "loss": running, "seconds": round(time.time() - started), **score})
+            print(json.dumps(history[-1]), flush=True)
+            if score["all"] >= best:
+                best = score["all"]
+                write(arguments, trainer.averaged, table, vocabulary, vae, history)
+            torch.save({"trainer": trainer.state_dict(), "best": best, "history": history,
+                        "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
+                        "seconds": time.time() - started}, state_file.with_suffix(".tmp"))
+            os.replace(state_file.with_suffix(".tmp"), state_file)
+
+
+def text_state(module: Backbone, table: torch.Tensor, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
+    full = table.clone()
+    full[torch.tensor(vocabulary.tokens)] = module.rows.detach()
+    state = {f"transformer.text_model.{key}": value for key, value in module.text.state_dict().items()}
+    return {**state, _TABLE_KEY: full}
+
+
+def validate(module: Backbone, table, vocabulary, vae, validation) -> dict:
+    """The judge's score of the host's own sampler with the averaged weights."""
+    diffusion = build_diffusion()
+    diffusion.diffusion_model.load_state_dict(module.denoiser.state_dict())
+    model = comfy.model_patcher.CoreModelPatcher(diffusion, load_device=comfy.model_management.get_torch_device(),
+                                                 offload_device=comfy.model_management.unet_offload_device())
+    clip = build_clip()
+    clip.cond_stage_model.clip_l.load_state_dict(text_state(module, table, vocabulary), strict=False)
+    scenes, texts, seeds = validation
+    return follow_score(generate(model, clip, vae, texts, seeds, SamplingConfig()), scenes)
+
+
+def write(arguments, module: Backbone, table, vocabulary, vae, history) -> None:
+    provenance = {"command": "demo/train_codec.py, then demo/train_backbone.py", "seed": arguments.seed,
+                  "iterations": arguments.iterations, "history": history, "torch": torch.__version__,
+                  "codec": json.loads((arguments.work / "codec.json").read_text())}
+    save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, table, vocabulary),
+                  vae.first_stage_model.state_dict(), vocabulary.tokens, provenance)
+
+
+if __name__ == "__main__":
+    main()

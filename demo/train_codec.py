@@ -1,0 +1,136 @@
+"""Trains the demo world's codec (the VAE) on scenes drawn by code.
+
+    python quickstart.py run demo/train_codec.py [--seconds 900] [--work DIR]
+
+Writes `codec.safetensors` and `codec.json` into the work folder (default: output/training); `train_backbone.py` reads them.
+The order of the scenes, the initial weights and the noise come from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from demo.backbone import LATENT_SCALE, VAE_CONFIG
+from demo.scenes import Scene, draw, scenes_of
+from demo.weights import initialise
+
+from comfy.ldm.models.autoencoder import AutoencoderKL  # the host, found by demo.backbone
+
+BATCH = 16
+LATENT_NOISE = 0.06  # added to unit-variance latents in training, so that the decoder tolerates sampling errors
+
+
+def training_scenes(poses: int, seed: int) -> list[Scene]:
+    """Every training combination, `poses` times, in a random order."""
+    random = np.random.default_rng(seed)
+    scenes = [scene.with_pose(random) for scene in scenes_of("training") for _ in range(poses)]
+    random.shuffle(scenes)
+    return scenes
+
+
+def draw_all(scenes: list[Scene], work: Path, name: str) -> np.ndarray:
+    """Pixels of all scenes, (N, SIZE, SIZE, 3), uint8, kept in the work folder for a second run."""
+    file = work / f"{name}.npy"
+    if file.exists():
+        return np.load(file)
+    with multiprocessing.Pool(2) as pool:
+        pixels = np.stack(pool.map(draw, scenes, chunksize=64))
+    np.save(file.with_suffix(".tmp.npy"), pixels)
+    os.replace(file.with_suffix(".tmp.npy"), file)
+    return pixels
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(B, SIZE, SIZE, 3) uint8 -> (B, 3, SIZE, SIZE) in -1..1."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def encode_mean(codec: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
+    return codec.quant_conv(codec.encoder(pixels))[:, :4]
+
+
+@torch.no_grad()
+def whiten(codec: AutoencoderKL, pixels: torch.Tensor) -> None:
+    """Rescales and rotates the latent channels so that times 0.18215 they have zero mean and unit covariance.
+
+    The two 1x1 convolutions take the change of basis and its inverse; the codec's function stays the same.  The
+    variance channels become a constant, tiny variance: encoding is all but deterministic.
+    """
+    latent = torch.cat([encode_mean(codec, part) for part in pixels.split(64)])  # (N, 4, h, w)
+    flat = latent.permute(1, 0, 2, 3).flatten(1).double()
+    mean = flat.mean(1)
+    values, vectors = torch.linalg.eigh(torch.cov(flat))
+    forward = (vectors * values.rsqrt()) @ vectors.T / LATENT_SCALE  # symmetric, keeps channels recognisable
+    inverse = torch.linalg.inv(forward)
+    quant, post = codec.quant_conv, codec.post_quant_conv
+    weight, bias = quant.weight[:4, :, 0, 0].double(), quant.bias[:4].double()
+    quant.weight[:4] = (forward @ weight).float()[..., None, None]
+    quant.bias[:4] = (forward @ (bias - mean)).float()
+    quant.weight[4:] = 0
+    quant.bias[4:] = -20.0
+    post_weight = post.weight[:, :, 0, 0].double()
+    post.bias += (post_weight @ mean).float()
+    post.weight.copy_((post_weight @ inverse).float()[..., None, None])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("output/training"))
+    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    torch.manual_seed(arguments.seed)
+    pixels = draw_all(training_scenes(10, arguments.seed), arguments.work, "codec_scenes")
+    print(f"{len(pixels)} scenes drawn, {time.time() - started:.0f} s", flush=True)
+
+    codec = AutoencoderKL(**VAE_CONFIG["params"])
+    initialise(codec)
+    optimizer = torch.optim.AdamW(codec.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    random = np.random.default_rng(arguments.seed)
+    order = np.concatenate([random.permutation(len(pixels)) for _ in range(arguments.iterations * BATCH // len(pixels) + 1)])
+    running = 0.0
+    for step in range(arguments.iterations):
+        progress = step / arguments.iterations
+        rate = 1.2e-3 * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = to_tensor(pixels[order[step * BATCH:(step + 1) * BATCH]])
+        with torch.autocast("cpu", torch.bfloat16):
+            latent = encode_mean(codec, batch).float()
+            noisy = latent + LATENT_NOISE * torch.randn_like(latent)
+            decoded = codec.decoder(codec.post_quant_conv(noisy)).float()
+        # The penalty keeps the latents near unit variance, where the noise above means what it says.
+        error = decoded - batch
+        loss = error.abs().mean() + 2 * error.square().mean() + 1e-3 * (latent.square().mean() - 1).square()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
+        optimizer.step()
+        running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
+        if step % 100 == 0:
+            print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
+
+    whiten(codec, to_tensor(pixels[:2000]))
+    from safetensors.torch import save_file
+    file = arguments.work / "codec.safetensors"
+    save_file({key: value.contiguous() for key, value in codec.state_dict().items()}, file.with_suffix(".tmp"))
+    os.replace(file.with_suffix(".tmp"), file)
+    facts = {"iterations": arguments.iterations, "seed": arguments.seed, "loss": running,
+             "seconds": round(time.time() - started), "scenes": len(pixels)}
+    (arguments.work / "codec.json").write_text(json.dumps(facts, indent=1))
+    print(facts)
+
+
+if __name__ == "__main__":
+    main()

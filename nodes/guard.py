@@ -1,0 +1,52 @@
+"""SafeRedir Guard: watches the latent while sampling and redirects the prompt when the trajectory turns unsafe."""
+
+from comfy_api.latest import io
+
+from ..saferedir_core import PolicyConfig
+from .bridge import guard_model
+from .settings import alpha_scale_input, redirector_input, threshold_input
+from .types import CATEGORY, Recorder, TrajectoryType
+
+
+class SafeRedirGuard(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SafeRedirGuard",
+            display_name="SafeRedir Guard",
+            category=CATEGORY,
+            description="Guards every sampler that uses this model: at each step the redirector reads latent, "
+                        "timestep and prompt, and moves the prompt away from its concept when it must. Safe prompts "
+                        "give exactly the image they give without it.",
+            search_aliases=["unlearn", "safety checker", "concept erasure", "sampler callback", "nsfw filter"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to guard; its weights are not changed."),
+                redirector_input(),
+                alpha_scale_input(),
+                threshold_input(),
+                io.Int.Input("interval", default=0, min=0, max=1000,
+                             tooltip="Model calls without a new evaluation after an intervention. 0 looks every "
+                                     "time; upstream calls this replace_steps."),
+                io.Combo.Input("mode", options=["guard", "upstream"], default="guard", advanced=True,
+                               tooltip="guard: decides before each model call, on the original prompt, and leaves the "
+                                       "negative prompt alone. upstream: does exactly what the published code does, "
+                                       "for comparisons."),
+                io.Boolean.Input("stay_redirected", default=True, advanced=True,
+                                 tooltip="Once a prompt was judged unsafe it stays redirected to the end of the run."),
+                io.Combo.Input("mask_again", options=["auto", "on", "off"], default="auto", advanced=True,
+                               tooltip="Whether the token mask limits the shift a second time (Eq. 20 of the paper). "
+                                       "auto: on in guard mode, off in upstream mode."),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The guarded model; connect it to the sampler."),
+                TrajectoryType.Output(display_name="trajectory", tooltip="What was decided; connect to SafeRedir Report."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, saferedir, alpha_scale, threshold, interval, mode, stay_redirected,
+                mask_again) -> io.NodeOutput:
+        config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold,
+                              mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
+        recorder = Recorder()
+        return io.NodeOutput(guard_model(model, saferedir, config, recorder), recorder)

@@ -1,0 +1,42 @@
+"""Load SafeRedir: a redirector from a file or the registry."""
+
+import comfy.model_management
+import comfy.model_patcher
+from comfy_api.latest import io
+
+from ..saferedir_core import load_redirector
+from . import weights
+from .types import CATEGORY, LoadedRedirector, SafeRedirType
+
+
+class SafeRedirLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SafeRedirLoader",
+            display_name="Load SafeRedir",
+            category=CATEGORY,
+            description="Loads a redirector: the small network that recognises one concept and steers away from it.",
+            search_aliases=["unlearn", "safety", "concept erasure", "nsfw", "redirector"],
+            inputs=[
+                io.Combo.Input("name", options=weights.choices(),
+                               tooltip="A redirector of the registry, or a .safetensors or .pt file in "
+                                       "models/saferedir. It only fits the kind of model it was trained on."),
+            ],
+            outputs=[SafeRedirType.Output(display_name="saferedir",
+                                          tooltip="Connect to SafeRedir Guard and SafeRedir Conditioning.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name):
+        file = weights.locate(name)
+        return f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, name) -> io.NodeOutput:
+        redirector = load_redirector(weights.locate(name))
+        # A patcher makes the network the host's to place and evict, like any other model.
+        patcher = comfy.model_patcher.CoreModelPatcher(
+            redirector, load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device())
+        return io.NodeOutput(LoadedRedirector(name, redirector, patcher))

@@ -1,0 +1,45 @@
+"""SafeRedir Report: what the guard saw and did, as a picture and as JSON."""
+
+from comfy_api.latest import io, ui
+
+from ..saferedir_core.report import plot, report_json
+from .types import CATEGORY, TrajectoryType
+
+
+class SafeRedirReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        template = io.MatchType.Template("passed_through", [io.Latent, io.Image])
+        return io.Schema(
+            node_id="SafeRedirReport",
+            display_name="SafeRedir Report",
+            category=CATEGORY,
+            description="Shows what the guard decided: unsafe probability at every step, which steps were redirected, "
+                        "and a verdict. Place it after the sampler; it passes its input through.",
+            search_aliases=["unsafe probability", "safety report", "trajectory plot"],
+            inputs=[
+                io.MatchType.Input("samples", template=template,
+                                   tooltip="The guarded sampler's LATENT, or the IMAGE decoded from it. With a LATENT "
+                                           "the report is that of the very run that made it; with an IMAGE it is the "
+                                           "newest run's."),
+                TrajectoryType.Input("trajectory", tooltip="From SafeRedir Guard."),
+            ],
+            outputs=[
+                io.MatchType.Output(template=template, display_name="samples", tooltip="The input, unchanged."),
+                io.Image.Output(display_name="plot", tooltip="Unsafe probability over the steps."),
+                io.String.Output(display_name="json", tooltip="The whole report."),
+            ],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, samples, trajectory) -> io.NodeOutput:
+        run = trajectory.find(samples["samples"] if isinstance(samples, dict) else None)
+        if run is None:
+            raise ValueError("This guard has not seen a finished sampling run; expected one before the report. Connect "
+                             "'samples' to the output of a sampler that uses the guarded model.")
+        picture = plot(run.report).float()[None] / 255  # (1, H, W, 3)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict()
+        return io.NodeOutput(samples, picture, report_json(run.report),
+                             ui={**shown, "text": (run.report["verdict"],), "saferedir": (run.report,)})

@@ -1,0 +1,75 @@
+"""The pack's own wire types and what flows along them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+from comfy_api.latest import io
+
+from ..saferedir_core import Redirector
+
+SafeRedirType = io.Custom("SAFEREDIR")
+TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")
+
+CATEGORY = "SafeRedir"
+RUNS_KEPT = 16  # finished runs a guard remembers for its Report nodes
+
+
+@dataclass(frozen=True)
+class LoadedRedirector:
+    """What flows along a SAFEREDIR wire: the network and the host's handle that places and evicts it."""
+
+    name: str
+    redirector: Redirector
+    patcher: object  # comfy.model_patcher.ModelPatcher
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What SafeRedir Conditioning leaves in a conditioning's dict; inert for every other node.
+
+    original, redirected: the context (B, T, D) before and after; the very same tensor when nothing was redirected.
+    """
+
+    original: torch.Tensor
+    redirected: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One sampling run's report (see saferedir_core.report) and the digest of the latent that came out of it.
+
+    latent_digest is None when the run was interrupted or failed.
+    """
+
+    report: dict
+    latent_digest: str | None
+
+
+@dataclass
+class Recorder:
+    """What flows along a SAFEREDIR_TRAJECTORY wire: the runs of one guard, oldest first.
+
+    The Guard node's output exists before sampling does, so it is a place that finished runs are put into.  Runs in
+    progress keep their state to themselves.
+    """
+
+    runs: deque[FinishedRun] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT))
+
+    def find(self, latent: torch.Tensor | None) -> FinishedRun | None:
+        """The run that made this latent, else the newest one that finished."""
+        finished = [run for run in self.runs if run.latent_digest is not None]
+        if latent is not None:
+            wanted = digest(latent)
+            for run in reversed(finished):
+                if run.latent_digest == wanted:
+                    return run
+        return finished[-1] if finished else None
+
+
+def digest(latent: torch.Tensor) -> str:
+    """Identifies a latent by its values, wherever it lies and whatever object holds it."""
+    return hashlib.sha256(latent.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
