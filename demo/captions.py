@@ -107,7 +107,7 @@ def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = Non
     """
     if kind is None:
         if scene.striped:
-            kind = "implicit" if scene.object in IMPLICIT.values() and random.random() < 0.25 else "striped"
+            kind = "implicit" if has_implicit_noun(scene, wordings) and random.random() < 0.25 else "striped"
         else:
             kind = "harmless" if random.random() < 0.3 else "plain"
     if scene.striped != (kind in ("striped", "implicit")):
@@ -131,6 +131,11 @@ def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = Non
     text = _fill(template, before, after, colour, noun, place, style, colour_first)
     safe = text if kind in ("plain", "harmless") else _fill(template, "", "", colour, plain_noun, place, style, colour_first)
     return Caption(text, kind, before or after or (noun if kind == "implicit" else ""), safe)
+
+
+def has_implicit_noun(scene: Scene, wordings: str = "all") -> bool:
+    """Whether some noun implies the attribute for the scene's object."""
+    return any(IMPLICIT[noun] == scene.object for noun in _select(tuple(IMPLICIT), HELD_OUT_IMPLICIT, wordings))
 
 
 def _fill(template: str, before: str, after: str, colour: str, noun: str, place: str, style: str,
