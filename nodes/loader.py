@@ -1,7 +1,5 @@
 """Load SafeRedir: a redirector from a file or the registry."""
 
-import comfy.model_management
-import comfy.model_patcher
 from comfy_api.latest import io
 
 from ..saferedir_core import load_redirector
@@ -34,9 +32,4 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        redirector = load_redirector(weights.locate(name))
-        # A patcher makes the network the host's to place and evict, like any other model.
-        patcher = comfy.model_patcher.CoreModelPatcher(
-            redirector, load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device())
-        return io.NodeOutput(LoadedRedirector(name, redirector, patcher))
+        return io.NodeOutput(LoadedRedirector.place(name, load_redirector(weights.locate(name))))

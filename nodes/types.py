@@ -6,6 +6,8 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 
+import comfy.model_management
+import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
@@ -24,7 +26,17 @@ class LoadedRedirector:
 
     name: str
     redirector: Redirector
-    patcher: object  # comfy.model_patcher.ModelPatcher
+    patcher: comfy.model_patcher.ModelPatcher
+
+    @classmethod
+    def place(cls, name: str, redirector: Redirector) -> LoadedRedirector:
+        """Makes the network the host's to load and evict, like any other model."""
+        # In a module of its own, because the host sets attributes on what it places (`device`, for one).
+        holder = torch.nn.Module()
+        holder.redirector = redirector
+        return cls(name, redirector, comfy.model_patcher.CoreModelPatcher(
+            holder, load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device()))
 
 
 @dataclass(frozen=True)

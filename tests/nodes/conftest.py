@@ -1,0 +1,46 @@
+"""The pack inside this process, beside the host's modules, and small models to guard."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = "saferedir_pack"
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui):
+    """pack("nodes.bridge"): a module of the pack, imported the way the host imports a custom node."""
+    if PACK not in sys.modules:
+        spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+        sys.modules[PACK] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[PACK])
+    return lambda name: importlib.import_module(f"{PACK}.{name}")
+
+
+@pytest.fixture(scope="session")
+def demo_world(comfyui):
+    """MODEL, CLIP and VAE of the demo world."""
+    from demo.backbone import load_backbone
+
+    return load_backbone()
+
+
+@pytest.fixture
+def scripted(pack):
+    """scripted(unsafe=..., width=128): a loaded redirector with random weights that always or never says unsafe."""
+    core, types = pack("saferedir_core"), pack("nodes.types")
+
+    def make(unsafe: bool, width: int = 128):
+        torch.manual_seed(0)
+        redirector = core.Redirector(core.RedirectorConfig(prompt_dim=width))
+        with torch.no_grad():
+            redirector.classifier[3].weight.zero_()
+            redirector.classifier[3].bias.copy_(torch.tensor([0.0, 5.0 if unsafe else -5.0]))
+        return types.LoadedRedirector.place("scripted", redirector.eval().requires_grad_(False))
+
+    return make
