@@ -128,7 +128,8 @@ def test_silence_ends_after_the_patience(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children with their parent")
 def test_the_server_ends_when_its_starter_is_killed(tmp_path):
     starter = textwrap.dedent(f"""
-        import sys, time, pathlib
+        import sys, tempfile, time, pathlib
+        tempfile.tempdir = {str(tmp_path)!r}
         sys.path.insert(0, {str(subject.Path(subject.__file__).parents[1])!r})
         from demo.server import ComfyServer
         tmp = pathlib.Path({str(tmp_path)!r})
