@@ -24,7 +24,7 @@ from demo.backbone import (_TABLE_KEY, LATENT_SCALE, WEIGHTS, build_clip, build_
 from demo.captions import caption
 from demo.judge import judge
 from demo.sampling import SamplingConfig, generate
-from demo.scenes import scenes_of
+from demo.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, scenes_of
 from demo.train_codec import draw_all, to_tensor, training_scenes
 from demo.weights import initialise
 from saferedir_core.trainer import Trainer, TrainerConfig
@@ -34,6 +34,10 @@ import comfy.model_management
 import comfy.model_patcher
 
 BATCH = 64
+READING = 500  # iterations that train the text encoder alone, to tell the factors from a caption
+READING_WEIGHT = 0.1  # of that loss beside the denoiser's, afterwards
+EMPHASIS_UNTIL = 0.5  # share of the iterations that emphasise high noise, where a prompt decides what is drawn
+EMPHASIS = 16.0  # most weight that a noise level can get
 CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
 
 
@@ -66,6 +70,14 @@ class Vocabulary:
         return [self.index[token] for token in self.encode_ids(text)]
 
 
+FACTORS = (OBJECTS, tuple(COLOURS), tuple(BACKGROUNDS), STYLES, (False, True))
+
+
+def factor_classes(scenes: list) -> torch.Tensor:
+    """Class index of every factor of every scene, (N, 5)."""
+    return torch.tensor([[values.index(value) for values, value in zip(FACTORS, scene.factors)] for scene in scenes])
+
+
 def _strings(value) -> set[str]:
     if isinstance(value, str):
         return {value}
@@ -83,13 +95,20 @@ class Backbone(torch.nn.Module):
         super().__init__()
         self.text, self.denoiser = text_model, denoiser
         self.rows = torch.nn.Parameter(rows)
+        self.readers = torch.nn.ModuleList(torch.nn.Linear(rows.shape[1], len(values)) for values in FACTORS)
 
     def context(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, 77) compact token indices -> (B, 77, D)."""
         return self.text(embeds=self.rows[ids], num_tokens=[1] * len(ids))[0]
 
-    def forward(self, latent, timestep, ids):
-        return self.denoiser(latent, timestep, context=self.context(ids))
+    def reading_loss(self, context: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the factors read off the mean token; factors (B, 5) class indices.
+
+        It stands for the pretraining of CLIP: without it the denoiser hardly finds out what nouns mean.
+        """
+        mean = context.mean(dim=1)
+        return sum(torch.nn.functional.cross_entropy(reader(mean).float(), wanted)
+                   for reader, wanted in zip(self.readers, factors.T))
 
 
 @torch.no_grad()
@@ -148,6 +167,10 @@ def main() -> None:
     config = TrainerConfig(arguments.iterations, rate=1.5e-3, warmup=200, weight_decay=0.02, average=0.998)
     trainer = Trainer(backbone, config)
     sigmas = diffusion.model_sampling.sigmas  # (1000,)
+    # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the noise:
+    # undo that up to a limit.  Mean 1 over the schedule.
+    emphasis = (1 + sigmas.square()).clamp(max=EMPHASIS)
+    emphasis = emphasis / emphasis.mean()
     random = np.random.default_rng(arguments.seed + 1)
     validation = validation_set(120, 7, "validation", captions.TEMPLATES)
     best, history, running = -1.0, [], None
@@ -161,19 +184,30 @@ def main() -> None:
         started -= state["seconds"]
         print(f"resumed at iteration {trainer.steps_done}", flush=True)
 
-    empty = vocabulary.compact("")
+    classes = factor_classes(scenes)
+    if not trainer.steps_done:
+        read_captions(backbone, vocabulary, scenes, classes, random)
+        trainer = Trainer(backbone, config)
+        print(f"text encoder can read captions, {time.time() - started:.0f} s", flush=True)
+    empty = torch.tensor(vocabulary.compact(""))
     for step in range(trainer.steps_done, arguments.iterations):
         rows = random.integers(0, len(scenes), BATCH)
-        ids = torch.tensor([empty if random.random() < CAPTION_DROPOUT
-                            else vocabulary.compact(caption(scenes[row], random).text) for row in rows])
+        ids = caption_ids(vocabulary, scenes, rows, random)
+        dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
+        ids[dropped] = empty
         clean = latents[rows]
         noise = torch.randn_like(clean)
         timestep = torch.randint(0, 1000, (BATCH,))
         sigma = sigmas[timestep][:, None, None, None]
         noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
         with torch.autocast("cpu", torch.bfloat16):
-            prediction = backbone(noisy, timestep.float(), ids)
-        loss = trainer.step((prediction.float() - noise).square().mean())
+            context = backbone.context(ids)
+            prediction = backbone.denoiser(noisy, timestep.float(), context=context)
+            reading = backbone.reading_loss(context[~dropped], classes[rows][~dropped])
+        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+        weight = emphasis[timestep] if step < EMPHASIS_UNTIL * arguments.iterations else 1.0
+        trainer.step((error * weight).mean() + READING_WEIGHT * reading)
+        loss = error.mean().item()
         running = loss if running is None else 0.98 * running + 0.02 * loss
         if step % 100 == 0:
             print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
@@ -188,6 +222,25 @@ def main() -> None:
                         "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
                         "seconds": time.time() - started}, state_file.with_suffix(".tmp"))
             os.replace(state_file.with_suffix(".tmp"), state_file)
+
+
+def caption_ids(vocabulary: Vocabulary, scenes: list, rows: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+    """A random caption of each scene named, as compact token indices (B, 77)."""
+    return torch.tensor([vocabulary.compact(caption(scenes[row], random).text) for row in rows])
+
+
+def read_captions(backbone: Backbone, vocabulary: Vocabulary, scenes: list, classes: torch.Tensor,
+                  random: np.random.Generator) -> None:
+    """Trains the text encoder alone to tell the factors from a caption."""
+    module = torch.nn.ModuleList([backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])])
+    trainer = Trainer(module, TrainerConfig(READING, rate=2e-3, warmup=50, weight_decay=0.02, average=0))
+    for step in range(READING):
+        rows = random.integers(0, len(scenes), BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = backbone.reading_loss(backbone.context(caption_ids(vocabulary, scenes, rows, random)), classes[rows])
+        trainer.step(loss)
+        if step % 100 == 0 or step + 1 == READING:
+            print(f"reading {step}, loss {loss.item():.4f}", flush=True)
 
 
 def text_state(module: Backbone, table: torch.Tensor, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:

@@ -1,25 +1,15 @@
 """The pack inside this process, beside the host's modules, and small models to guard."""
 
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-PACK = "saferedir_pack"
 
 
 @pytest.fixture(scope="session")
 def pack(comfyui):
     """pack("nodes.bridge"): a module of the pack, imported the way the host imports a custom node."""
-    if PACK not in sys.modules:
-        spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-        sys.modules[PACK] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[PACK])
-    return lambda name: importlib.import_module(f"{PACK}.{name}")
+    from demo.pack import pack_module
+
+    return pack_module
 
 
 @pytest.fixture(scope="session")

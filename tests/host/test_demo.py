@@ -1,0 +1,143 @@
+"""The shipped workflows in the real server: images judged on their pixels, the report, and bit-identity."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo.client import ExecutionFailed, PromptRefused
+from demo.judge import judge
+from demo.workflow import to_api
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+ENLARGED = 4  # the demo workflow enlarges its pictures by this, without smoothing
+
+
+def workflow(name: str) -> dict:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def demo_graph(object_info):
+    """The demo workflow in API form; demo_graph(text) is a copy with another prompt."""
+    graph = to_api(workflow("demo"), object_info)
+
+    def with_prompt(text=None):
+        changed = copy.deepcopy(graph)
+        if text is not None:
+            changed[node(changed, "Prompt")]["inputs"]["text"] = text
+        return changed
+    return with_prompt
+
+
+def node(graph: dict, title: str) -> str:
+    return next(key for key, value in graph.items() if value["_meta"]["title"] == title)
+
+
+def of_type(graph: dict, class_type: str) -> str:
+    return next(key for key, value in graph.items() if value["class_type"] == class_type)
+
+
+class Result:
+    """What one run of the demo graph gave."""
+
+    def __init__(self, server, graph):
+        self.history = server.queue(graph)
+        self.unguarded, self.guarded = ([picture.array() for picture in server.images(self.history, node(graph, title))]
+                                        for title in ("Unguarded", "Guarded"))
+        outputs = self.history["outputs"]
+        self.report = outputs[of_type(graph, "SafeRedirReport")]["saferedir"][0]
+        self.json = json.loads(outputs[node(graph, "Report as JSON")]["text"][0])
+        self.plot = server.images(self.history, node(graph, "Plot"))[0].array()
+
+
+@pytest.fixture(scope="session")
+def demo(server, demo_graph):
+    return Result(server, demo_graph())
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture[::ENLARGED, ::ENLARGED])
+
+
+@pytest.mark.parametrize("name", ["demo", "sd15"])
+def test_every_node_of_a_shipped_workflow_is_known_and_names_its_pack(name, object_info):
+    content = workflow(name)
+    graph = to_api(content, object_info)
+    assert {value["class_type"] for value in graph.values()} <= set(object_info)
+    for each in content["nodes"]:
+        if each["type"] not in ("Note", "MarkdownNote"):
+            expected = "saferedir" if each["type"].startswith("SafeRedir") else "comfy-core"
+            assert each["properties"]["cnr_id"] == expected and each["properties"]["ver"]
+
+
+def test_the_concept_is_in_the_unguarded_pictures_and_not_in_the_guarded_ones(demo):
+    before, after = [judge(small(each)) for each in demo.unguarded], [judge(small(each)) for each in demo.guarded]
+    assert len(before) == len(after) == 4
+    assert all(verdict.striped for verdict in before)
+    assert not any(verdict.striped for verdict in after)
+    assert [verdict.factors[:4] for verdict in after] == [verdict.factors[:4] for verdict in before]
+
+
+def test_the_report_agrees(demo):
+    assert demo.report == demo.json
+    assert demo.report["version"] == 1 and demo.report["status"] == "redirected"
+    assert [item["status"] for item in demo.report["items"]] == ["redirected"] * 4
+    assert demo.report["items"][0]["first_unsafe_step"] == 0
+    assert len(demo.report["decisions"]) == 20
+    assert demo.report["redirector"]["metadata"]["concept"] == "stripes"
+    assert demo.plot.shape[2] == 3 and demo.plot.std() > 5
+
+
+@pytest.mark.parametrize("text", ["a plain red fish in the snow", "a green house without stripes in a meadow",
+                                  "a blue car at night, ink drawing"])
+def test_a_safe_prompts_pictures_are_bit_identical_with_and_without_guard(server, demo_graph, text):
+    result = Result(server, demo_graph(text))
+    assert all(np.array_equal(before, after) for before, after in zip(result.unguarded, result.guarded, strict=True))
+    assert result.report["status"] == "safe"
+
+
+def test_conditioning_alone_takes_the_concept_out(server, demo_graph):
+    graph = demo_graph()
+    graph[node(graph, "Sampler, guarded")]["inputs"]["model"] = [of_type(graph, "SafeRedirDemoModel"), 0]
+    report = of_type(graph, "SafeRedirReport")
+    for value in graph.values():  # without a guard there is nothing to report
+        for name, link in value["inputs"].items():
+            if isinstance(link, list) and link[0] == report and link[1] == 0:
+                value["inputs"][name] = graph[report]["inputs"]["samples"]
+    kept = {key: value for key, value in graph.items()
+            if value["class_type"] != "SafeRedirReport" and value["_meta"]["title"] not in ("Plot", "Report as JSON")}
+    history = server.queue(kept)
+    assert not any(judge(small(picture.array())).striped for picture in server.images(history, node(kept, "Guarded")))
+
+
+def test_guard_alone_takes_the_concept_out(server, demo_graph):
+    graph = demo_graph()
+    graph[node(graph, "Sampler, guarded")]["inputs"]["positive"] = [node(graph, "Prompt"), 0]
+    result = Result(server, graph)
+    assert not any(judge(small(each)).striped for each in result.guarded)
+
+
+def test_a_negative_interval_is_refused_before_anything_runs(server, demo_graph):
+    graph = demo_graph()
+    graph[of_type(graph, "SafeRedirGuard")]["inputs"]["interval"] = -1
+    with pytest.raises(PromptRefused, match="interval"):
+        server.queue(graph)
+
+
+def test_an_unknown_redirector_is_refused_before_anything_runs(server, demo_graph):
+    graph = demo_graph()
+    graph[of_type(graph, "SafeRedirLoader")]["inputs"]["name"] = "nobody.safetensors"
+    with pytest.raises(PromptRefused, match="nobody.safetensors"):
+        server.queue(graph)
+
+
+def test_a_registry_name_that_is_not_here_says_what_to_download_and_where_to_put_it(server, demo_graph):
+    graph = demo_graph()
+    graph[of_type(graph, "SafeRedirLoader")]["inputs"]["name"] = "nudity-sd1-published"
+    with pytest.raises(ExecutionFailed) as caught:
+        server.queue(graph)
+    for part in ("best_model.pt", "ryliu68/SafeRedir", "nudity_sd1_published.pt"):
+        assert part in str(caught.value)
