@@ -12,7 +12,7 @@ Method: Liu et al., arXiv 2601.08623.
 from .checkpoint import load_redirector, save_redirector
 from .config import PolicyConfig, RedirectorConfig
 from .errors import (CheckpointError, ConfigError, ContextError, EvaluationError, LatentError, SafeRedirError,
-                     TimestepError)
+                     TimestepError, TrainingError)
 from .redirector import Redirector, RedirectorOutput
 from .run import RedirectionRun
 from .trajectory import Decision, TokenScores, Trajectory
@@ -20,5 +20,5 @@ from .trajectory import Decision, TokenScores, Trajectory
 __all__ = [
     "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PolicyConfig",
     "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
-    "TokenScores", "Trajectory", "load_redirector", "save_redirector",
+    "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
 ]

@@ -36,6 +36,10 @@ class TrainerConfig:
             ("iterations", self.iterations, self.iterations >= 1, "1 or more"),
             ("rate", self.rate, self.rate > 0, "a positive number"),
             ("warmup", self.warmup, self.warmup >= 0, "0 or more"),
+            ("floor", self.floor, 0 <= self.floor <= 1, "0 <= floor <= 1"),
+            ("beta2", self.beta2, 0 <= self.beta2 < 1, "0 <= beta2 < 1"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
+            ("clip", self.clip, self.clip > 0, "a positive number"),
             ("average", self.average, 0 <= self.average < 1, "0 <= average < 1"),
         ):
             if not fits:

@@ -11,7 +11,7 @@ ROOT = Path(saferedir_core.__file__).resolve().parents[1]
 PUBLIC = [
     "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PolicyConfig",
     "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
-    "TokenScores", "Trajectory", "load_redirector", "save_redirector",
+    "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
 ]
 
 
