@@ -1,0 +1,49 @@
+"""Results of a workflow become files with names a person understands."""
+
+import json
+from io import StringIO
+
+from demo.run_demo import main, run_workflow
+from quickstart import Progress
+
+
+def node(node_id, kind, values, link=None, name="images", title=None):
+    inputs = [] if link is None else [{"name": name, "type": "*", "link": link}]
+    return {"id": node_id, "type": kind, "mode": 0, "inputs": inputs, "widgets_values": values,
+            **({"title": title} if title else {})}
+
+
+WORKFLOW = {
+    "version": 0.4,
+    "nodes": [
+        node(1, "EmptyImage", [16, 16, 2, 255]),
+        node(2, "SaveImage", ["blue"], 1),
+        node(3, "PreviewImage", [], 2, title="A look at it"),
+        node(4, "PrimitiveString", [json.dumps({"verdict": "It is blue."})]),
+        node(5, "PreviewAny", [], 3, "source", title="Report"),
+    ],
+    "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 1, 0, 3, 0, "IMAGE"], [3, 4, 0, 5, 0, "STRING"]],
+}
+
+
+def test_files_are_named_after_prefix_or_title(server, tmp_path):
+    with Progress("demo", StringIO()) as progress:
+        written = run_workflow(server, WORKFLOW, tmp_path, progress)
+    names = {"blue.png", "blue-2.png", "a-look-at-it.png", "a-look-at-it-2.png", "report.json"}
+    assert {path.name for path in written} == names == {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_verdict_is_told(server, tmp_path, capsys):
+    workflow = tmp_path / "workflow.json"
+    workflow.write_text(json.dumps(WORKFLOW))
+    assert main(server.url, str(workflow), str(tmp_path / "output")) == 0
+    told = capsys.readouterr().err
+    assert "It is blue." in told and "blue.png" in told
+
+
+def test_a_broken_workflow_file_names_step_cause_and_remedy(tmp_path, capsys):
+    workflow = tmp_path / "workflow.json"
+    workflow.write_text("{")
+    assert main("http://127.0.0.1:9", str(workflow), str(tmp_path)) == 1
+    told = capsys.readouterr().err
+    assert "reading the workflow" in told and str(workflow) in told and "remedy" in told
