@@ -1,28 +1,33 @@
 """The judge: reads every factor of a demo scene off its pixels.  Never used in training.
 
 It works in the order a person would: which rows are background (a background is constant along a row, and the object
-stays clear of the left and right edge), what stands out from it, what shape that has, whether its rim is inked, what
-hue its bright part has and whether its columns alternate with the period of stripes.
+stays clear of the left and right edge), what stands out from it, whether its rim is inked, what hue its bright part
+has, whether its columns alternate with the period of stripes, and what shape it has.  When two shapes fit about
+equally well, both scenes are drawn, and the one that looks more like the picture is it.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from .scenes import BACKGROUNDS, COLOURS, OBJECTS, SIZE, STRIPE_PERIOD, Scene, background_rows, silhouette, wash
+from .scenes import (BACKGROUNDS, COLOURS, OBJECTS, SIZE, STRIPE_PERIOD, Scene, background_rows, draw, silhouette,
+                     wash)
 
 EDGE = 4  # columns at either side that hold background only
 FOREGROUND_DISTANCE = 0.13  # largest channel difference to the background, 0..1
 MIN_AREA = 90  # pixels; less than this is no object
 MIN_OVERLAP = 0.6  # intersection over union with the best silhouette; less is no known object
-INK_SHARE = 0.66  # share of dark pixels in the outermost ring from which on an object counts as inked
+CLOSE_CALL = 0.1  # difference in overlap below which the picture itself decides between the two best silhouettes
+HALVES = (17, 18, 19, 20, 21, 22, 23)  # sizes of the object that are tried, see Scene.half
+REACH = 6  # pixels from the middle, both ways, at which the object is looked for
+INK_VALUE = 0.28  # brightness below which a pixel counts as ink; a dark stripe of the brightest colour is 0.275
+INK_SHARE = 0.76  # share of such pixels in the rim from which on an object counts as inked
 STRIPE_SHARE = 0.22  # share of the column profile's power at the stripe period from which on it counts as striped
 STRIPE_DEPTH = 0.18  # least amplitude of that modulation, relative to the object's brightness
-_TEMPLATE = 32  # pixels, side of the normalised silhouettes
 _HUES = {"red": 357.0, "orange": 29.7, "yellow": 50.6, "green": 138.1, "blue": 222.4, "purple": 281.1}  # degrees
 
 
@@ -64,17 +69,17 @@ def judge(pixels: np.ndarray) -> Verdict:
     mask = _foreground(picture, rows)
     if mask.sum() < MIN_AREA:
         return Verdict(None, None, background, None, False, 0.0, 0.0, 0.0)
-    name, overlap = _read_object(mask)
-    inked = _rim_darkness(picture, mask) >= INK_SHARE
-    style = "watercolour" if washed else "ink" if inked else "flat"
+    style = "watercolour" if washed else "ink" if _rim_darkness(picture, mask) >= INK_SHARE else "flat"
     # Undo the wash, so that hue and stripes are read on the same scale in every style.
     scale = wash(np.zeros(1))[0] / 255 if washed else 0.0
     pigment = np.clip((picture - scale) / (1 - scale), 0, 1)
     core = ndimage.binary_erosion(mask, iterations=3)
     core = core if core.sum() >= 40 else ndimage.binary_erosion(mask, iterations=2)
     share, depth = _stripe_power(pigment, core)
-    striped = share >= STRIPE_SHARE and depth >= STRIPE_DEPTH
-    return Verdict(name, _read_colour(pigment, core), background, style, bool(striped), share, depth, overlap)
+    striped = bool(share >= STRIPE_SHARE and depth >= STRIPE_DEPTH)
+    colour = _read_colour(pigment, core)
+    name, overlap = _read_object(picture, mask, (colour, background, style, striped))
+    return Verdict(name, colour, background, style, striped, share, depth, overlap)
 
 
 @functools.cache
@@ -101,35 +106,49 @@ def _foreground(picture: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.isin(pieces, keep)
 
 
-def _normalise(mask: np.ndarray) -> np.ndarray:
-    """A silhouette cut to its bounding box, scaled to a fixed height and centred, (_TEMPLATE, 2 * _TEMPLATE)."""
-    ys, xs = np.nonzero(mask)
-    cut = mask[ys.min():ys.max() + 1, xs.min():xs.max() + 1].astype(np.float32)
-    scale = min(_TEMPLATE / cut.shape[0], 2 * _TEMPLATE / cut.shape[1])
-    scaled = ndimage.zoom(cut, scale, order=1, grid_mode=True, mode="nearest")[:_TEMPLATE, : 2 * _TEMPLATE]
-    out = np.zeros((_TEMPLATE, 2 * _TEMPLATE), dtype=np.float32)
-    top, left = (out.shape[0] - scaled.shape[0]) // 2, (out.shape[1] - scaled.shape[1]) // 2
-    out[top:top + scaled.shape[0], left:left + scaled.shape[1]] = scaled
-    return out > 0.5
-
-
 @functools.cache
-def _silhouettes() -> dict[str, np.ndarray]:
-    return {name: _normalise(silhouette(Scene(name, "red", "snow", "flat", False)) > 0.5) for name in OBJECTS}
+def _silhouettes() -> tuple[np.ndarray, np.ndarray]:
+    """Of every object in every size: the conjugate spectrum of its silhouette, and its area in pixels."""
+    shapes = np.array([[silhouette(Scene(name, "red", "snow", "flat", False, half=half)) > 0.5 for half in HALVES]
+                       for name in OBJECTS], dtype=np.float32)  # (objects, sizes, SIZE, SIZE)
+    return np.conj(np.fft.rfft2(shapes)), shapes.sum((2, 3))
 
 
-def _read_object(mask: np.ndarray) -> tuple[str | None, float]:
-    """Object whose silhouette overlaps best, with the intersection over union."""
-    shape = _normalise(mask)
-    overlaps = {name: float((shape & other).sum() / (shape | other).sum()) for name, other in _silhouettes().items()}
-    name = max(overlaps, key=overlaps.get)
-    return (name if overlaps[name] >= MIN_OVERLAP else None), overlaps[name]
+def _fits(mask: np.ndarray) -> list[tuple[float, Scene]]:
+    """For every object the best overlap (intersection over union) over all poses, and that pose; best object first."""
+    spectra, areas = _silhouettes()
+    shared = np.fft.irfft2(np.fft.rfft2(mask.astype(np.float32)) * spectra, s=mask.shape)  # at every shift
+    shifts = np.arange(-REACH, REACH + 1)
+    shared = shared[:, :, shifts[:, None], shifts]  # (objects, sizes, y, x)
+    overlaps = shared / (mask.sum() + areas[:, :, None, None] - shared)
+    found = []
+    for name, each in zip(OBJECTS, overlaps):
+        size, y, x = np.unravel_index(each.argmax(), each.shape)
+        pose = Scene(name, "red", "snow", "flat", False, float(shifts[x]), float(shifts[y]), float(HALVES[size]))
+        found.append((float(each.max()), pose))
+    return sorted(found, key=lambda fit: -fit[0])
+
+
+def _read_object(picture: np.ndarray, mask: np.ndarray, others: tuple) -> tuple[str | None, float]:
+    """Object whose silhouette fits best, with its overlap.  others: what was read of the other factors."""
+    fits = _fits(mask)
+    close = [fit for fit in fits[:2] if fit[0] >= max(MIN_OVERLAP, fits[0][0] - CLOSE_CALL)]
+    if len(close) > 1 and None not in others:
+        close.sort(key=lambda fit: _difference(picture, fit[1], others))
+    return (close[0][1].object, close[0][0]) if close else (None, fits[0][0])
+
+
+def _difference(picture: np.ndarray, pose: Scene, others: tuple) -> float:
+    """Mean difference of a picture to the scene of these factors, drawn in this pose, 0..1."""
+    colour, background, style, striped = others
+    scene = replace(pose, colour=colour, background=background, style=style, striped=striped)
+    return float(np.abs(draw(scene) / np.float32(255) - picture).mean())
 
 
 def _rim_darkness(picture: np.ndarray, mask: np.ndarray) -> float:
     """Share of nearly black pixels in the ring just inside the silhouette."""
     ring = ndimage.binary_erosion(mask, iterations=1) & ~ndimage.binary_erosion(mask, iterations=2)
-    return float((picture[ring].max(axis=-1) < 0.3).mean()) if ring.any() else 0.0
+    return float((picture[ring].max(axis=-1) < INK_VALUE).mean()) if ring.any() else 0.0
 
 
 def _read_colour(pigment: np.ndarray, core: np.ndarray) -> str | None:
