@@ -120,15 +120,33 @@ def test_guard_alone_takes_the_concept_out(server, demo_graph):
     assert not any(judge(small(each)).striped for each in result.guarded)
 
 
-def test_a_negative_interval_is_refused_before_anything_runs(server, demo_graph):
+def test_the_report_takes_a_picture_as_well_as_a_latent(server, demo_graph):
     graph = demo_graph()
+    report = of_type(graph, "SafeRedirReport")
+    decode = next(value for value in graph.values() if value["class_type"] == "VAEDecode"
+                  and value["inputs"]["samples"][0] == report)
+    decode["inputs"]["samples"] = graph[report]["inputs"]["samples"]
+    graph[report]["inputs"]["samples"] = [next(key for key, value in graph.items() if value is decode), 0]
+    assert Result(server, graph).report["status"] == "redirected"
+
+
+@pytest.fixture
+def guarded_graph(demo_graph):
+    """The demo graph without its unguarded half, which the host would run even where it refuses the other."""
+    graph = demo_graph()
+    del graph[node(graph, "Unguarded")]
+    return graph
+
+
+def test_a_negative_interval_is_refused_before_anything_runs(server, guarded_graph):
+    graph = guarded_graph
     graph[of_type(graph, "SafeRedirGuard")]["inputs"]["interval"] = -1
     with pytest.raises(PromptRefused, match="interval"):
         server.queue(graph)
 
 
-def test_an_unknown_redirector_is_refused_before_anything_runs(server, demo_graph):
-    graph = demo_graph()
+def test_an_unknown_redirector_is_refused_before_anything_runs(server, guarded_graph):
+    graph = guarded_graph
     graph[of_type(graph, "SafeRedirLoader")]["inputs"]["name"] = "nobody.safetensors"
     with pytest.raises(PromptRefused, match="nobody.safetensors"):
         server.queue(graph)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import comfy.sample
+import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 
 BATCH, STEPS = 2, 4
@@ -60,7 +61,7 @@ def rows_of(seen, side):
     return out
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde", "ddim"])
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
 def test_an_idle_guard_is_bit_identical_to_no_guard(demo_world, prompts, scripted, guard, sampler):
     positive, negative = prompts("a red fish in the snow"), prompts("")
     guarded, recorder = guard(scripted(unsafe=False))
@@ -69,7 +70,7 @@ def test_an_idle_guard_is_bit_identical_to_no_guard(demo_world, prompts, scripte
     assert recorder.runs[-1].report["status"] == "safe"
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "uni_pc", "dpm_fast", "dpm_adaptive", "euler_cfg_pp"])
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
 def test_the_first_model_call_is_protected_already(demo_world, prompts, scripted, guard, contexts_seen, sampler):
     positive, negative = prompts("a striped red fish"), prompts("")
     guarded, recorder = guard(scripted(unsafe=True))

@@ -104,6 +104,29 @@ def redirector(pack, tmp_path_factory):
     return load
 
 
+@pytest.fixture(scope="module")
+def balanced_bias(graph, redirector):
+    """A bias at which the network, asked about an unguarded run, says safe at some steps and unsafe at others."""
+    model, positive, negative = graph
+    copy, calls = model.clone(), []
+    copy.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", recorder_of(calls))
+    ksample(copy, positive, negative)
+    network = redirector(classifier_bias=0.0).redirector
+    logits = torch.cat([network(call[0][0], positive[0][0], call[0][1]).logits for call in calls])
+    return -(logits[:, 1] - logits[:, 0]).median().item() + 1e-4
+
+
+def recorder_of(calls: list):
+    """A wrapper that appends, per call of the denoiser, {0 or 1 (positive, negative): (x, timestep, context)}."""
+    def record(executor, x, timesteps, context, *args, **kwargs):
+        options = next(each for each in (*args, kwargs.get("transformer_options")) if isinstance(each, dict)
+                       and "cond_or_uncond" in each)
+        parts = dict(zip(options["cond_or_uncond"], zip(x.chunk(2), timesteps.chunk(2), context.chunk(2))))
+        calls.append({side: tuple(each.clone() for each in part) for side, part in parts.items()})
+        return executor(x, timesteps, context, *args, **kwargs)
+    return record
+
+
 def guarded(pack, model, loaded, **policy):
     config = pack("saferedir_core").PolicyConfig(**policy)
     recorder = pack("nodes.types").Recorder()
@@ -111,19 +134,12 @@ def guarded(pack, model, loaded, **policy):
 
 
 @pytest.mark.parametrize("interval", [0, 2])
-def test_upstream_mode_hands_the_unet_what_the_published_hooks_would(pack, graph, redirector, interval):
+def test_upstream_mode_hands_the_unet_what_the_published_hooks_would(pack, graph, redirector, balanced_bias, interval):
     model, positive, negative = graph
-    loaded = redirector(classifier_bias=0.7)
+    loaded = redirector(balanced_bias)
     copy, recorder = guarded(pack, model, loaded, mode="upstream", interval=interval)
     calls = []
-
-    def record(executor, x, timesteps, context, *args, **kwargs):
-        options = next(each for each in (*args, kwargs.get("transformer_options")) if isinstance(each, dict)
-                       and "cond_or_uncond" in each)
-        parts = dict(zip(options["cond_or_uncond"], zip(x.chunk(2), timesteps.chunk(2), context.chunk(2))))
-        calls.append({side: tuple(each.clone() for each in part) for side, part in parts.items()})
-        return executor(x, timesteps, context, *args, **kwargs)
-    copy.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
+    copy.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", recorder_of(calls))
     ksample(copy, positive, negative)
 
     core = pack("saferedir_core")
