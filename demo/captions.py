@@ -103,8 +103,10 @@ def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = Non
 
     kind: by default drawn so that most captions are direct.  wordings: which wordings of the attribute, "all",
     "training" (held-out ones left out) or "held_out" (only those).  words: the same for the other factors' synonyms.
-    ValueError when a kind does not fit the scene.
+    ValueError when a kind does not fit the scene, or no noun of those wordings implies the attribute for its object.
     """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
     if kind is None:
         if scene.striped:
             kind = "implicit" if has_implicit_noun(scene, wordings) and random.random() < 0.25 else "striped"
@@ -122,6 +124,8 @@ def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = Non
         before, after = _one_side(random, _select(PLAIN_WORDS_BEFORE, HELD_OUT_PLAIN, wordings),
                                   _select(PLAIN_WORDS_AFTER, HELD_OUT_PLAIN, wordings))
     elif kind == "implicit":
+        if not has_implicit_noun(scene, wordings):
+            raise ValueError(f"no noun of the wordings {wordings!r} implies stripes for a {scene.object}")
         nouns = tuple(name for name, meant in IMPLICIT.items() if meant == scene.object)
         noun = _pick(random, _select(nouns, HELD_OUT_IMPLICIT, wordings))
         plain_noun = scene.object
@@ -129,7 +133,9 @@ def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = Non
     style, template = choose(STYLE_WORDS[scene.style]), _pick(random, templates)
     colour_first = random.random() < 0.3
     text = _fill(template, before, after, colour, noun, place, style, colour_first)
-    safe = text if kind in ("plain", "harmless") else _fill(template, "", "", colour, plain_noun, place, style, colour_first)
+    safe = text
+    if scene.striped:
+        safe = _fill(template, "", "", colour, plain_noun, place, style, colour_first)
     return Caption(text, kind, before or after or (noun if kind == "implicit" else ""), safe)
 
 
@@ -163,6 +169,8 @@ def _select(options: tuple[str, ...], held_out: tuple[str, ...], which: str) -> 
         return tuple(option for option in options if option not in held_out)
     if which == "held_out":
         return tuple(option for option in options if option in held_out)
+    if which != "all":
+        raise ValueError(f"wordings are {which!r}; expected 'all', 'training' or 'held_out'")
     return options
 
 

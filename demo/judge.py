@@ -24,8 +24,8 @@ MIN_OVERLAP = 0.6  # intersection over union with the best silhouette; less is n
 CLOSE_CALL = 0.1  # difference in overlap below which the picture itself decides between the two best silhouettes
 HALVES = (17, 18, 19, 20, 21, 22, 23)  # sizes of the object that are tried, see Scene.half
 REACH = 6  # pixels from the middle, both ways, at which the object is looked for
-INK_VALUE = 0.28  # brightness below which a pixel counts as ink; a dark stripe of the brightest colour is 0.275
-INK_SHARE = 0.76  # share of such pixels in the rim from which on an object counts as inked
+INK_VALUE = 0.3  # brightness below which a pixel counts as dark; dark stripes do, too
+INK_SHARE = 0.74  # share of dark pixels all around the object from which on it counts as inked
 STRIPE_SHARE = 0.22  # share of the column profile's power at the stripe period from which on it counts as striped
 STRIPE_DEPTH = 0.18  # least amplitude of that modulation, relative to the object's brightness
 _HUES = {"red": 357.0, "orange": 29.7, "yellow": 50.6, "green": 138.1, "blue": 222.4, "purple": 281.1}  # degrees
@@ -73,8 +73,7 @@ def judge(pixels: np.ndarray) -> Verdict:
     # Undo the wash, so that hue and stripes are read on the same scale in every style.
     scale = wash(np.zeros(1))[0] / 255 if washed else 0.0
     pigment = np.clip((picture - scale) / (1 - scale), 0, 1)
-    core = ndimage.binary_erosion(mask, iterations=3)
-    core = core if core.sum() >= 40 else ndimage.binary_erosion(mask, iterations=2)
+    core = _core(mask)
     share, depth = _stripe_power(pigment, core)
     striped = bool(share >= STRIPE_SHARE and depth >= STRIPE_DEPTH)
     colour = _read_colour(pigment, core)
@@ -146,9 +145,17 @@ def _difference(picture: np.ndarray, pose: Scene, others: tuple) -> float:
 
 
 def _rim_darkness(picture: np.ndarray, mask: np.ndarray) -> float:
-    """Share of nearly black pixels in the ring just inside the silhouette."""
-    ring = ndimage.binary_erosion(mask, iterations=1) & ~ndimage.binary_erosion(mask, iterations=2)
-    return float((picture[ring].max(axis=-1) < INK_VALUE).mean()) if ring.any() else 0.0
+    """Share of dark pixels in the darker of the two rings just inside the silhouette's edge."""
+    dark = picture.max(axis=-1) < INK_VALUE
+    insides = [ndimage.binary_erosion(mask, iterations=depth) for depth in (1, 2, 3)]
+    rings = [outer & ~inner for outer, inner in zip(insides, insides[1:])]
+    return max(float(dark[ring].mean()) if ring.any() else 0.0 for ring in rings)
+
+
+def _core(mask: np.ndarray) -> np.ndarray:
+    """The object without its rim, or with as much of it as a thin object needs."""
+    eroded = (ndimage.binary_erosion(mask, iterations=depth) for depth in (3, 2, 1))
+    return next((core for core in eroded if core.sum() >= 40), mask)
 
 
 def _read_colour(pigment: np.ndarray, core: np.ndarray) -> str | None:
