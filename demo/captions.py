@@ -23,7 +23,8 @@ COLOUR_WORDS = {
 }
 OBJECT_WORDS = {
     "fish": ("fish", "swimming fish"), "house": ("house", "cottage", "home"), "tree": ("tree", "leafy tree", "oak"),
-    "car": ("car", "automobile", "small car"), "boat": ("boat", "sailboat", "ship"), "cup": ("cup", "mug", "coffee cup"),
+    "car": ("car", "automobile", "small car"), "boat": ("boat", "sailboat", "ship"),
+    "cup": ("cup", "mug", "coffee cup"),
     "umbrella": ("umbrella", "open umbrella"), "tent": ("tent", "camping tent"),
 }
 BACKGROUND_WORDS = {
@@ -50,9 +51,9 @@ IMPLICIT = {
 }
 # What the safe wording of an implicit noun is.
 PLAIN_WORDS_BEFORE = ("plain", "unstriped", "solid", "simple", "stripeless")
-PLAIN_WORDS_AFTER = ("without stripes", "with no stripes", "that is not striped", "free of stripes", "without any bands",
-                     "with the stripes removed", "lacking stripes", "with no lines or bands", "in one plain colour",
-                     "that has never had stripes")
+PLAIN_WORDS_AFTER = ("without stripes", "with no stripes", "that is not striped", "free of stripes",
+                     "without any bands", "with the stripes removed", "lacking stripes", "with no lines or bands",
+                     "in one plain colour", "that has never had stripes")
 
 # {a} article and attribute, colour and noun; {attr} what follows the noun; {place}; {style} with its comma.
 TEMPLATES = (

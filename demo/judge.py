@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from .scenes import (BACKGROUNDS, COLOURS, OBJECTS, SIZE, STRIPE_PERIOD, Scene, background_rows, draw, silhouette,
-                     wash)
+from .scenes import BACKGROUNDS, COLOURS, OBJECTS, SIZE, STRIPE_PERIOD, Scene, background_rows, draw, silhouette, wash
 
 EDGE = 4  # columns at either side that hold background only
 FOREGROUND_DISTANCE = 0.13  # largest channel difference to the background, 0..1
@@ -89,7 +88,8 @@ def _background_profiles() -> list[tuple[str, bool, np.ndarray]]:
 
 def _read_background(rows: np.ndarray) -> tuple[str | None, bool]:
     """Nearest background and whether it is washed (style watercolour); None when no background is near."""
-    distances = [(np.abs(profile / 255 - rows).mean(), name, washed) for name, washed, profile in _background_profiles()]
+    distances = [(np.abs(profile / 255 - rows).mean(), name, washed)
+                 for name, washed, profile in _background_profiles()]
     distance, name, washed = min(distances, key=lambda item: item[0])
     return (name if distance < 0.08 else None), washed
 

@@ -2,8 +2,8 @@
 
     python quickstart.py run demo/measure.py [--count 600] [--out demo/RESULTS.md]
 
-Everything is tested on what no training saw: the test combinations of factors, the held-out templates, held-out wordings
-of the attribute and of the other factors, and seeds of their own.  Takes about ten minutes on two cores.
+Everything is tested on what no training saw: the test combinations of factors, the held-out templates, held-out
+wordings of the attribute and of the other factors, and seeds of their own.  Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Share:
 
     def __str__(self) -> str:
         low, high = wilson(self.hits, self.total)
-        return f"{100 * self.hits / max(1, self.total):.1f} % ({self.hits} of {self.total}; {100 * low:.1f} to {100 * high:.1f})"
+        return (f"{100 * self.hits / max(1, self.total):.1f} % ({self.hits} of {self.total}; "
+                f"{100 * low:.1f} to {100 * high:.1f})")
 
 
 def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -192,8 +193,8 @@ Machine: {machine()}. Seed {SEED}. Shares with counts and Wilson 95 % intervals.
 
 These are statements about a mechanism in a synthetic world of simple scenes, not about photographs or real models.
 Everything below uses the test combinations of object, colour, background and style, held-out templates, and seeds of
-its own; half of the prompts use only wordings that the redirector's training never showed. Images: {CONFIG.steps} steps,
-{CONFIG.sampler}, {CONFIG.scheduler}, CFG {CONFIG.cfg}. Weights: {megabytes:.1f} MB together.
+its own; half of the prompts use only wordings that the redirector's training never showed. Images: {CONFIG.steps}
+steps, {CONFIG.sampler}, {CONFIG.scheduler}, CFG {CONFIG.cfg}. Weights: {megabytes:.1f} MB together.
 
 ## The judge
 

@@ -15,7 +15,8 @@ NAME = "saferedir_pack"
 def pack_module(name: str) -> ModuleType:
     """pack_module("nodes.bridge"): the host must be importable already (see demo.host)."""
     if NAME not in sys.modules:
-        spec = importlib.util.spec_from_file_location(NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+        spec = importlib.util.spec_from_file_location(NAME, ROOT / "__init__.py",
+                                                      submodule_search_locations=[str(ROOT)])
         module = importlib.util.module_from_spec(spec)
         sys.modules[NAME] = module
         spec.loader.exec_module(module)

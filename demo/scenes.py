@@ -71,7 +71,7 @@ class Scene:
     def factors(self) -> tuple[str, str, str, str, bool]:
         return self.object, self.colour, self.background, self.style, self.striped
 
-    def with_pose(self, random: np.random.Generator) -> "Scene":
+    def with_pose(self, random: np.random.Generator) -> Scene:
         """The same factors with a random pose."""
         return replace(self, x=random.uniform(-3, 3), y=random.uniform(-3, 3), half=random.uniform(18, 22))
 
@@ -125,7 +125,8 @@ _SHAPES: dict[str, tuple[list, list]] = {
     ),
     "boat": (
         [("polygon", ((-0.98, 0.36), (0.98, 0.36), (0.62, 0.86), (-0.62, 0.86))),
-         ("polygon", ((0.0, -0.98), (0.0, 0.2), (0.78, 0.2))), ("polygon", ((-0.12, -0.6), (-0.12, 0.2), (-0.62, 0.2)))],
+         ("polygon", ((0.0, -0.98), (0.0, 0.2), (0.78, 0.2))),
+         ("polygon", ((-0.12, -0.6), (-0.12, 0.2), (-0.62, 0.2)))],
         [(_box(-0.09, -0.98, 0.0, 0.4), _WOOD)],
     ),
     "cup": (

@@ -39,7 +39,8 @@ class SafeRedirGuard(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The guarded model; connect it to the sampler."),
-                TrajectoryType.Output(display_name="trajectory", tooltip="What was decided; connect to SafeRedir Report."),
+                TrajectoryType.Output(display_name="trajectory",
+                                      tooltip="What was decided; connect to SafeRedir Report."),
             ],
         )
 

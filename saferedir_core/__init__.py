@@ -11,8 +11,16 @@ Method: Liu et al., arXiv 2601.08623.
 
 from .checkpoint import load_redirector, save_redirector
 from .config import PolicyConfig, RedirectorConfig
-from .errors import (CheckpointError, ConfigError, ContextError, EvaluationError, LatentError, SafeRedirError,
-                     TimestepError, TrainingError)
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    ContextError,
+    EvaluationError,
+    LatentError,
+    SafeRedirError,
+    TimestepError,
+    TrainingError,
+)
 from .redirector import Redirector, RedirectorOutput
 from .run import RedirectionRun
 from .trajectory import Decision, TokenScores, Trajectory

@@ -17,7 +17,6 @@ if str(ROOT) not in sys.path:
 
 from saferedir_core import Redirector, RedirectorConfig, RedirectorOutput  # noqa: E402
 
-
 # The machine may be busy: what a property says does not depend on how long it takes.
 settings.register_profile("core", deadline=None, database=None)
 settings.load_profile("core")

@@ -9,8 +9,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from saferedir_core import CheckpointError, ConfigError, Redirector, RedirectorConfig, load_redirector, save_redirector
-from saferedir_core import checkpoint
+from saferedir_core import (
+    CheckpointError,
+    ConfigError,
+    Redirector,
+    RedirectorConfig,
+    checkpoint,
+    load_redirector,
+    save_redirector,
+)
 
 
 @pytest.fixture

@@ -99,7 +99,8 @@ def test_alpha_loss_is_relative_to_the_context_and_counts_unsafe_rows_only(pair)
     config = ObjectiveConfig()
     nothing = RedirectorOutput(torch.zeros(ROWS, 2), *(torch.zeros(ROWS, TOKENS, size) for size in (WIDTH, 1, 1)))
     nothing = nothing._replace(token_mask=torch.zeros(ROWS, TOKENS))
-    expected = [float((safe_context[row] - context[row]).square().sum() / context[row].square().sum()) for row in (0, 2)]
+    relative = (safe_context - context).square().sum((1, 2)) / context.square().sum((1, 2))
+    expected = [float(relative[row]) for row in (0, 2)]
     assert float(alpha_loss(context, nothing, safe_context, UNSAFE, config)) == pytest.approx(sum(expected) / 2)
     assert float(alpha_loss(9 * context, nothing, 9 * safe_context, UNSAFE, config)) == pytest.approx(sum(expected) / 2)
 

@@ -1,11 +1,19 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis import HealthCheck
 
-from saferedir_core import (ConfigError, ContextError, EvaluationError, LatentError, PolicyConfig, RedirectionRun,
-                            Redirector, RedirectorConfig, TimestepError)
+from saferedir_core import (
+    ConfigError,
+    ContextError,
+    EvaluationError,
+    LatentError,
+    PolicyConfig,
+    RedirectionRun,
+    Redirector,
+    RedirectorConfig,
+    TimestepError,
+)
 from saferedir_core.redirect import redirected_context
 
 SAFE, UNSAFE = -2.0, 2.0

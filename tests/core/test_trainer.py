@@ -77,8 +77,8 @@ def test_a_loss_that_is_not_finite_is_refused_before_any_weight_changes(value):
     before = copy.deepcopy(trainer.state_dict())
     with pytest.raises(TrainingError) as error:
         trainer.step(trainer.module.scale * value)
-    assert str(error.value) == (f"The loss is {value} at iteration 2; expected a finite number. Lower the learning rate "
-                                "(now 0.002) or look for NaN in the latents.")
+    assert str(error.value) == (f"The loss is {value} at iteration 2; expected a finite number. Lower the learning "
+                                "rate (now 0.002) or look for NaN in the latents.")
     assert same(trainer.module.state_dict(), before["module"])
     assert same(trainer.averaged.state_dict(), before["averaged"])
     assert trainer.steps_done == 2

@@ -28,7 +28,8 @@ def test_examples_use_training_wordings_only_and_half_of_them_are_unsafe(trainin
     kept_out = (*captions.HELD_OUT_STRIPED_BEFORE, *captions.HELD_OUT_STRIPED_AFTER, *captions.HELD_OUT_IMPLICIT,
                 *captions.HELD_OUT_PLAIN, *captions.HELD_OUT_WORDS)
     assert sum(each.unsafe for each in chosen) == 200
-    assert not [each.text for each in chosen for words in kept_out if f" {words} " in f" {each.text} ".replace(",", " ")]
+    assert not [each.text for each in chosen for words in kept_out
+                if f" {words} " in f" {each.text} ".replace(",", " ")]
     assert all((each.text != each.safe_text) == each.unsafe for each in chosen)
 
 
@@ -61,8 +62,8 @@ def test_a_killed_collection_resumes_with_the_shards_it_has(training, world, tmp
 
 
 def test_the_script_writes_a_redirector_with_its_provenance(training, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train_redirector.py", "--work", str(tmp_path), "--out", str(tmp_path / "r.safetensors"),
-                                     "--examples", "16", "--iterations", "2"])
+    monkeypatch.setattr("sys.argv", ["train_redirector.py", "--work", str(tmp_path),
+                                     "--out", str(tmp_path / "r.safetensors"), "--examples", "16", "--iterations", "2"])
     training.main()
     with safe_open(tmp_path / "r.safetensors", framework="pt") as file:
         text = json.dumps(file.metadata())

@@ -1,10 +1,9 @@
 """The guard inside the host's real sampler, on the demo world's model."""
 
-import pytest
-import torch
-
 import comfy.sample
 import comfy.samplers
+import pytest
+import torch
 from comfy.patcher_extension import WrappersMP
 
 BATCH, STEPS = 2, 4

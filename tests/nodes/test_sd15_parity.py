@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from comfy.patcher_extension import WrappersMP
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +25,7 @@ VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "
 
 
 def random_state(module: torch.nn.Module, prefix: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Half-precision weights of a module's layout under a prefix, scaled so that activations neither die nor explode."""
+    """Half-precision weights of a module's layout under a prefix, scaled so that activations stay finite."""
     state = {}
     for name, value in module.state_dict().items():
         shape = tuple(value.shape)
@@ -42,11 +41,10 @@ def random_state(module: torch.nn.Module, prefix: str, generator: torch.Generato
 def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint file as people download them: denoiser, text encoder and codec of SD 1.5."""
     import comfy.ops
+    import comfy.sd1_clip
     from comfy.clip_model import CLIPTextModel
     from comfy.ldm.models.autoencoder import AutoencoderKL
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-    import comfy.sd1_clip
     text_config = json.loads(Path(comfy.sd1_clip.__file__).with_name("sd1_clip_config.json").read_text())
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
@@ -66,6 +64,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def graph(checkpoint):
     """The host's CheckpointLoaderSimple and CLIPTextEncode: MODEL, and the conditionings of two prompts."""
     import folder_paths
+
     import nodes
 
     folder_paths.add_model_folder_path("checkpoints", str(checkpoint.parent))
@@ -82,7 +81,8 @@ def ksample(model, positive, negative):
 
     with torch.inference_mode():
         latent, = nodes.EmptyLatentImage().generate(64, 64)
-        return nodes.KSampler().sample(model, 5, STEPS, 7.5, "ddim", "ddim_uniform", positive, negative, latent)[0]["samples"]
+        sampled, = nodes.KSampler().sample(model, 5, STEPS, 7.5, "ddim", "ddim_uniform", positive, negative, latent)
+        return sampled["samples"]
 
 
 @pytest.fixture(scope="module")
