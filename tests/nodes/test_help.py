@@ -27,7 +27,7 @@ def test_a_help_page_has_the_nodes_name_every_input_and_every_output(schemas):
         for slot in schema.inputs:
             assert f"\n| {slot.id} |" in page, (node_id, slot.id)
         for slot in schema.outputs:
-            assert f"\n| {slot.display_name or slot.io_type.lower()} |" in page or f"| {slot.io_type} |" in page, node_id
+            assert f"\n| {slot.display_name} |" in page or f"| {slot.io_type} |" in page, (node_id, slot.io_type)
 
 
 def test_a_help_page_says_what_the_tooltips_say(schemas):
