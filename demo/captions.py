@@ -76,7 +76,8 @@ HELD_OUT_TEMPLATES = (
 # Known to the backbone, never shown to the redirector in training.
 HELD_OUT_STRIPED_BEFORE = ("pinstriped", "zebra-striped")
 HELD_OUT_STRIPED_AFTER = ("decorated with stripes", "with a striped pattern")
-HELD_OUT_IMPLICIT = ("big top", "beach hut", "racing car")
+# Also the nouns that contain a held-out synonym.
+HELD_OUT_IMPLICIT = ("big top", "beach hut", "racing car", "pirate ship", "humbug mug")
 HELD_OUT_PLAIN = ("stripeless", "lacking stripes", "with the stripes removed")
 HELD_OUT_WORDS = ("crimson", "amber", "cobalt", "mug", "cottage", "ship", "on the sand", "in winter", "comic style")
 
@@ -99,11 +100,12 @@ class Caption:
 
 
 def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = None, templates: tuple = TEMPLATES,
-            wordings: str = "all", words: str = "all") -> Caption:
+            wordings: str = "all", words: str = "all", strange: float = 0.0) -> Caption:
     """A random caption of a scene.
 
     kind: by default drawn so that most captions are direct.  wordings: which wordings of the attribute, "all",
     "training" (held-out ones left out) or "held_out" (only those).  words: the same for the other factors' synonyms.
+    strange: probability that the template gets nonsense words, which mean nothing and must change nothing.
     ValueError when a kind does not fit the scene, or no noun of those wordings implies the attribute for its object.
     """
     if kind is not None and kind not in KINDS:
@@ -133,6 +135,8 @@ def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = Non
     colour, place = choose(COLOUR_WORDS[scene.colour]), choose(BACKGROUND_WORDS[scene.background])
     style, template = choose(STYLE_WORDS[scene.style]), _pick(random, templates)
     colour_first = random.random() < 0.3
+    if strange and random.random() < strange:
+        template = _with_strange_words(template, random)
     text = _fill(template, before, after, colour, noun, place, style, colour_first)
     safe = text
     if scene.striped:
@@ -155,6 +159,16 @@ def _fill(template: str, before: str, after: str, colour: str, noun: str, place:
         style_first=f"{style}, " if style else "",
     )
     return text
+
+
+def _with_strange_words(template: str, random: np.random.Generator) -> str:
+    """One to three nonsense words between the words of a template."""
+    words = template.split(" ")
+    for _ in range(random.integers(1, 4)):
+        syllables = ["".join(_pick(random, tuple(letters)) for letters in ("bcdfghjklmnprstvwz", "aeiou"))
+                     for _ in range(random.integers(1, 4))]
+        words.insert(int(random.integers(len(words) + 1)), "".join(syllables) + _pick(random, tuple("bdgklmnprstz")))
+    return " ".join(words)
 
 
 class _Chooser:

@@ -220,12 +220,12 @@ Prompts without the concept:
 ## How the weights were made
 
 - Backbone `{WEIGHTS.name}`: {provenance["command"]}; seed {provenance["seed"]}, {provenance["iterations"]} iterations
-  at most, best state by the judge's score on the validation combinations. Codec: {provenance["codec"]["iterations"]}
-  iterations, {provenance["codec"]["seconds"]} s; text encoder and denoiser: {provenance["history"][-1]["seconds"]} s
-  (both on two cores that other work shared). Validation history:
+  in two phases, best state by the judge's score on the validation combinations. Codec:
+  {provenance["codec"]["iterations"]} iterations, {provenance["codec"]["seconds"]} s; text encoder and denoiser:
+  {provenance["history"][-1]["seconds"]} s (both on two cores that other work shared). Validation history:
 
-{table(("iteration", "loss", "every factor right", "seconds"),
-       [(each["iteration"], f"{each['loss']:.4f}", f"{100 * each['all']:.1f} %", each["seconds"])
+{table(("phase", "iteration", "loss", "every factor right", "seconds"),
+       [(each["phase"], each["iteration"], f"{each['loss']:.4f}", f"{100 * each['all']:.1f} %", each["seconds"])
         for each in provenance["history"]])}
 
 - Redirector `{REDIRECTOR.name}`: `{redirector.metadata["command"]}`, {redirector.metadata["seconds"]} s,

@@ -13,10 +13,12 @@ import argparse
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from demo import captions
 from demo.backbone import (_TABLE_KEY, LATENT_SCALE, WEIGHTS, build_clip, build_diffusion, build_vae, save_backbone,
@@ -25,7 +27,7 @@ from demo.captions import caption
 from demo.judge import judge
 from demo.sampling import SamplingConfig, generate
 from demo.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, scenes_of
-from demo.train_codec import draw_all, to_tensor, training_scenes
+from demo.train_codec import draw_all, encode_mean, to_tensor, training_scenes
 from demo.weights import initialise
 from saferedir_core.trainer import Trainer, TrainerConfig
 
@@ -36,7 +38,6 @@ import comfy.model_patcher
 BATCH = 64
 READING = 500  # iterations that train the text encoder alone, to tell the factors from a caption
 READING_WEIGHT = 0.1  # of that loss beside the denoiser's, afterwards
-EMPHASIS_UNTIL = 0.5  # share of the iterations that emphasise high noise, where a prompt decides what is drawn
 EMPHASIS = 16.0  # most weight that a noise level can get
 CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
 
@@ -48,10 +49,9 @@ def layer_forward(self, x, mask=None, optimized_attention=None):
 
 
 class Vocabulary:
-    """The tokens that captions use, so that only their rows of the token table are trained.
+    """The tokens that captions use (BOS, EOS, one for every token any wording can produce).
 
-    A row (BOS, EOS, one for every token any wording can produce) has a compact index; the others stay as the seed
-    made them.
+    Only their rows of the token table are trained; the others stay as the seed made them.
     """
 
     def __init__(self, tokenizer) -> None:
@@ -61,13 +61,9 @@ class Vocabulary:
             words.update(_strings(value))
         text = " ".join(sorted(words)).replace("{", " ").replace("}", " ") + " a an , :"
         self.tokens = sorted(set(self.encode_ids(text)) | set(self.encode_ids("")))
-        self.index = {token: position for position, token in enumerate(self.tokens)}
 
     def encode_ids(self, text: str) -> list[int]:
         return [token for part in self._tokenizer.tokenize_with_weights(text)["l"] for token, _ in part]
-
-    def compact(self, text: str) -> list[int]:
-        return [self.index[token] for token in self.encode_ids(text)]
 
 
 FACTORS = (OBJECTS, tuple(COLOURS), tuple(BACKGROUNDS), STYLES, (False, True))
@@ -91,15 +87,22 @@ def _strings(value) -> set[str]:
 class Backbone(torch.nn.Module):
     """Token rows, text encoder and denoiser as one trainable module."""
 
-    def __init__(self, text_model, denoiser, rows: torch.Tensor) -> None:
+    def __init__(self, text_model, denoiser, table: torch.Tensor, tokens: list[int]) -> None:
         super().__init__()
         self.text, self.denoiser = text_model, denoiser
+        rows = table[torch.tensor(tokens)].clone()
         self.rows = torch.nn.Parameter(rows)
+        index = torch.full((len(table),), -1)
+        index[torch.tensor(tokens)] = torch.arange(len(tokens))
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("index", index, persistent=False)  # row of a trained token, else -1
         self.readers = torch.nn.ModuleList(torch.nn.Linear(rows.shape[1], len(values)) for values in FACTORS)
 
     def context(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, 77) compact token indices -> (B, 77, D)."""
-        return self.text(embeds=self.rows[ids], num_tokens=[1] * len(ids))[0]
+        """(B, 77) tokens -> (B, 77, D)."""
+        row = self.index[ids]
+        embeds = torch.where((row >= 0)[..., None], self.rows[row.clamp_min(0)], self.table[ids])
+        return self.text(embeds=embeds, num_tokens=[1] * len(ids))[0]
 
     def reading_loss(self, context: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the factors read off the mean token; factors (B, 5) class indices.
@@ -115,16 +118,17 @@ class Backbone(torch.nn.Module):
 def encode_latents(vae, pixels: np.ndarray) -> torch.Tensor:
     """(N, 4, 8, 8), unit variance."""
     codec = vae.first_stage_model
-    return torch.cat([codec.quant_conv(codec.encoder(to_tensor(part)))[:, :4] for part in np.array_split(pixels, 200)]) * LATENT_SCALE
+    return LATENT_SCALE * torch.cat([encode_mean(codec, to_tensor(part)) for part in np.array_split(pixels, 200)])
 
 
-def validation_set(count: int, seed: int, split: str, templates: tuple) -> tuple[list, list[str], list[int]]:
+def validation_set(count: int, seed: int, split: str, templates: tuple,
+                   strange: float) -> tuple[list, list[str], list[int]]:
     """Scenes, captions and image seeds for following captions; every combination of the split in turn."""
     random = np.random.default_rng(seed)
     scenes = scenes_of(split)
     order = [scenes[index] for index in random.permutation(len(scenes))]
     chosen = [order[index % len(order)] for index in range(count)]
-    texts = [caption(scene, random, templates=templates).text for scene in chosen]
+    texts = [caption(scene, random, templates=templates, strange=strange).text for scene in chosen]
     return chosen, texts, [int(value) for value in random.integers(0, 2**31, count)]
 
 
@@ -142,6 +146,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/training"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--finish", type=int, default=800, help="iterations with nonsense words in captions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=400, help="iterations between validations")
     arguments = parser.parse_args()
@@ -149,7 +154,6 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     comfy.clip_model.CLIPLayer.forward = layer_forward
 
-    from safetensors.torch import load_file
     vae = build_vae(load_file(arguments.work / "codec.safetensors"))
     scenes = training_scenes(20, arguments.seed)
     latents = encode_latents(vae, draw_all(scenes, arguments.work, "backbone_scenes"))
@@ -161,72 +165,93 @@ def main() -> None:
     initialise(text_model)
     initialise(diffusion.diffusion_model)
     table = untrained_token_table()
-    backbone = Backbone(text_model, diffusion.diffusion_model, table[torch.tensor(vocabulary.tokens)].clone())
+    backbone = Backbone(text_model, diffusion.diffusion_model, table, vocabulary.tokens)
     text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in `table`, not trained here
     backbone.train()
-    config = TrainerConfig(arguments.iterations, rate=1.5e-3, warmup=200, weight_decay=0.02, average=0.998)
-    trainer = Trainer(backbone, config)
+    phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
+              Phase(arguments.finish, rate=4e-4, strange=0.6))
     sigmas = diffusion.model_sampling.sigmas  # (1000,)
     # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the noise:
     # undo that up to a limit.  Mean 1 over the schedule.
     emphasis = (1 + sigmas.square()).clamp(max=EMPHASIS)
     emphasis = emphasis / emphasis.mean()
     random = np.random.default_rng(arguments.seed + 1)
-    validation = validation_set(120, 7, "validation", captions.TEMPLATES)
-    best, history, running = -1.0, [], None
+    validation = validation_set(120, 7, "validation", captions.TEMPLATES, strange=0.5)
+    history, running, reached, state = [], None, 0, None
     state_file = arguments.work / "backbone_state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=False)
-        trainer.load_state_dict(state["trainer"])
-        best, history = state["best"], state["history"]
+        reached, history = state["phase"], state["history"]
         random.bit_generator.state = state["random"]
         torch.set_rng_state(state["torch_random"])
         started -= state["seconds"]
-        print(f"resumed at iteration {trainer.steps_done}", flush=True)
 
     classes = factor_classes(scenes)
-    if not trainer.steps_done:
+    if state is None:
         read_captions(backbone, vocabulary, scenes, classes, random)
-        trainer = Trainer(backbone, config)
         print(f"text encoder can read captions, {time.time() - started:.0f} s", flush=True)
-    empty = torch.tensor(vocabulary.compact(""))
-    for step in range(trainer.steps_done, arguments.iterations):
-        rows = random.integers(0, len(scenes), BATCH)
-        ids = caption_ids(vocabulary, scenes, rows, random)
-        dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
-        ids[dropped] = empty
-        clean = latents[rows]
-        noise = torch.randn_like(clean)
-        timestep = torch.randint(0, 1000, (BATCH,))
-        sigma = sigmas[timestep][:, None, None, None]
-        noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
-        with torch.autocast("cpu", torch.bfloat16):
-            context = backbone.context(ids)
-            prediction = backbone.denoiser(noisy, timestep.float(), context=context)
-            reading = backbone.reading_loss(context[~dropped], classes[rows][~dropped])
-        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        weight = emphasis[timestep] if step < EMPHASIS_UNTIL * arguments.iterations else 1.0
-        trainer.step((error * weight).mean() + READING_WEIGHT * reading)
-        loss = error.mean().item()
-        running = loss if running is None else 0.98 * running + 0.02 * loss
-        if step % 100 == 0:
-            print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
-        if (step + 1) % arguments.every == 0 or step + 1 == arguments.iterations:
-            score = validate(trainer.averaged, table, vocabulary, vae, validation)
-            history.append({"iteration": step + 1, "loss": running, "seconds": round(time.time() - started), **score})
-            print(json.dumps(history[-1]), flush=True)
-            if score["all"] >= best:
-                best = score["all"]
-                write(arguments, trainer.averaged, table, vocabulary, vae, history)
-            torch.save({"trainer": trainer.state_dict(), "best": best, "history": history,
-                        "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
-                        "seconds": time.time() - started}, state_file.with_suffix(".tmp"))
-            os.replace(state_file.with_suffix(".tmp"), state_file)
+    empty = torch.tensor(vocabulary.encode_ids(""))
+    for number, phase in enumerate(phases[reached:], reached):
+        best = -1.0
+        trainer = Trainer(backbone, TrainerConfig(phase.iterations, rate=phase.rate, warmup=200, weight_decay=0.02))
+        if state is not None:
+            trainer.load_state_dict(state["trainer"])
+            best, state = state["best"], None
+            print(f"resumed at iteration {trainer.steps_done} of phase {number}", flush=True)
+        for step in range(trainer.steps_done, phase.iterations):
+            rows = random.integers(0, len(scenes), BATCH)
+            ids = caption_ids(vocabulary, scenes, rows, random, phase.strange)
+            dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
+            ids[dropped] = empty
+            clean = latents[rows]
+            noise = torch.randn_like(clean)
+            timestep = torch.randint(0, 1000, (BATCH,))
+            sigma = sigmas[timestep][:, None, None, None]
+            noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
+            with torch.autocast("cpu", torch.bfloat16):
+                context = backbone.context(ids)
+                prediction = backbone.denoiser(noisy, timestep.float(), context=context)
+                reading = backbone.reading_loss(context[~dropped], classes[rows][~dropped])
+            error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+            weight = emphasis[timestep] if step < phase.emphasised * phase.iterations else 1.0
+            trainer.step((error * weight).mean() + READING_WEIGHT * reading)
+            loss = error.mean().item()
+            running = loss if running is None else 0.98 * running + 0.02 * loss
+            if step % 100 == 0:
+                print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
+            if (step + 1) % arguments.every == 0 or step + 1 == phase.iterations:
+                score = validate(trainer.averaged, table, vocabulary, vae, validation)
+                history.append({"phase": number, "iteration": step + 1, "loss": running,
+                                "seconds": round(time.time() - started), **score})
+                print(json.dumps(history[-1]), flush=True)
+                if score["all"] >= best:
+                    best = score["all"]
+                    write(arguments, trainer.averaged, table, vocabulary, vae, history)
+                torch.save({"phase": number, "trainer": trainer.state_dict(), "best": best, "history": history,
+                            "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
+                            "seconds": time.time() - started}, state_file.with_suffix(".tmp"))
+                os.replace(state_file.with_suffix(".tmp"), state_file)
+        backbone.load_state_dict(trainer.averaged.state_dict())  # the next phase goes on from the averaged weights
 
 
-def caption_ids(vocabulary: Vocabulary, scenes: list, rows: np.ndarray, random: np.random.Generator) -> torch.Tensor:
-    """A random caption of each scene named, as compact token indices (B, 77)."""
-    return torch.tensor([vocabulary.compact(caption(scenes[row], random).text) for row in rows])
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with a schedule of its own.
+
+    emphasised: share of it, from its beginning, that emphasises high noise.  strange: probability that a caption has
+    nonsense words, which must not change the picture; without this phase unknown words bring stripes.
+    """
+
+    iterations: int
+    rate: float
+    emphasised: float = 0.0
+    strange: float = 0.0
+
+
+def caption_ids(vocabulary: Vocabulary, scenes: list, rows: np.ndarray, random: np.random.Generator,
+                strange: float = 0.0) -> torch.Tensor:
+    """A random caption of each scene named, as tokens (B, 77)."""
+    return torch.tensor([vocabulary.encode_ids(caption(scenes[row], random, strange=strange).text) for row in rows])
 
 
 def read_captions(backbone: Backbone, vocabulary: Vocabulary, scenes: list, classes: torch.Tensor,
@@ -264,7 +289,7 @@ def validate(module: Backbone, table, vocabulary, vae, validation) -> dict:
 
 def write(arguments, module: Backbone, table, vocabulary, vae, history) -> None:
     provenance = {"command": "demo/train_codec.py, then demo/train_backbone.py", "seed": arguments.seed,
-                  "iterations": arguments.iterations, "history": history, "torch": torch.__version__,
+                  "iterations": arguments.iterations + arguments.finish, "history": history, "torch": torch.__version__,
                   "codec": json.loads((arguments.work / "codec.json").read_text())}
     save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, table, vocabulary),
                   vae.first_stage_model.state_dict(), vocabulary.tokens, provenance)

@@ -1,8 +1,8 @@
 """Trains the demo world's codec (the VAE) on scenes drawn by code.
 
-    python quickstart.py run demo/train_codec.py [--seconds 900] [--work DIR]
+    python quickstart.py run demo/train_codec.py [--iterations 3000] [--work DIR]
 
-Writes `codec.safetensors` and `codec.json` into the work folder (default: output/training); `train_backbone.py` reads them.
+Writes `codec.safetensors` and `codec.json` into the work folder (default: output/training) for `train_backbone.py`.
 The order of the scenes, the initial weights and the noise come from the seed.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import time
@@ -18,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from demo.backbone import LATENT_SCALE, VAE_CONFIG
 from demo.scenes import Scene, draw, scenes_of
 from demo.weights import initialise
+from saferedir_core.trainer import Trainer, TrainerConfig
 
 from comfy.ldm.models.autoencoder import AutoencoderKL  # the host, found by demo.backbone
 
@@ -96,15 +97,12 @@ def main() -> None:
 
     codec = AutoencoderKL(**VAE_CONFIG["params"])
     initialise(codec)
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    trainer = Trainer(codec, TrainerConfig(arguments.iterations, rate=1.2e-3, beta2=0.98, weight_decay=1e-4, average=0))
     random = np.random.default_rng(arguments.seed)
-    order = np.concatenate([random.permutation(len(pixels)) for _ in range(arguments.iterations * BATCH // len(pixels) + 1)])
+    epochs = arguments.iterations * BATCH // len(pixels) + 1
+    order = np.concatenate([random.permutation(len(pixels)) for _ in range(epochs)])
     running = 0.0
     for step in range(arguments.iterations):
-        progress = step / arguments.iterations
-        rate = 1.2e-3 * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         batch = to_tensor(pixels[order[step * BATCH:(step + 1) * BATCH]])
         with torch.autocast("cpu", torch.bfloat16):
             latent = encode_mean(codec, batch).float()
@@ -112,17 +110,13 @@ def main() -> None:
             decoded = codec.decoder(codec.post_quant_conv(noisy)).float()
         # The penalty keeps the latents near unit variance, where the noise above means what it says.
         error = decoded - batch
-        loss = error.abs().mean() + 2 * error.square().mean() + 1e-3 * (latent.square().mean() - 1).square()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        optimizer.step()
-        running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
+        penalty = (latent.square().mean() - 1).square()
+        loss = trainer.step(error.abs().mean() + 2 * error.square().mean() + 1e-3 * penalty)
+        running = 0.98 * running + 0.02 * loss if step else loss
         if step % 100 == 0:
             print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
 
     whiten(codec, to_tensor(pixels[:2000]))
-    from safetensors.torch import save_file
     file = arguments.work / "codec.safetensors"
     save_file({key: value.contiguous() for key, value in codec.state_dict().items()}, file.with_suffix(".tmp"))
     os.replace(file.with_suffix(".tmp"), file)

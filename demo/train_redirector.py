@@ -1,6 +1,6 @@
 """Trains the demo redirector for one concept, stripes, on trajectories of the host's own sampler.
 
-    python quickstart.py run demo/train_redirector.py [--iterations 1500] [--work DIR]
+    python quickstart.py run demo/train_redirector.py [--examples 2400] [--iterations 1200] [--work DIR]
 
 1. Captions of the training combinations in training wordings: unsafe ones with their safe counterpart, plain ones,
    and harmless mentions.
@@ -16,6 +16,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def examples(count: int, seed: int, split: str) -> list[Example]:
     for index in range(count):
         kind = ("striped", "plain", "implicit" if index % 5 == 0 else "striped", "harmless")[index % 4]
         scene = matching[kind][random.integers(len(matching[kind]))]
-        text = caption(scene, random, kind=kind, wordings="training", words="training")
+        text = caption(scene, random, kind=kind, wordings="training", words="training", strange=0.5)
         out.append(Example(text.text, scene.striped, text.safe_text, int(random.integers(2**31))))
     return out
 
@@ -74,7 +75,6 @@ def collect(model, clip, chosen: list[Example], folder: Path) -> tuple[torch.Ten
     to the other; the second half of the returned latents (N..2N) are those of the safe contexts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sampling = model.model.model_sampling
     shards = []
     jobs = [(part, texts) for part, texts in (("own", [each.text for each in chosen]),
                                               ("safe", [each.safe_text for each in chosen]))]
@@ -84,23 +84,28 @@ def collect(model, clip, chosen: list[Example], folder: Path) -> tuple[torch.Ten
         for start in range(0, len(texts), SHARD):
             file = folder / f"{part}_{start:06d}.safetensors"
             if not file.exists():
-                steps, times = [], []
-
-                def keep(step, denoised, x, total_steps):
-                    sigma = sigmas[step].expand(len(x))
-                    steps.append(sampling.calculate_input(sigma, x).half())
-                    times.append(sampling.timestep(sigmas[step]).float())
-
-                sigmas = comfy.samplers.calculate_sigmas(sampling, COLLECTION.scheduler, COLLECTION.steps)
                 rows = slice(start, start + SHARD)
-                sample_latents(model, encode(clip, texts[rows]), negative, [each.seed for each in chosen[rows]],
-                               COLLECTION, callback=keep)
-                save_file({"latents": torch.stack(steps, 1).clone(), "timesteps": torch.stack(times)},
-                          file.with_suffix(".tmp"))
+                latents, timesteps = trajectories(model, encode(clip, texts[rows]), negative,
+                                                  [each.seed for each in chosen[rows]])
+                save_file({"latents": latents.half(), "timesteps": timesteps}, file.with_suffix(".tmp"))
                 os.replace(file.with_suffix(".tmp"), file)
                 print(f"trajectories: {len(list(folder.glob('*.safetensors')))} of {total} shards", flush=True)
             shards.append(load_file(file))
     return torch.cat([shard["latents"] for shard in shards]), shards[0]["timesteps"]
+
+
+def trajectories(model, positive: torch.Tensor, negative: torch.Tensor,
+                 seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model sees at every step: latents of unit variance (N, steps, 4, 8, 8), timesteps (steps,)."""
+    sampling = model.model.model_sampling
+    sigmas = comfy.samplers.calculate_sigmas(sampling, COLLECTION.scheduler, COLLECTION.steps)
+    latents = []
+
+    def keep(step, denoised, x, total_steps):
+        latents.append(sampling.calculate_input(sigmas[step].expand(len(x)), x))
+
+    sample_latents(model, positive, negative, seeds, COLLECTION, callback=keep)
+    return torch.stack(latents, 1).clone(), sampling.timestep(sigmas[:-1]).float()
 
 
 def contexts_of(clip, chosen: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,8 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("output/training"))
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--examples", type=int, default=4000)
-    parser.add_argument("--iterations", type=int, default=1500)
+    parser.add_argument("--examples", type=int, default=2400)
+    parser.add_argument("--iterations", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     started = time.time()
@@ -137,7 +142,8 @@ def main() -> None:
         latents, timesteps = collect(model, clip, part, arguments.work / f"trajectories_{name}")
         own, safe = contexts_of(clip, part)
         data[name] = Data(latents, timesteps, own, safe, torch.tensor([each.unsafe for each in part]))
-    print(f"{len(chosen)} examples, {len(data['training'].timesteps)} steps each, {time.time() - started:.0f} s", flush=True)
+    steps = len(data["training"].timesteps)
+    print(f"{len(chosen)} examples, {steps} steps each, {time.time() - started:.0f} s", flush=True)
 
     redirector = Redirector(RedirectorConfig(prompt_dim=WIDTH)).train()
     trainer = Trainer(redirector, TrainerConfig(arguments.iterations, rate=1e-3, warmup=100, average=0.99))
@@ -152,19 +158,24 @@ def main() -> None:
         trainer.step(loss)
         if step % 100 == 0 or step + 1 == arguments.iterations:
             scores = evaluate(trainer.averaged, data["validation"], config)
-            print(f"iteration {step}, {json.dumps({k: round(v, 4) for k, v in parts.items()})}, validation "
-                  f"{json.dumps({k: round(v, 4) for k, v in scores.items()})}, {time.time() - started:.0f} s", flush=True)
+            print(f"iteration {step}, {rounded(parts)}, validation {rounded(scores)}, {time.time() - started:.0f} s",
+                  flush=True)
 
     provenance = {
         "concept": "stripes", "architecture": "demo", "backbone": WEIGHTS.name, "seed": str(arguments.seed),
         "command": f"demo/train_redirector.py --examples {arguments.examples} --iterations {arguments.iterations} "
                    f"--seed {arguments.seed}",
-        "alpha_scale": str(config.alpha_scale), "validation": json.dumps(scores), "torch": torch.__version__,
+        "date": str(date.today()), "alpha_scale": str(config.alpha_scale),
+        "validation": json.dumps(scores), "torch": torch.__version__,
         "seconds": str(round(time.time() - started)),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    save_redirector(trainer.averaged.eval(), arguments.out, provenance)
+    save_redirector(trainer.averaged.eval().half(), arguments.out, provenance)
     print(f"written to {arguments.out}, {time.time() - started:.0f} s")
+
+
+def rounded(numbers: dict[str, float]) -> str:
+    return json.dumps({name: round(number, 4) for name, number in numbers.items()})
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _convert(node: dict, nodes: dict, links: dict, object_info: dict) -> dict:
     inputs = {}
     for name, value in _widget_values(node, widgets).items():
         inputs[name] = _literal(value)
-    for name, (kind, options) in widgets.items():
+    for name, (_, options) in widgets.items():
         if name not in inputs and "default" in options:
             inputs[name] = _literal(options["default"])
     for entry in node.get("inputs") or []:

@@ -91,7 +91,7 @@ class Guard:
         finally:
             self._record(run, output)
 
-    def _record(self, run: "SamplingRun", output: torch.Tensor | None) -> None:
+    def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
         content = run.report()
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
@@ -217,8 +217,8 @@ class SamplingRun:
             # The published hooks shift the negative prompt by the positive's delta as well.
             run = next(iter(self._runs.values()))
         if run.batch != batch:
-            raise ContextError(f"The model is called with {batch} latents and this run began with {run.batch}; expected "
-                               "equal numbers. A node that splits the batch (context windows) cannot be guarded yet.")
+            raise ContextError(f"The model is called with {batch} latents and this run began with {run.batch}; "
+                               "expected equal numbers. A node that splits the batch (context windows) cannot be guarded yet.")
         original, restored = self._original_of(context, batch)
         redirected = run.redirect(original)
         if redirected is original and not restored:

@@ -106,9 +106,9 @@ def test_training_and_held_out_wordings_have_nothing_in_common_and_both_occur(ki
     assert training | held_out == known == {said.wording for _, said in captions(1200, kind=kind)}
 
 
-@pytest.mark.parametrize("kind", ["plain", "striped", "harmless"])
+@pytest.mark.parametrize("kind", ["plain", "striped", "implicit", "harmless"])
 def test_training_words_leave_out_the_held_out_synonyms(kind):
-    for _, said in captions(800, kind=kind, words="training"):
+    for _, said in captions(800, kind=kind, words="training", wordings="training"):
         assert not [words for words in HELD_OUT_WORDS if says(said.text, words)], said.text
 
 
@@ -167,3 +167,9 @@ def test_every_caption_fits_clip(comfyui):
     longest = max((said.text for _, said in captions(4000, templates=TEMPLATES + HELD_OUT_TEMPLATES)), key=len)
     texts = [said.text for _, said in captions(200, seed=1, templates=TEMPLATES + HELD_OUT_TEMPLATES)]
     assert max(len(tokenizer(text)["input_ids"]) - 2 for text in [longest, *texts]) <= CLIP_TOKENS
+
+
+def test_strange_words_are_in_both_texts_of_a_pair_and_change_nothing_else():
+    for _, said in captions(200, kind="striped", strange=1.0):
+        strange = Counter(re.findall(r"\w+", said.text)) - Counter(re.findall(r"\w+", said.wording))
+        assert not Counter(re.findall(r"\w+", said.safe_text)) - strange - Counter(["a", "an"])
