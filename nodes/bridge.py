@@ -218,7 +218,8 @@ class SamplingRun:
             run = next(iter(self._runs.values()))
         if run.batch != batch:
             raise ContextError(f"The model is called with {batch} latents and this run began with {run.batch}; "
-                               "expected equal numbers. A node that splits the batch (context windows) cannot be guarded yet.")
+                               "expected equal numbers. A node that splits the batch (context windows) cannot be "
+                               "guarded yet.")
         original, restored = self._original_of(context, batch)
         redirected = run.redirect(original)
         if redirected is original and not restored:
