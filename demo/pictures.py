@@ -20,7 +20,7 @@ GAP = 6  # pixels of white between pictures
 
 def row(output: Path, name: str) -> list[np.ndarray]:
     """The pictures of one half of the demo, in the order of the batch."""
-    files = sorted(output.glob(f"{name}*.png"))
+    files = sorted(output.glob(f"{name}*.png"), key=lambda file: (len(file.name), file.name))
     if not files:
         raise FileNotFoundError(f"no {name}*.png in {output}; run 'python quickstart.py --once' first")
     return [np.asarray(Image.open(file).convert("RGB")) for file in files]
