@@ -121,7 +121,11 @@ class SamplingRun:
                 require_fitting_context(cond.get("cross_attn"), self.loaded.redirector)
 
     def counting(self, callback):
-        """The sampler's callback, which also tells this run that a step has ended."""
+        """The sampler's callback, which also tells this run how many steps the sampler has reported.
+
+        Samplers that call the model several times a step report it after the first of these calls, so the others are
+        recorded under the step they lead to.
+        """
         def count(step, denoised, x, total_steps):
             self.step = step + 1
             if callback is not None:

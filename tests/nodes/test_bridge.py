@@ -82,6 +82,34 @@ def test_the_first_model_call_is_protected_already(demo_world, prompts, scripted
     assert [each["step"] for each in report["decisions"]] == sorted(each["step"] for each in report["decisions"])
 
 
+@pytest.mark.parametrize(("sampler", "steps"), [("euler", [0, 1, 2, 3]), ("uni_pc", [0, 1, 2, 3]),
+                                                ("heun", [0, 1, 1, 2, 2, 3, 3]), ("dpm_2", [0, 1, 1, 2, 2, 3, 3])])
+def test_a_model_call_is_recorded_under_the_number_of_steps_the_sampler_has_reported(prompts, scripted, guard, sampler,
+                                                                                     steps):
+    """heun and its like report a step between their two calls of it."""
+    guarded, recorder = guard(scripted(unsafe=False))
+    sample(guarded, prompts("a red fish"), prompts(""), sampler=sampler)
+    assert [each["step"] for each in recorder.runs[-1].report["decisions"]] == steps
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_a_model_call_gets_the_decision_made_on_its_own_latent(pack, prompts, scripted, guard, contexts_seen, sampler):
+    """A redirector that finds late timesteps unsafe, and no staying: each call is redirected or not by itself."""
+    loaded = scripted(unsafe=True)
+    real = loaded.redirector.forward
+
+    def late_is_unsafe(latent, context, timestep):
+        sign = torch.where(torch.as_tensor(timestep).flatten() < 500, 1.0, -1.0).expand(len(latent))
+        return real(latent, context, timestep)._replace(logits=torch.stack([-5 * sign, 5 * sign], dim=1))
+    loaded.redirector.forward = late_is_unsafe
+    guarded, recorder = guard(loaded, sticky=False)
+    positive, seen = prompts("a striped red fish"), contexts_seen(guarded)
+    sample(guarded, positive, prompts(""), sampler=sampler)
+    changed = [not torch.equal(context[0], positive[0][0][0]) for context in rows_of(seen, 0)]
+    late = [each["timestep"] < 500 for each in recorder.runs[-1].report["decisions"]]
+    assert changed == late and True in late and False in late
+
+
 def test_the_negative_prompt_and_the_hosts_tensors_are_left_alone(prompts, scripted, guard, contexts_seen):
     positive, negative = prompts("a striped red fish"), prompts("blurry")
     before = [part[0][0].clone() for part in (positive, negative)]
