@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .files import written_whole
 from .host import prepare
 
 prepare()
@@ -124,9 +125,8 @@ def save_backbone(path: Path, diffusion: dict, text: dict, codec: dict, trained_
             packed[key] = value.half().contiguous()
     tensors = packed
     tensors["text.trained_tokens"] = torch.tensor(trained_tokens, dtype=torch.int32)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"provenance": json.dumps(provenance)})
-    os.replace(temporary, path)
+    with written_whole(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"provenance": json.dumps(provenance)})
 
 
 def _pack_kernel(key: str, kernel: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -162,12 +162,16 @@ def load_backbone(path: str | os.PathLike = WEIGHTS) -> tuple[
     table = untrained_token_table()
     table[parts["text"].pop("trained_tokens").long()] = parts["text"].pop("trained_rows")
     parts["text"][_TABLE_KEY] = table
+    return *assemble(parts["diffusion"], parts["text"]), build_vae(_unpack_kernels(parts["codec"]))
 
+
+def assemble(diffusion_state: dict[str, torch.Tensor], text_state: dict[str, torch.Tensor]) -> tuple[
+        comfy.model_patcher.ModelPatcher, comfy.sd.CLIP]:
+    """MODEL and CLIP with the given weights, placed as the host places its own."""
     diffusion = build_diffusion()
-    diffusion.diffusion_model.load_state_dict(parts["diffusion"])
-    load_device = comfy.model_management.get_torch_device()
-    offload_device = comfy.model_management.unet_offload_device()
-    model = comfy.model_patcher.CoreModelPatcher(diffusion, load_device=load_device, offload_device=offload_device)
+    diffusion.diffusion_model.load_state_dict(diffusion_state)
+    model = comfy.model_patcher.CoreModelPatcher(diffusion, load_device=comfy.model_management.get_torch_device(),
+                                                 offload_device=comfy.model_management.unet_offload_device())
     clip = build_clip()
-    clip.cond_stage_model.clip_l.load_state_dict(parts["text"], strict=False)
-    return model, clip, build_vae(_unpack_kernels(parts["codec"]))
+    clip.cond_stage_model.clip_l.load_state_dict(text_state, strict=False)
+    return model, clip

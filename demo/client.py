@@ -26,6 +26,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo.files import written_whole
+
 # A proxy in the environment is not for the loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -108,13 +110,8 @@ class Picture:
 
 
 def write_bytes_whole(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as unfinished:
         unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -25,7 +25,9 @@ def prepare(path: str | os.PathLike | None = None) -> Path:
         ) from error
     import torch
 
-    # The host asks CUDA for a device at import and fails where there is none, unless it is told so beforehand.
-    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+    # The host asks CUDA for a device at import and fails where there is none, unless it is told so beforehand.  A host
+    # that has chosen its device already (the server, when the demo model is loaded in it) is left alone.
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+    if not accelerated and "comfy.model_management" not in sys.modules:
         comfy.cli_args.args.cpu = True
     return Path(comfy.cli_args.__file__).parents[1]

@@ -9,6 +9,7 @@ equally well, both scenes are drawn, and the one that looks more like the pictur
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import ndimage
 
 from .scenes import BACKGROUNDS, COLOURS, OBJECTS, SIZE, STRIPE_PERIOD, Scene, background_rows, draw, silhouette, wash
 
+FACTOR_NAMES = ("object", "colour", "background", "style", "striped")
 EDGE = 4  # columns at either side that hold background only
 FOREGROUND_DISTANCE = 0.13  # largest channel difference to the background, 0..1
 MIN_AREA = 90  # pixels; less than this is no object
@@ -50,9 +52,9 @@ class Verdict:
     def matches(self, scene: Scene) -> bool:
         return self.factors == scene.factors
 
-    def others_match(self, scene: Scene) -> bool:
-        """Whether every factor but the attribute is the scene's."""
-        return self.factors[:4] == scene.factors[:4]
+    def others_match(self, other: Scene | Verdict) -> bool:
+        """Whether every factor but the attribute is the other's."""
+        return self.factors[:4] == other.factors[:4]
 
 
 def judge(pixels: np.ndarray) -> Verdict:
@@ -78,6 +80,12 @@ def judge(pixels: np.ndarray) -> Verdict:
     colour = _read_colour(pigment, core)
     name, overlap = _read_object(picture, mask, (colour, background, style, striped))
     return Verdict(name, colour, background, style, striped, share, depth, overlap)
+
+
+def factors_right(pictures: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
+    """Whether each factor of each picture is the scene's, (N, 5) bool, in the order of FACTOR_NAMES."""
+    return np.array([[got == wanted for got, wanted in zip(judge(picture).factors, scene.factors)]
+                     for picture, scene in zip(pictures, scenes)])
 
 
 @functools.cache

@@ -23,7 +23,8 @@ import torch
 from demo import captions
 from demo.backbone import WEIGHTS, load_backbone
 from demo.captions import Caption, caption, has_implicit_noun
-from demo.judge import Verdict, judge
+from demo.files import written_whole
+from demo.judge import FACTOR_NAMES, factors_right, judge
 from demo.pack import pack_module
 from demo.sampling import SamplingConfig, generate
 from demo.scenes import Scene, all_scenes, draw, scenes_of
@@ -106,11 +107,9 @@ def measure_judge(vae) -> dict[str, Share]:
 def measure_backbone(model, clip, vae, count: int) -> dict[str, Share]:
     """Whether the backbone draws what held-out captions say."""
     rows = test_rows(count, ("plain", "striped", "harmless", "implicit"), SEED)
-    verdicts = [judge(picture) for picture in pictures_of(model, clip, vae, rows)]
-    out = {"every factor": share(verdict.matches(row.scene) for verdict, row in zip(verdicts, rows))}
-    for index, name in enumerate(("object", "colour", "background", "style", "stripes")):
-        out[name] = share(verdict.factors[index] == row.scene.factors[index] for verdict, row in zip(verdicts, rows))
-    return out
+    hits = factors_right(pictures_of(model, clip, vae, rows), [row.scene for row in rows])
+    names = (*FACTOR_NAMES[:-1], "stripes")
+    return {"every factor": share(hits.all(1)), **{name: share(each) for name, each in zip(names, hits.T)}}
 
 
 def seconds_per_image(models: dict[str, object], clip, vae, rounds: int = 9) -> dict[str, float]:
@@ -139,18 +138,14 @@ def measure_unsafe(plain: np.ndarray, guarded: np.ndarray, rows: list[Row]) -> d
         groups[f"only {kind}"] = [each for each in shown if each[0].caption.kind == kind]
     groups["wordings kept out of training"] = [each for each in shown if is_held_out_wording(each[0].caption)]
     return {name: {"gone": share(not after.striped for _, _, after in part),
-                   "others kept": share(others_equal(before, after) for _, before, after in part),
-                   "both": share(not after.striped and others_equal(before, after) for _, before, after in part)}
+                   "others kept": share(after.others_match(before) for _, before, after in part),
+                   "both": share(not after.striped and after.others_match(before) for _, before, after in part)}
             for name, part in groups.items()}
 
 
 def is_held_out_wording(text: Caption) -> bool:
     return text.wording in (*captions.HELD_OUT_STRIPED_BEFORE, *captions.HELD_OUT_STRIPED_AFTER,
                             *captions.HELD_OUT_IMPLICIT, *captions.HELD_OUT_PLAIN)
-
-
-def others_equal(before: Verdict, after: Verdict) -> bool:
-    return before.factors[:4] == after.factors[:4]
 
 
 def measure_safe(plain: np.ndarray, guarded: np.ndarray, rows: list[Row]) -> dict[str, Share]:
@@ -233,9 +228,8 @@ Prompts without the concept:
 - Redirector `{REDIRECTOR.name}`: `{redirector.metadata["command"]}`, {redirector.metadata["seconds"]} s,
   sha256 `{redirector.sha256}`.
 """
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def read_provenance(file: Path) -> dict:

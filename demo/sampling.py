@@ -25,6 +25,11 @@ class SamplingConfig:
     scheduler: str = "normal"
 
 
+def token_ids(tokenizer, text: str) -> list[int]:
+    """Tokens of a prompt, padded to 77 (or a multiple of it for a longer one)."""
+    return [token for chunk in tokenizer.tokenize_with_weights(text)["l"] for token, _ in chunk]
+
+
 def encode(clip, prompts: Sequence[str]) -> torch.Tensor:
     """Contexts of prompts of at most 75 tokens, (N, 77, D); each distinct prompt is encoded once."""
     known = {}

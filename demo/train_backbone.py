@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,18 @@ import torch
 from safetensors.torch import load_file
 
 from demo import captions
-from demo.backbone import (_TABLE_KEY, LATENT_SCALE, WEIGHTS, build_clip, build_diffusion, build_vae, save_backbone,
-                           untrained_token_table)
+from demo.backbone import (_TABLE_KEY, LATENT_SCALE, WEIGHTS, assemble, build_clip, build_diffusion, build_vae,
+                           save_backbone, untrained_token_table)
 from demo.captions import caption
-from demo.judge import judge
-from demo.sampling import SamplingConfig, generate
+from demo.files import written_whole
+from demo.judge import FACTOR_NAMES, factors_right
+from demo.sampling import SamplingConfig, generate, token_ids
 from demo.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, scenes_of
 from demo.train_codec import draw_all, encode_mean, to_tensor, training_scenes
 from demo.weights import initialise
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 import comfy.clip_model
-import comfy.model_management
-import comfy.model_patcher
 
 BATCH = 64
 READING = 500  # iterations that train the text encoder alone, to tell the factors from a caption
@@ -48,22 +46,16 @@ def layer_forward(self, x, mask=None, optimized_attention=None):
     return x + self.mlp(self.layer_norm2(x))
 
 
-class Vocabulary:
-    """The tokens that captions use (BOS, EOS, one for every token any wording can produce).
+def caption_tokens(tokenizer) -> list[int]:
+    """The tokens that captions use (BOS, EOS, one for every token any wording can produce), sorted.
 
     Only their rows of the token table are trained; the others stay as the seed made them.
     """
-
-    def __init__(self, tokenizer) -> None:
-        self._tokenizer = tokenizer
-        words = set()
-        for value in vars(captions).values():
-            words.update(_strings(value))
-        text = " ".join(sorted(words)).replace("{", " ").replace("}", " ") + " a an , :"
-        self.tokens = sorted(set(self.encode_ids(text)) | set(self.encode_ids("")))
-
-    def encode_ids(self, text: str) -> list[int]:
-        return [token for part in self._tokenizer.tokenize_with_weights(text)["l"] for token, _ in part]
+    words = set()
+    for value in vars(captions).values():
+        words.update(_strings(value))
+    text = " ".join(sorted(words)).replace("{", " ").replace("}", " ") + " a an , :"
+    return sorted({*token_ids(tokenizer, text), *token_ids(tokenizer, "")})
 
 
 FACTORS = (OBJECTS, tuple(COLOURS), tuple(BACKGROUNDS), STYLES, (False, True))
@@ -134,11 +126,8 @@ def validation_set(count: int, seed: int, split: str, templates: tuple,
 
 def follow_score(pictures: np.ndarray, scenes: list) -> dict:
     """Share of pictures with each factor right, and with all of them right."""
-    verdicts = [judge(picture) for picture in pictures]
-    names = ("object", "colour", "background", "style", "striped")
-    hits = np.array([[got == want for got, want in zip(verdict.factors, scene.factors)]
-                     for verdict, scene in zip(verdicts, scenes)])
-    return {"all": float(hits.all(1).mean()), **{name: float(hits[:, i].mean()) for i, name in enumerate(names)}}
+    hits = factors_right(pictures, scenes)
+    return {"all": float(hits.all(1).mean()), **{name: float(each.mean()) for name, each in zip(FACTOR_NAMES, hits.T)}}
 
 
 def main() -> None:
@@ -160,12 +149,12 @@ def main() -> None:
     print(f"{len(latents)} latents, std {latents.std():.3f}, {time.time() - started:.0f} s", flush=True)
 
     clip, diffusion = build_clip(), build_diffusion()
-    vocabulary = Vocabulary(clip.tokenizer)
+    tokens = caption_tokens(clip.tokenizer)
     text_model = clip.cond_stage_model.clip_l.transformer.text_model
     initialise(text_model)
     initialise(diffusion.diffusion_model)
     table = untrained_token_table()
-    backbone = Backbone(text_model, diffusion.diffusion_model, table, vocabulary.tokens)
+    backbone = Backbone(text_model, diffusion.diffusion_model, table, tokens)
     text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in `table`, not trained here
     backbone.train()
     phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
@@ -188,9 +177,9 @@ def main() -> None:
 
     classes = factor_classes(scenes)
     if state is None:
-        read_captions(backbone, vocabulary, scenes, classes, random)
+        read_captions(backbone, clip.tokenizer, scenes, classes, random)
         print(f"text encoder can read captions, {time.time() - started:.0f} s", flush=True)
-    empty = torch.tensor(vocabulary.encode_ids(""))
+    empty = torch.tensor(token_ids(clip.tokenizer, ""))
     for number, phase in enumerate(phases[reached:], reached):
         best = -1.0
         trainer = Trainer(backbone, TrainerConfig(phase.iterations, rate=phase.rate, warmup=200, weight_decay=0.02))
@@ -200,7 +189,7 @@ def main() -> None:
             print(f"resumed at iteration {trainer.steps_done} of phase {number}", flush=True)
         for step in range(trainer.steps_done, phase.iterations):
             rows = random.integers(0, len(scenes), BATCH)
-            ids = caption_ids(vocabulary, scenes, rows, random, phase.strange)
+            ids = caption_ids(clip.tokenizer, scenes, rows, random, phase.strange)
             dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
             ids[dropped] = empty
             clean = latents[rows]
@@ -220,17 +209,17 @@ def main() -> None:
             if step % 100 == 0:
                 print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
             if (step + 1) % arguments.every == 0 or step + 1 == phase.iterations:
-                score = validate(trainer.averaged, table, vocabulary, vae, validation)
+                score = validate(trainer.averaged, tokens, vae, validation)
                 history.append({"phase": number, "iteration": step + 1, "loss": running,
                                 "seconds": round(time.time() - started), **score})
                 print(json.dumps(history[-1]), flush=True)
                 if score["all"] >= best:
                     best = score["all"]
-                    write(arguments, trainer.averaged, table, vocabulary, vae, history)
-                torch.save({"phase": number, "trainer": trainer.state_dict(), "best": best, "history": history,
-                            "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
-                            "seconds": time.time() - started}, state_file.with_suffix(".tmp"))
-                os.replace(state_file.with_suffix(".tmp"), state_file)
+                    write(arguments, trainer.averaged, tokens, vae, history)
+                with written_whole(state_file) as unfinished:
+                    torch.save({"phase": number, "trainer": trainer.state_dict(), "best": best, "history": history,
+                                "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
+                                "seconds": time.time() - started}, unfinished)
         backbone.load_state_dict(trainer.averaged.state_dict())  # the next phase goes on from the averaged weights
 
 
@@ -248,13 +237,13 @@ class Phase:
     strange: float = 0.0
 
 
-def caption_ids(vocabulary: Vocabulary, scenes: list, rows: np.ndarray, random: np.random.Generator,
+def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Generator,
                 strange: float = 0.0) -> torch.Tensor:
     """A random caption of each scene named, as tokens (B, 77)."""
-    return torch.tensor([vocabulary.encode_ids(caption(scenes[row], random, strange=strange).text) for row in rows])
+    return torch.tensor([token_ids(tokenizer, caption(scenes[row], random, strange=strange).text) for row in rows])
 
 
-def read_captions(backbone: Backbone, vocabulary: Vocabulary, scenes: list, classes: torch.Tensor,
+def read_captions(backbone: Backbone, tokenizer, scenes: list, classes: torch.Tensor,
                   random: np.random.Generator) -> None:
     """Trains the text encoder alone to tell the factors from a caption."""
     module = torch.nn.ModuleList([backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])])
@@ -262,37 +251,32 @@ def read_captions(backbone: Backbone, vocabulary: Vocabulary, scenes: list, clas
     for step in range(READING):
         rows = random.integers(0, len(scenes), BATCH)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = backbone.reading_loss(backbone.context(caption_ids(vocabulary, scenes, rows, random)), classes[rows])
+            loss = backbone.reading_loss(backbone.context(caption_ids(tokenizer, scenes, rows, random)), classes[rows])
         trainer.step(loss)
         if step % 100 == 0 or step + 1 == READING:
             print(f"reading {step}, loss {loss.item():.4f}", flush=True)
 
 
-def text_state(module: Backbone, table: torch.Tensor, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
-    full = table.clone()
-    full[torch.tensor(vocabulary.tokens)] = module.rows.detach()
+def text_state(module: Backbone, tokens: list[int]) -> dict[str, torch.Tensor]:
+    full = module.table.clone()
+    full[torch.tensor(tokens)] = module.rows.detach()
     state = {f"transformer.text_model.{key}": value for key, value in module.text.state_dict().items()}
     return {**state, _TABLE_KEY: full}
 
 
-def validate(module: Backbone, table, vocabulary, vae, validation) -> dict:
+def validate(module: Backbone, tokens: list[int], vae, validation) -> dict:
     """The judge's score of the host's own sampler with the averaged weights."""
-    diffusion = build_diffusion()
-    diffusion.diffusion_model.load_state_dict(module.denoiser.state_dict())
-    model = comfy.model_patcher.CoreModelPatcher(diffusion, load_device=comfy.model_management.get_torch_device(),
-                                                 offload_device=comfy.model_management.unet_offload_device())
-    clip = build_clip()
-    clip.cond_stage_model.clip_l.load_state_dict(text_state(module, table, vocabulary), strict=False)
+    model, clip = assemble(module.denoiser.state_dict(), text_state(module, tokens))
     scenes, texts, seeds = validation
     return follow_score(generate(model, clip, vae, texts, seeds, SamplingConfig()), scenes)
 
 
-def write(arguments, module: Backbone, table, vocabulary, vae, history) -> None:
+def write(arguments, module: Backbone, tokens: list[int], vae, history) -> None:
     provenance = {"command": "demo/train_codec.py, then demo/train_backbone.py", "seed": arguments.seed,
                   "iterations": arguments.iterations + arguments.finish, "history": history, "torch": torch.__version__,
                   "codec": json.loads((arguments.work / "codec.json").read_text())}
-    save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, table, vocabulary),
-                  vae.first_stage_model.state_dict(), vocabulary.tokens, provenance)
+    save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, tokens),
+                  vae.first_stage_model.state_dict(), tokens, provenance)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from demo.backbone import LATENT_SCALE, VAE_CONFIG
+from demo.files import written_whole
 from demo.scenes import Scene, draw, scenes_of
 from demo.weights import initialise
 from saferedir_core.trainer import Trainer, TrainerConfig
@@ -45,8 +45,8 @@ def draw_all(scenes: list[Scene], work: Path, name: str) -> np.ndarray:
         return np.load(file)
     with multiprocessing.Pool(2) as pool:
         pixels = np.stack(pool.map(draw, scenes, chunksize=64))
-    np.save(file.with_suffix(".tmp.npy"), pixels)
-    os.replace(file.with_suffix(".tmp.npy"), file)
+    with written_whole(file) as unfinished:
+        np.save(unfinished, pixels)
     return pixels
 
 
@@ -117,9 +117,8 @@ def main() -> None:
             print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
 
     whiten(codec, to_tensor(pixels[:2000]))
-    file = arguments.work / "codec.safetensors"
-    save_file({key: value.contiguous() for key, value in codec.state_dict().items()}, file.with_suffix(".tmp"))
-    os.replace(file.with_suffix(".tmp"), file)
+    with written_whole(arguments.work / "codec.safetensors") as unfinished:
+        save_file({key: value.contiguous() for key, value in codec.state_dict().items()}, unfinished)
     facts = {"iterations": arguments.iterations, "seed": arguments.seed, "loss": running,
              "seconds": round(time.time() - started), "scenes": len(pixels)}
     (arguments.work / "codec.json").write_text(json.dumps(facts, indent=1))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import dataclass
 from datetime import date
@@ -25,7 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from demo.backbone import WEIGHTS, WIDTH, load_backbone
 from demo.captions import caption, has_implicit_noun
-from demo.sampling import SamplingConfig, encode, sample_latents
+from demo.files import written_whole
+from demo.sampling import SamplingConfig, encode, sample_latents, token_ids
 from demo.scenes import scenes_of
 import comfy.samplers  # the host, found by demo.backbone
 from saferedir_core import Redirector, RedirectorConfig, save_redirector
@@ -87,8 +87,8 @@ def collect(model, clip, chosen: list[Example], folder: Path) -> tuple[torch.Ten
                 rows = slice(start, start + SHARD)
                 latents, timesteps = trajectories(model, encode(clip, texts[rows]), negative,
                                                   [each.seed for each in chosen[rows]])
-                save_file({"latents": latents.half(), "timesteps": timesteps}, file.with_suffix(".tmp"))
-                os.replace(file.with_suffix(".tmp"), file)
+                with written_whole(file) as unfinished:
+                    save_file({"latents": latents.half(), "timesteps": timesteps}, unfinished)
                 print(f"trajectories: {len(list(folder.glob('*.safetensors')))} of {total} shards", flush=True)
             shards.append(load_file(file))
     return torch.cat([shard["latents"] for shard in shards]), shards[0]["timesteps"]
@@ -112,15 +112,9 @@ def contexts_of(clip, chosen: list[Example]) -> tuple[torch.Tensor, torch.Tensor
     """Own and aligned safe contexts of every example, (N, 77, D) each."""
     own = encode(clip, [each.text for each in chosen])
     safe = encode(clip, [each.safe_text for each in chosen])
-    token_ids = {}
-
-    def tokens(text: str) -> list[int]:
-        if text not in token_ids:
-            token_ids[text] = [token for token, _ in clip.tokenize(text)["l"][0]]
-        return token_ids[text]
-
-    aligned = torch.stack([aligned_context(context, aligned_order(tokens(each.text), tokens(each.safe_text)))
-                           for context, each in zip(safe, chosen)])
+    orders = [aligned_order(token_ids(clip.tokenizer, each.text), token_ids(clip.tokenizer, each.safe_text))
+              for each in chosen]
+    aligned = torch.stack([aligned_context(context, order) for context, order in zip(safe, orders)])
     return own, aligned
 
 

@@ -13,15 +13,10 @@ def _arrange_path():
     comfyui = os.environ.get("SAFEREDIR_COMFYUI")
     wanted = ([str(Path(comfyui).resolve())] if comfyui else []) + [str(PROJECT)]
     sys.path[:] = wanted + [entry for entry in sys.path if entry and os.path.abspath(entry) not in wanted]
-    if not comfyui:
-        return
-    import comfy.cli_args  # reads no command line unless asked to
+    if comfyui:
+        from demo.host import prepare
 
-    if not comfy.cli_args.args.cpu:
-        import torch
-
-        accelerated = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-        comfy.cli_args.args.cpu = not accelerated
+        prepare(wanted[0])
 
 
 _arrange_path()
@@ -34,3 +29,11 @@ def comfyui() -> Path:
     if not path:
         pytest.fail("SAFEREDIR_COMFYUI is not set: run `python quickstart.py test`, or point it to a ComfyUI checkout")
     return Path(path).resolve()
+
+
+@pytest.fixture(scope="session")
+def demo_world(comfyui):
+    """MODEL, CLIP and VAE of the demo world."""
+    from demo.backbone import load_backbone
+
+    return load_backbone()

@@ -14,13 +14,6 @@ def measure(comfyui):
     return demo.measure
 
 
-@pytest.fixture(scope="module")
-def world(comfyui):
-    from demo.backbone import load_backbone
-
-    return load_backbone()
-
-
 def test_no_failure_shows_99_percent_from_381_trials_on(measure):
     assert measure.wilson(381, 381)[0] >= 0.99 > measure.wilson(380, 380)[0]
 
@@ -59,13 +52,13 @@ def test_the_token_table_is_the_same_every_time(comfyui):
     assert torch.equal(table, untrained_token_table()) and table.shape == (49408, 128)
 
 
-def test_the_backbone_draws_what_held_out_captions_say(measure, world):
-    followed = measure.measure_backbone(*world, 48)
+def test_the_backbone_draws_what_held_out_captions_say(measure, demo_world):
+    followed = measure.measure_backbone(*demo_world, 48)
     assert followed["every factor"].hits >= 46
 
 
-def test_the_shipped_redirector_takes_stripes_out_and_leaves_the_rest(measure, world):
-    model, clip, vae = world
+def test_the_shipped_redirector_takes_stripes_out_and_leaves_the_rest(measure, demo_world):
+    model, clip, vae = demo_world
     guarded = measure.guarded_model(model, measure.REDIRECTOR)
     rows = measure.test_rows(48, ("striped", "implicit"), 2)
     unsafe = measure.measure_unsafe(measure.pictures_of(model, clip, vae, rows),

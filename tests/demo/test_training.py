@@ -16,13 +16,6 @@ def training(comfyui):
     return demo.train_redirector
 
 
-@pytest.fixture(scope="module")
-def world(comfyui):
-    from demo.backbone import load_backbone
-
-    return load_backbone()
-
-
 def test_examples_use_training_wordings_only_and_half_of_them_are_unsafe(training):
     chosen = training.examples(400, 3, "training")
     kept_out = (*captions.HELD_OUT_STRIPED_BEFORE, *captions.HELD_OUT_STRIPED_AFTER, *captions.HELD_OUT_IMPLICIT,
@@ -33,11 +26,11 @@ def test_examples_use_training_wordings_only_and_half_of_them_are_unsafe(trainin
     assert all((each.text != each.safe_text) == each.unsafe for each in chosen)
 
 
-def test_the_aligned_safe_context_draws_the_safe_prompts_image(training, world):
+def test_the_aligned_safe_context_draws_the_safe_prompts_image(training, demo_world):
     """What alignment rests on: the denoiser does not care about the order of a context's tokens."""
     from demo.sampling import SamplingConfig, encode, sample_latents
 
-    model, clip, _ = world
+    model, clip, _ = demo_world
     chosen = [each for each in training.examples(12, 5, "training") if each.unsafe]
     _, aligned = training.contexts_of(clip, chosen)
     safe, negative = encode(clip, [each.safe_text for each in chosen]), encode(clip, [""])
@@ -47,8 +40,8 @@ def test_the_aligned_safe_context_draws_the_safe_prompts_image(training, world):
                                sample_latents(model, safe, negative, seeds, config), rtol=1e-2, atol=1e-2)
 
 
-def test_a_killed_collection_resumes_with_the_shards_it_has(training, world, tmp_path, monkeypatch):
-    model, clip, _ = world
+def test_a_killed_collection_resumes_with_the_shards_it_has(training, demo_world, tmp_path, monkeypatch):
+    model, clip, _ = demo_world
     monkeypatch.setattr(training, "SHARD", 4)
     chosen = training.examples(8, 5, "training")
     whole, timesteps = training.collect(model, clip, chosen, tmp_path)

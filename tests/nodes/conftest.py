@@ -12,14 +12,6 @@ def pack(comfyui):
     return pack_module
 
 
-@pytest.fixture(scope="session")
-def demo_world(comfyui):
-    """MODEL, CLIP and VAE of the demo world."""
-    from demo.backbone import load_backbone
-
-    return load_backbone()
-
-
 @pytest.fixture
 def scripted(pack):
     """scripted(unsafe=..., width=128): a loaded redirector with random weights that always or never says unsafe."""
