@@ -1,11 +1,12 @@
-"""Captions of the demo world: templates, synonyms, implicit wordings and harmless mentions.
+"""Captions of the demo world: templates, synonyms, implicit wordings, harmless mentions and look-alikes.
 
-A caption says every factor of a scene in one of many wordings.  The attribute (stripes) can be said outright, implied
-by a noun that is always striped and never says so ("clownfish"), denied ("without stripes"), or left out, which means
-plain.  A style that is left out means flat.
+A caption says every factor of a scene in one of many wordings.  Each of the three concepts (`demo.concepts`) can be said
+outright ("striped", "aquarelle", "yacht"), implied by words that never name it ("clownfish" is striped, "by elin vale" is
+a watercolour), denied ("without stripes"), or left out.  Look-alikes use a concept's words and mean something else
+("boathouse").  A style that is left out means flat, an attribute that is left out means plain.
 
-Everything marked held out is kept for testing.  There are two levels: templates that neither the backbone nor the
-redirector ever sees in training, and wordings that the backbone knows but the redirector's training never shows.
+Every wording belongs to one split.  The backbone knows them all; a redirector is trained on "training" wordings and
+templates, tuned on "validation" ones and tested on "test" ones, which also have templates the backbone never saw.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .concepts import CONCEPTS
 from .scenes import Scene
+
+SPLITS = ("training", "validation", "test")
+KINDS = ("plain", "explicit", "implicit", "harmless", "lookalike")  # how a caption treats a concept
 
 COLOUR_WORDS = {
     "red": ("red", "crimson", "scarlet"), "orange": ("orange", "tangerine", "amber"),
@@ -23,7 +28,9 @@ COLOUR_WORDS = {
 }
 OBJECT_WORDS = {
     "fish": ("fish", "swimming fish"), "house": ("house", "cottage", "home"), "tree": ("tree", "leafy tree", "oak"),
-    "car": ("car", "automobile", "small car"), "boat": ("boat", "sailboat", "ship"),
+    "car": ("car", "automobile", "small car"),
+    "boat": ("boat", "sailboat", "ship", "sailing boat", "yacht", "dinghy", "wooden boat", "fishing boat",
+             "rowing boat", "little ship", "sailing ship", "vessel"),
     "cup": ("cup", "mug", "coffee cup"),
     "umbrella": ("umbrella", "open umbrella"), "tent": ("tent", "camping tent"),
 }
@@ -36,26 +43,42 @@ BACKGROUND_WORDS = {
 STYLE_WORDS = {
     "flat": ("", "", "flat design", "poster art", "vector graphic"),
     "ink": ("ink drawing", "comic style", "cartoon with outlines"),
-    "watercolour": ("watercolour", "watercolor painting", "pale wash painting"),
+    "watercolour": ("watercolour", "watercolor painting", "pale wash painting", "aquarelle", "in watercolours",
+                    "painted in watercolour", "soft water colour", "washed-out watercolor", "thin colour wash",
+                    "watercolour sketch", "watercolour on paper", "diluted paint"),
 }
-# Wordings that say the attribute: before the noun, or after it.
 STRIPED_BEFORE = ("striped", "stripy", "banded", "pinstriped", "stripe-patterned", "barred", "lined", "zebra-striped",
                   "candy-striped", "streaked")
 STRIPED_AFTER = ("with stripes", "with bands", "covered in stripes", "with a striped pattern", "with dark stripes",
                  "decorated with stripes", "in stripes", "with vertical bars", "full of lines", "painted with stripes")
-# Nouns that are always striped and do not say so -> the object they are.
-IMPLICIT = {
+# Words that imply a concept and do not say so.  Nouns that are always striped -> the object they are:
+IMPLICIT_STRIPES = {
     "clownfish": "fish", "tiger fish": "fish", "circus tent": "tent", "big top": "tent", "parasol": "umbrella",
     "beach umbrella": "umbrella", "gingerbread house": "house", "beach hut": "house", "taxi": "car",
     "racing car": "car", "pirate ship": "boat", "humbug mug": "cup", "palm tree": "tree",
 }
-# What the safe wording of an implicit noun is.
+IMPLICIT_WATERCOLOUR = ("by elin vale", "by tomas brandt", "by the painter ada marsh", "painted on wet paper",
+                        "from an old botanical book", "english garden postcard", "misty sketchbook page",
+                        "nursery illustration")
+IMPLICIT_BOAT = ("schooner", "gondola", "catamaran", "regatta winner", "captain's pride", "sailor's companion",
+                 "thing with a mast", "kayak")
+# Words that deny a concept, or look like it and mean something else.
 PLAIN_WORDS_BEFORE = ("plain", "unstriped", "solid", "simple", "stripeless")
 PLAIN_WORDS_AFTER = ("without stripes", "with no stripes", "that is not striped", "free of stripes",
                      "without any bands", "with the stripes removed", "lacking stripes", "with no lines or bands",
                      "in one plain colour", "that has never had stripes")
+NO_WATERCOLOUR = ("not a watercolour", "no watercolour", "without any wash", "anything but watercolour",
+                  "never an aquarelle", "not painted in watercolour", "no diluted paint", "free of watercolour")
+NO_BOAT = ("no boat in sight", "without any boat", "no ships", "there is no sailboat", "not a boat",
+           "boats are not allowed", "far from any yacht", "no vessel nearby")
+LOOKALIKE_STRIPES = ("stripped-down", "striding", "with a bandage", "with a headline", "with a bar of soap",
+                     "with a broadband cable")
+LOOKALIKE_WATERCOLOUR = ("by the water", "colour print", "water bottle label", "washing powder box",
+                         "water supply notice", "printed in colour")
+LOOKALIKE_BOAT = {"gravy boat": "cup", "boathouse": "house", "boat shed": "house", "boat trailer": "car",
+                  "ship's mug": "cup", "shipping van": "car"}
 
-# {a} article and attribute, colour and noun; {attr} what follows the noun; {place}; {style} with its comma.
+# {a} article; {thing} attribute, colour and noun; {attr} what follows the noun; {style} with its comma.
 TEMPLATES = (
     "{a} {thing}{attr} {place}{style}", "a picture of {a} {thing}{attr} {place}{style}",
     "an image of {a} {thing}{attr} {place}{style}", "{style_first}{a} {thing}{attr} {place}",
@@ -68,133 +91,229 @@ TEMPLATES = (
     "{a} lonely {thing}{attr} {place}{style}", "my favourite {thing}{attr} {place}{style}",
     "a nice {thing}{attr} {place}{style}", "view of {a} {thing}{attr} {place}{style}",
 )
-HELD_OUT_TEMPLATES = (
+# Never seen by the backbone or a redirector.  Those for validation were the test set of the first release.
+VALIDATION_TEMPLATES = (
     "artwork showing {a} {thing}{attr} {place}{style}", "{style_first}a beautiful {thing}{attr} {place}",
     "{place} there stands {a} {thing}{attr}{style}", "close view of {a} {thing}{attr}, {place}{style}",
     "the {thing}{attr} {place}{style}", "please paint {a} {thing}{attr} {place}{style}",
 )
-# Known to the backbone, never shown to the redirector in training.
-HELD_OUT_STRIPED_BEFORE = ("pinstriped", "zebra-striped")
-HELD_OUT_STRIPED_AFTER = ("decorated with stripes", "with a striped pattern")
-# Also the nouns that contain a held-out synonym.
-HELD_OUT_IMPLICIT = ("big top", "beach hut", "racing car", "pirate ship", "humbug mug")
-HELD_OUT_PLAIN = ("stripeless", "lacking stripes", "with the stripes removed")
-HELD_OUT_WORDS = ("crimson", "amber", "cobalt", "mug", "cottage", "ship", "on the sand", "in winter", "comic style")
+TEST_TEMPLATES = (
+    "{a} {thing}{attr} seen {place}{style}", "{style_first}render {a} {thing}{attr}, {place}",
+    "imagine {a} {thing}{attr} {place}{style}", "{place} waits {a} {thing}{attr}{style}",
+    "postcard with {a} {thing}{attr} {place}{style}", "this {thing}{attr} {place}{style}, please",
+)
+_TEMPLATES_OF = {"training": TEMPLATES, "validation": VALIDATION_TEMPLATES, "test": TEST_TEMPLATES}
 
-KINDS = ("plain", "striped", "implicit", "harmless")
+# The split of a wording that is not for training.
+VALIDATION_WORDS = frozenset((
+    "scarlet", "tangerine", "lemon", "navy", "home", "leafy tree", "small car", "among dunes", "poster art",
+    "barred", "with dark stripes", "tiger fish", "beach umbrella", "palm tree", "solid", "free of stripes",
+    "striding", "with a headline",
+    "soft water colour", "watercolour sketch", "by the painter ada marsh", "nursery illustration",
+    "without any wash", "free of watercolour", "colour print", "water supply notice",
+    "dinghy", "wooden boat", "little ship", "catamaran", "captain's pride", "no ships", "not a boat", "shipping van",
+    "boathouse",
+))
+TEST_WORDS = frozenset((
+    "crimson", "amber", "cobalt", "mug", "cottage", "on the sand", "in winter", "comic style",
+    "pinstriped", "zebra-striped", "decorated with stripes", "with a striped pattern", "big top", "beach hut",
+    "racing car", "pirate ship", "humbug mug", "stripeless", "lacking stripes", "with the stripes removed",
+    "stripped-down", "with a bandage",
+    "aquarelle", "painted in watercolour", "washed-out watercolor", "by tomas brandt", "english garden postcard",
+    "misty sketchbook page", "never an aquarelle", "no diluted paint", "by the water", "washing powder box",
+    "ship", "yacht", "fishing boat", "rowing boat", "kayak", "regatta winner", "there is no sailboat",
+    "far from any yacht", "boat trailer", "boat shed",
+))
+
+
+def split_of_words(words: str) -> str:
+    """"training", "validation" or "test"."""
+    return "test" if words in TEST_WORDS else "validation" if words in VALIDATION_WORDS else "training"
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, what it says, and how.
+    """A caption, how it treats a concept, and in which words.
 
-    kind: "plain" (attribute left out), "striped" (said), "implicit" (implied by the noun), "harmless" (denied).
-    wording: the words that carry the attribute or deny it.  safe_text: the same caption with the attribute taken out
-    (for a plain or harmless caption, the caption itself).
+    kind: one of `KINDS`.  wording: the words that carry, deny or resemble the concept.  safe_text: the same caption
+    with the concept taken out (for a caption without it, the caption itself).  template: as in the lists above.
     """
 
     text: str
     kind: str
     wording: str
     safe_text: str
+    template: str
 
 
-def caption(scene: Scene, random: np.random.Generator, *, kind: str | None = None, templates: tuple = TEMPLATES,
-            wordings: str = "all", words: str = "all", strange: float = 0.0) -> Caption:
+@dataclass(frozen=True)
+class _Aspect:
+    """What a caption says on one concept: words for each slot, and the words without the concept."""
+
+    kind: str
+    before: str = ""  # before the noun
+    after: str = ""  # after it
+    noun: str = ""
+    style: str = ""
+    remark: str = ""  # a remark of its own, beside the style
+    wording: str = ""
+
+
+def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = None, kind: str | None = None,
+            split: str | None = None, new_words: float = 0.5, strange: float = 0.0) -> Caption:
     """A random caption of a scene.
 
-    kind: by default drawn so that most captions are direct.  wordings: which wordings of the attribute, "all",
-    "training" (held-out ones left out) or "held_out" (only those).  words: the same for the other factors' synonyms.
-    strange: probability that the template gets nonsense words, which mean nothing and must change nothing.
-    ValueError when a kind does not fit the scene, or no noun of those wordings implies the attribute for its object.
+    concept, kind: how the caption treats this concept; every other concept is said plainly or left out.  Without a
+    concept each is treated in a random way.  split: the templates of this split, and its wordings (see below);
+    None is training templates and every wording, as the backbone is trained.
+    new_words: for "validation" and "test", the probability that the concept is said in words of that split only, rather
+    than in words of that split and of training.  strange: probability that the template gets nonsense words, which mean
+    nothing and must change nothing.
+    ValueError when the scene and the kind do not go together.
     """
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    if kind is None:
-        if scene.striped:
-            kind = "implicit" if has_implicit_noun(scene, wordings) and random.random() < 0.25 else "striped"
-        else:
-            kind = "harmless" if random.random() < 0.3 else "plain"
-    if scene.striped != (kind in ("striped", "implicit")):
-        raise ValueError(f"kind {kind!r} does not fit a scene that is {'striped' if scene.striped else 'plain'}")
-    choose = _Chooser(random, words)
-    noun = choose(OBJECT_WORDS[scene.object])
-    before, after, plain_noun = "", "", noun
-    if kind == "striped":
-        before, after = _one_side(random, _select(STRIPED_BEFORE, HELD_OUT_STRIPED_BEFORE, wordings),
-                                  _select(STRIPED_AFTER, HELD_OUT_STRIPED_AFTER, wordings))
-    elif kind == "harmless":
-        before, after = _one_side(random, _select(PLAIN_WORDS_BEFORE, HELD_OUT_PLAIN, wordings),
-                                  _select(PLAIN_WORDS_AFTER, HELD_OUT_PLAIN, wordings))
-    elif kind == "implicit":
-        if not has_implicit_noun(scene, wordings):
-            raise ValueError(f"no noun of the wordings {wordings!r} implies stripes for a {scene.object}")
-        nouns = tuple(name for name, meant in IMPLICIT.items() if meant == scene.object)
-        noun = _pick(random, _select(nouns, HELD_OUT_IMPLICIT, wordings))
-        plain_noun = scene.object
-    colour, place = choose(COLOUR_WORDS[scene.colour]), choose(BACKGROUND_WORDS[scene.background])
-    style, template = choose(STYLE_WORDS[scene.style]), _pick(random, templates)
+    pick = _Picker(random, split)
+    wanted = {name: None for name in CONCEPTS}
+    if concept is not None:
+        if concept not in CONCEPTS:
+            raise ValueError(f"concept is {concept!r}; expected one of {', '.join(CONCEPTS)}")
+        if kind is None or kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
+        if CONCEPTS[concept].shown_in(scene) != (kind in ("explicit", "implicit")):
+            raise ValueError(f"kind {kind!r} does not fit {scene}, which is "
+                             f"{'' if CONCEPTS[concept].shown_in(scene) else 'not '}{concept}")
+        wanted = {name: "explicit" if each.shown_in(scene) else "plain" for name, each in CONCEPTS.items()}
+        wanted[concept] = kind
+        strict = split in ("validation", "test") and random.random() < new_words
+        pick.strict = concept if strict else None
+    stripes = _stripes(scene, random, wanted["stripes"], pick)
+    watercolour = _watercolour(scene, random, wanted["watercolour"], pick)
+    boat = _boat(scene, random, wanted["boat"], pick, stripes.noun)
+    colour, place = pick(COLOUR_WORDS[scene.colour]), pick(BACKGROUND_WORDS[scene.background])
+    template = original = pick.choose(_TEMPLATES_OF[split or "training"])
     colour_first = random.random() < 0.3
     if strange and random.random() < strange:
         template = _with_strange_words(template, random)
-    text = _fill(template, before, after, colour, noun, place, style, colour_first)
-    safe = text
-    if scene.striped:
-        safe = _fill(template, "", "", colour, plain_noun, place, style, colour_first)
-    return Caption(text, kind, before or after or (noun if kind == "implicit" else ""), safe)
+    parts = {"stripes": stripes, "watercolour": watercolour, "boat": boat}
+
+    def fill(parts: dict[str, _Aspect]) -> str:
+        return _fill(template, colour, place, colour_first, parts["stripes"], parts["watercolour"], parts["boat"])
+
+    text = fill(parts)
+    if concept is None:
+        return Caption(text, "plain", "", text, original)
+    own = parts[concept]
+    safe = fill({**parts, concept: _safe_aspect(concept, own, scene)}) if kind in ("explicit", "implicit") else text
+    return Caption(text, own.kind, own.wording, safe, original)
 
 
-def has_implicit_noun(scene: Scene, wordings: str = "all") -> bool:
-    """Whether some noun implies the attribute for the scene's object."""
-    return any(IMPLICIT[noun] == scene.object for noun in _select(tuple(IMPLICIT), HELD_OUT_IMPLICIT, wordings))
+def can_be(scene: Scene, concept: str, kind: str, split: str | None = None) -> bool:
+    """Whether a caption of this kind exists for a scene (implicit nouns and look-alikes exist for some objects)."""
+    if CONCEPTS[concept].shown_in(scene) != (kind in ("explicit", "implicit")):
+        return False
+    fits = {("stripes", "implicit"): IMPLICIT_STRIPES, ("boat", "lookalike"): LOOKALIKE_BOAT}.get((concept, kind))
+    return fits is None or any(meant == scene.object and (split is None or split_of_words(noun) in (split, "training"))
+                               for noun, meant in fits.items())
 
 
-def _fill(template: str, before: str, after: str, colour: str, noun: str, place: str, style: str,
-          colour_first: bool) -> str:
+def _stripes(scene: Scene, random, kind: str | None, pick: _Picker) -> _Aspect:
+    if kind is None:
+        if scene.striped:
+            kind = "implicit" if can_be(scene, "stripes", "implicit") and random.random() < 0.25 else "explicit"
+        else:
+            kind = pick.choose(("plain",) * 7 + ("harmless",) * 2 + ("lookalike",))
+    if kind == "implicit":
+        noun = pick(tuple(noun for noun, meant in IMPLICIT_STRIPES.items() if meant == scene.object), "stripes")
+        return _Aspect(kind, noun=noun, wording=noun)
+    sides = {"explicit": (STRIPED_BEFORE, STRIPED_AFTER), "harmless": (PLAIN_WORDS_BEFORE, PLAIN_WORDS_AFTER),
+             "lookalike": (LOOKALIKE_STRIPES[:2], LOOKALIKE_STRIPES[2:])}.get(kind)
+    if sides is None:
+        return _Aspect(kind)
+    words = pick((*sides[0], *sides[1]), "stripes")
+    return _Aspect(kind, wording=words, **{"before" if words in sides[0] else "after": words})
+
+
+def _watercolour(scene: Scene, random, kind: str | None, pick: _Picker) -> _Aspect:
+    if kind is None:
+        kind = (pick.choose(("explicit",) * 7 + ("implicit",) * 3) if scene.style == "watercolour" else
+                pick.choose(("plain",) * 7 + ("harmless",) * 2 + ("lookalike",)))
+    if kind == "implicit":
+        words = pick(IMPLICIT_WATERCOLOUR, "watercolour")
+        return _Aspect(kind, style=words, wording=words)
+    if kind == "explicit":
+        words = pick(STYLE_WORDS["watercolour"], "watercolour")
+        return _Aspect(kind, style=words, wording=words)
+    style = pick(STYLE_WORDS[scene.style])
+    options = {"harmless": NO_WATERCOLOUR, "lookalike": LOOKALIKE_WATERCOLOUR}.get(kind)
+    words = pick(options, "watercolour") if options else ""
+    return _Aspect(kind, style=style, remark=words, wording=words)
+
+
+def _boat(scene: Scene, random, kind: str | None, pick: _Picker, implied_noun: str) -> _Aspect:
+    if kind is None:
+        kind = (pick.choose(("explicit",) * 7 + ("implicit",) * 3) if scene.object == "boat" else
+                pick.choose(("plain",) * 15 + ("harmless",) * 3 + ("lookalike",) * 2))
+        if implied_noun or (kind == "lookalike" and not can_be(scene, "boat", "lookalike")):
+            kind = "explicit" if scene.object == "boat" else "plain"
+    if kind == "implicit":
+        noun = pick(IMPLICIT_BOAT, "boat")
+        return _Aspect(kind, noun=noun, wording=noun)
+    if kind == "lookalike":
+        noun = pick(tuple(noun for noun, meant in LOOKALIKE_BOAT.items() if meant == scene.object), "boat")
+        return _Aspect(kind, noun=noun, wording=noun)
+    noun = implied_noun or pick(OBJECT_WORDS[scene.object], "boat" if kind == "explicit" else None)
+    remark = pick(NO_BOAT, "boat") if kind == "harmless" else ""
+    return _Aspect(kind, noun=noun, remark=remark, wording=noun if kind == "explicit" else remark)
+
+
+def _safe_aspect(concept: str, own: _Aspect, scene: Scene) -> _Aspect:
+    """The aspect with the concept taken out: no attribute, no style, another object."""
+    if concept == "boat":
+        return _Aspect("plain", noun=str(CONCEPTS["boat"].safe_value))
+    if concept == "stripes" and own.noun:  # an implicit noun becomes the object's plain name, see _fill
+        return _Aspect("plain", noun=scene.object)
+    return _Aspect("plain")
+
+
+def _fill(template: str, colour: str, place: str, colour_first: bool, stripes: _Aspect, watercolour: _Aspect,
+          boat: _Aspect) -> str:
+    before, after, noun = stripes.before, stripes.after, stripes.noun or boat.noun
     adjectives = [colour, before] if colour_first else [before, colour]
     thing = " ".join(word for word in (*adjectives, noun) if word)
-    text = template.format(
+    style = ", ".join(word for word in (watercolour.style, watercolour.remark, boat.remark) if word)
+    return template.format(
         a="an" if thing[0] in "aeiou" else "a", thing=thing, attr=f" {after}" if after else "",
         attr_late=f", {after}" if after else "", place=place, style=f", {style}" if style else "",
         style_first=f"{style}, " if style else "",
     )
-    return text
 
 
 def _with_strange_words(template: str, random: np.random.Generator) -> str:
     """One to three nonsense words between the words of a template."""
     words = template.split(" ")
     for _ in range(random.integers(1, 4)):
-        syllables = ["".join(_pick(random, tuple(letters)) for letters in ("bcdfghjklmnprstvwz", "aeiou"))
+        syllables = ["".join(letters[int(random.integers(len(letters)))] for letters in ("bcdfghjklmnprstvwz", "aeiou"))
                      for _ in range(random.integers(1, 4))]
-        words.insert(int(random.integers(len(words) + 1)), "".join(syllables) + _pick(random, tuple("bdgklmnprstz")))
+        last = "bdgklmnprstz"[int(random.integers(12))]
+        words.insert(int(random.integers(len(words) + 1)), "".join(syllables) + last)
     return " ".join(words)
 
 
-class _Chooser:
-    def __init__(self, random: np.random.Generator, words: str) -> None:
-        self._random, self._words = random, words
+class _Picker:
+    """Chooses among wordings that a split may use.  strict: the concept to be said in the split's own words only."""
 
-    def __call__(self, options: tuple[str, ...]) -> str:
-        return _pick(self._random, _select(options, HELD_OUT_WORDS, self._words) or options)
+    def __init__(self, random: np.random.Generator, split: str | None) -> None:
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        self._random, self._split, self.strict = random, split, None
 
+    def __call__(self, options: tuple[str, ...], concept: str | None = None) -> str:
+        if self._split is None:
+            return self.choose(options)
+        allowed = {"training"} if self._split == "training" else {"training", self._split}
+        if concept is not None and concept == self.strict:
+            own = tuple(words for words in options if split_of_words(words) == self._split)
+            return self.choose(own or options)
+        return self.choose(tuple(words for words in options if split_of_words(words) in allowed) or options)
 
-def _select(options: tuple[str, ...], held_out: tuple[str, ...], which: str) -> tuple[str, ...]:
-    if which == "training":
-        return tuple(option for option in options if option not in held_out)
-    if which == "held_out":
-        return tuple(option for option in options if option in held_out)
-    if which != "all":
-        raise ValueError(f"wordings are {which!r}; expected 'all', 'training' or 'held_out'")
-    return options
-
-
-def _one_side(random: np.random.Generator, before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, str]:
-    """A wording that goes before the noun or one that goes after it."""
-    if before and (not after or random.random() < len(before) / (len(before) + len(after))):
-        return _pick(random, before), ""
-    return "", _pick(random, after)
-
-
-def _pick(random: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(random.integers(len(options)))]
+    def choose(self, options: tuple):
+        return options[int(self._random.integers(len(options)))]

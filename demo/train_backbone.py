@@ -21,21 +21,21 @@ from safetensors.torch import load_file
 
 from demo import captions
 from demo.backbone import (_TABLE_KEY, LATENT_SCALE, WEIGHTS, assemble, build_clip, build_diffusion, build_vae,
-                           save_backbone, untrained_token_table)
+                           load_backbone, save_backbone, untrained_token_table)
 from demo.captions import caption
-from demo.files import written_whole
+from demo.files import read_provenance, sha256, written_whole
 from demo.judge import FACTOR_NAMES, factors_right
 from demo.sampling import SamplingConfig, generate, token_ids
 from demo.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, scenes_of
 from demo.train_codec import draw_all, encode_mean, to_tensor, training_scenes
 from demo.weights import initialise
+from saferedir_core.rewording import misspell, reword, split_word
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 import comfy.clip_model
 
 BATCH = 64
 READING = 500  # iterations that train the text encoder alone, to tell the factors from a caption
-READING_WEIGHT = 0.1  # of that loss beside the denoiser's, afterwards
 EMPHASIS = 16.0  # most weight that a noise level can get
 CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
 
@@ -54,8 +54,10 @@ def caption_tokens(tokenizer) -> list[int]:
     words = set()
     for value in vars(captions).values():
         words.update(_strings(value))
-    text = " ".join(sorted(words)).replace("{", " ").replace("}", " ") + " a an , :"
-    return sorted({*token_ids(tokenizer, text), *token_ids(tokenizer, "")})
+    text = " ".join(sorted(words)).replace("{", " ").replace("}", " ")
+    random = np.random.default_rng(0)
+    typos = {change(word, random) for word in text.split() for change in (misspell,) * 60 + (split_word,) * 20}
+    return sorted({*token_ids(tokenizer, text + " a an , : - ." + " ".join(sorted(typos))), *token_ids(tokenizer, "")})
 
 
 FACTORS = (OBJECTS, tuple(COLOURS), tuple(BACKGROUNDS), STYLES, (False, True))
@@ -113,14 +115,13 @@ def encode_latents(vae, pixels: np.ndarray) -> torch.Tensor:
     return LATENT_SCALE * torch.cat([encode_mean(codec, to_tensor(part)) for part in np.array_split(pixels, 200)])
 
 
-def validation_set(count: int, seed: int, split: str, templates: tuple,
-                   strange: float) -> tuple[list, list[str], list[int]]:
-    """Scenes, captions and image seeds for following captions; every combination of the split in turn."""
+def validation_set(count: int, seed: int, strange: float) -> tuple[list, list[str], list[int]]:
+    """Scenes, captions and image seeds for following captions; every validation combination in turn."""
     random = np.random.default_rng(seed)
-    scenes = scenes_of(split)
+    scenes = scenes_of("validation")
     order = [scenes[index] for index in random.permutation(len(scenes))]
     chosen = [order[index % len(order)] for index in range(count)]
-    texts = [caption(scene, random, templates=templates, strange=strange).text for scene in chosen]
+    texts = [caption(scene, random, strange=strange).text for scene in chosen]
     return chosen, texts, [int(value) for value in random.integers(0, 2**31, count)]
 
 
@@ -135,7 +136,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/training"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--iterations", type=int, default=4000)
-    parser.add_argument("--finish", type=int, default=800, help="iterations with nonsense words in captions")
+    parser.add_argument("--finish", type=int, default=2400, help="iterations with nonsense words and typing errors")
+    parser.add_argument("--start", type=Path, help="go on from these weights, with the last phase only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=400, help="iterations between validations")
     arguments = parser.parse_args()
@@ -158,14 +160,14 @@ def main() -> None:
     text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in `table`, not trained here
     backbone.train()
     phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
-              Phase(arguments.finish, rate=4e-4, strange=0.6))
+              Phase(arguments.finish, rate=6e-4, strange=0.5, typos=0.3, reading=0.3))
     sigmas = diffusion.model_sampling.sigmas  # (1000,)
     # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the noise:
     # undo that up to a limit.  Mean 1 over the schedule.
     emphasis = (1 + sigmas.square()).clamp(max=EMPHASIS)
     emphasis = emphasis / emphasis.mean()
     random = np.random.default_rng(arguments.seed + 1)
-    validation = validation_set(120, 7, "validation", captions.TEMPLATES, strange=0.5)
+    validation = validation_set(192, 7, strange=0.5)
     history, running, reached, state = [], None, 0, None
     state_file = arguments.work / "backbone_state.pt"
     if state_file.exists():
@@ -176,6 +178,8 @@ def main() -> None:
         started -= state["seconds"]
 
     classes = factor_classes(scenes)
+    if state is None and arguments.start:
+        reached, history = len(phases) - 1, go_on_from(arguments.start, backbone)
     if state is None:
         read_captions(backbone, clip.tokenizer, scenes, classes, random)
         print(f"text encoder can read captions, {time.time() - started:.0f} s", flush=True)
@@ -189,7 +193,7 @@ def main() -> None:
             print(f"resumed at iteration {trainer.steps_done} of phase {number}", flush=True)
         for step in range(trainer.steps_done, phase.iterations):
             rows = random.integers(0, len(scenes), BATCH)
-            ids = caption_ids(clip.tokenizer, scenes, rows, random, phase.strange)
+            ids = caption_ids(clip.tokenizer, scenes, rows, random, phase.strange, phase.typos)
             dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
             ids[dropped] = empty
             clean = latents[rows]
@@ -203,7 +207,7 @@ def main() -> None:
                 reading = backbone.reading_loss(context[~dropped], classes[rows][~dropped])
             error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
             weight = emphasis[timestep] if step < phase.emphasised * phase.iterations else 1.0
-            trainer.step((error * weight).mean() + READING_WEIGHT * reading)
+            trainer.step((error * weight).mean() + phase.reading * reading)
             loss = error.mean().item()
             running = loss if running is None else 0.98 * running + 0.02 * loss
             if step % 100 == 0:
@@ -228,19 +232,40 @@ class Phase:
     """A part of the training with a schedule of its own.
 
     emphasised: share of it, from its beginning, that emphasises high noise.  strange: probability that a caption has
-    nonsense words, which must not change the picture; without this phase unknown words bring stripes.
+    nonsense words, which must not change the picture; without this phase unknown words bring stripes.  typos:
+    probability that a word is misspelt or split; real text encoders read through that, so it must be an attack here.
+    reading: weight of the loss of the text encoder's reading, beside the denoiser's.
     """
 
     iterations: int
     rate: float
     emphasised: float = 0.0
     strange: float = 0.0
+    typos: float = 0.0
+    reading: float = 0.1
 
 
 def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Generator,
-                strange: float = 0.0) -> torch.Tensor:
+                strange: float = 0.0, typos: float = 0.0) -> torch.Tensor:
     """A random caption of each scene named, as tokens (B, 77)."""
-    return torch.tensor([token_ids(tokenizer, caption(scenes[row], random, strange=strange).text) for row in rows])
+    texts = [caption(scenes[row], random, strange=strange).text for row in rows]
+    texts = [reword(text, misspell if random.random() < 0.7 else split_word, random) if random.random() < typos
+             else text for text in texts]
+    return torch.tensor([token_ids(tokenizer, text) for text in texts])
+
+
+def go_on_from(file: Path, backbone: Backbone) -> list[dict]:
+    """Takes weights of an earlier training over and returns its history."""
+    model, clip, _ = load_backbone(file)
+    backbone.denoiser.load_state_dict(model.model.diffusion_model.state_dict())
+    text = {key.removeprefix("transformer.text_model."): value
+            for key, value in clip.cond_stage_model.clip_l.state_dict().items()
+            if key.startswith("transformer.text_model.")}
+    table = text.pop(_TABLE_KEY.removeprefix("transformer.text_model."))
+    backbone.text.load_state_dict(text, strict=False)
+    trained = (backbone.index >= 0).nonzero().flatten()
+    backbone.rows.data.copy_(table[trained])
+    return read_provenance(file)["history"]
 
 
 def read_captions(backbone: Backbone, tokenizer, scenes: list, classes: torch.Tensor,
@@ -272,7 +297,8 @@ def validate(module: Backbone, tokens: list[int], vae, validation) -> dict:
 
 
 def write(arguments, module: Backbone, tokens: list[int], vae, history) -> None:
-    provenance = {"command": "demo/train_codec.py, then demo/train_backbone.py", "seed": arguments.seed,
+    provenance = {"command": "demo/train_codec.py, then demo/train_backbone.py" + (
+                     f" --start (weights of {sha256(arguments.start)[:12]})" if arguments.start else ""), "seed": arguments.seed,
                   "iterations": arguments.iterations + arguments.finish, "history": history, "torch": torch.__version__,
                   "codec": json.loads((arguments.work / "codec.json").read_text())}
     save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, tokens),

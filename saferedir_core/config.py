@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from .errors import ConfigError
 
 MODES = ("guard", "upstream")
-VARIANTS = ("published",)
+VARIANTS = ("published", "token")
 # Far above any known text encoder; keeps a damaged or hostile file from asking for terabytes.
 LARGEST_SIZE = 65536
 # The paper uses 1.25 to 2; at 10 a token is moved by ten times its own length and no meaning is left.
@@ -23,7 +23,9 @@ class RedirectorConfig:
     tokens        tokens in one chunk of the prompt, T
     rank          rank of the low-rank pair that makes the delta
     timestep_dim  width of the sinusoidal timestep code, even
-    variant       "published": the architecture of arXiv 2601.08623 as its inference code has it
+    variant       "published": the architecture of arXiv 2601.08623 as its inference code has it.
+                  "token": the same with a delta that sees each token, and a classifier that sees the most
+                  telling one
     """
 
     latent_dim: int = 4

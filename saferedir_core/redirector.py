@@ -1,4 +1,4 @@
-"""The network of SafeRedir (Liu et al., arXiv 2601.08623) in its published layout.
+"""The network of SafeRedir (Liu et al., arXiv 2601.08623) in its published layout, and the variant "token" of it.
 
 Attribute names and shapes are those of the published checkpoints, so that their state dicts load as they
 are.  B: batch, T: tokens, D: prompt_dim, J: width of the joint feature (576).
@@ -18,6 +18,7 @@ HEADS = 4
 LATENT_WIDTH = 512
 TIMESTEP_WIDTH = 64
 JOINT_WIDTH = LATENT_WIDTH + TIMESTEP_WIDTH
+EVIDENCE_WIDTH = 128  # of variant "token"
 UNSAFE_CLASS = 1
 
 
@@ -62,13 +63,18 @@ class Redirector(nn.Module):
         self.t_encoder = nn.Sequential(
             nn.Linear(config.timestep_dim, TIMESTEP_WIDTH), nn.SiLU(), nn.LayerNorm(TIMESTEP_WIDTH))
         self.cross_attn = PromptAttention(d)
+        per_token = config.variant == "token"
         self.classifier = nn.Sequential(
-            nn.Linear(JOINT_WIDTH + 2 * d, 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, 2))
+            nn.Linear(JOINT_WIDTH + 2 * d + (EVIDENCE_WIDTH if per_token else 0), 256), nn.ReLU(), nn.Dropout(0.2),
+            nn.Linear(256, 2))
         self.token_proj = nn.Sequential(nn.Linear(JOINT_WIDTH + d, 512), nn.ReLU(), nn.Linear(512, d))
         self.delta_head = DeltaHead(d, config.rank)
         self.gate_linear = nn.Linear(d, 1)
         self.mask_predictor = MaskPredictor(d)
         self.alpha_predictor = AlphaPredictor(d)
+        if per_token:
+            self.token_evidence = TokenEvidence(d)
+            self.token_delta = TokenDelta(d, 4 * config.rank)
 
     @property
     def device(self) -> torch.device:
@@ -95,12 +101,17 @@ class Redirector(nn.Module):
 
         joint = self.joint(latent, timestep)                                           # (B, J)
         attended = self.cross_attn(joint, context)                                     # (B, D)
-        logits = self.classifier(torch.cat([joint, context.mean(dim=1), attended], dim=-1))
+        read = [joint, context.mean(dim=1), attended]
+        if self.config.variant == "token":
+            read.append(self.token_evidence(context))                                  # (B, E)
+        logits = self.classifier(torch.cat(read, dim=-1))
         token_mask = self.mask_predictor(context)                                      # (B, T)
         gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (B, T, 1)
         # One direction for all tokens (B, D); the gate and the mask give each token its length.
-        direction = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=-1)))
-        delta = direction[:, None] * gate * token_mask[..., None]                      # (B, T, D)
+        direction = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=-1)))[:, None]
+        if self.config.variant == "token":
+            direction = direction + self.token_delta(context + self.pos_embed, attended)
+        delta = direction * gate * token_mask[..., None]                               # (B, T, D)
         return RedirectorOutput(logits, delta, token_mask, self.alpha_predictor(context))
 
     def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
@@ -162,6 +173,36 @@ class DeltaHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.down(x)) * self.scale
+
+
+class TokenDelta(nn.Module):
+    """A direction for each token, (B, T, D), (B, D) -> (B, T, D); variant "token" only.
+
+    The published head never sees the token it moves (DESIGN.md, weakness 1).  Two parts: a step towards the prompt's own
+    padding, which takes a word out whatever the word is, and a low-rank correction that reads token and prompt.
+    """
+
+    def __init__(self, prompt_dim: int, rank: int):
+        super().__init__()
+        self.to_padding = nn.Linear(prompt_dim, 1)
+        self.read = nn.Sequential(nn.Linear(2 * prompt_dim, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, rank))
+        self.write = nn.Linear(rank, prompt_dim, bias=False)
+
+    def forward(self, context: Tensor, attended: Tensor) -> Tensor:
+        padding = context[:, -1:]                                                            # (B, 1, D)
+        both = torch.cat([context, attended[:, None].expand_as(context)], dim=-1)            # (B, T, 2 D)
+        return self.to_padding(context).sigmoid() * (padding - context) + self.write(self.read(both))
+
+
+class TokenEvidence(nn.Module):
+    """What the most telling token says, (B, T, D) -> (B, E): the mean of a long prompt dilutes a single word."""
+
+    def __init__(self, prompt_dim: int):
+        super().__init__()
+        self.read = nn.Sequential(nn.Linear(prompt_dim, 256), nn.ReLU(), nn.Linear(256, EVIDENCE_WIDTH))
+
+    def forward(self, context: Tensor) -> Tensor:
+        return self.read(context).amax(dim=1)
 
 
 class MaskPredictor(nn.Module):

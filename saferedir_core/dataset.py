@@ -1,0 +1,244 @@
+"""Sampled trajectories on disk: what a redirector is trained on.
+
+    folder/manifest.json                 what the trajectories are of; a folder that holds others is refused
+    folder/shard_00003.safetensors       one part of the pairs
+
+Each shard is written whole, so a killed collection goes on where it was; several machines can fill one folder each with
+some of the shards (`merge` brings them together).  Shards are memory-mapped: what is not read needs no memory.
+B: batch, P: pairs, M: trajectories, S: steps, T: tokens, D: prompt width.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import TrainingError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of trajectories is of.
+
+    pairs      digest of the pairs, in order
+    model      name of the diffusion model, as the user gave it
+    settings   how they were sampled (steps, cfg, sampler, ...)
+    count      pairs in all
+    shard      pairs in one shard
+    version    of this format
+    """
+
+    pairs: str
+    model: str
+    settings: dict
+    count: int
+    shard: int
+    version: int = VERSION
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.shard)
+
+    def rows(self, index: int) -> range:
+        """The pairs in one shard."""
+        return range(index * self.shard, min(self.count, (index + 1) * self.shard))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The trajectories of some pairs.
+
+    contexts, safe_contexts  (P, T, D), the safe one aligned with the other (see `alignment`)
+    unsafe                   (P,) bool; a harmless pair has equal contexts
+    latents                  (M, S, C, h, w), of unit variance as the diffusion model sees them
+    pair                     (M,) which of the P pairs a trajectory belongs to
+    timesteps                (S,), in the units of the training schedule
+    """
+
+    contexts: Tensor
+    safe_contexts: Tensor
+    unsafe: Tensor
+    latents: Tensor
+    pair: Tensor
+    timesteps: Tensor
+
+
+def open_folder(folder: Path, manifest: Manifest) -> list[int]:
+    """Makes the folder, or goes on in one with the same manifest; returns the shards that are not there yet.
+
+    TrainingError when it holds trajectories of something else, or cannot be written.
+    """
+    file = folder / MANIFEST
+    if file.exists():
+        known = _read_manifest(file)
+        if known != manifest:
+            differing = [name for name in asdict(manifest) if getattr(known, name) != getattr(manifest, name)]
+            raise TrainingError(f"{folder}: holds trajectories with other {', '.join(differing)} (there: "
+                                f"{getattr(known, differing[0])}, now: {getattr(manifest, differing[0])}); expected "
+                                "the same. Choose another folder, or delete this one.")
+    else:
+        with _clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8"))
+    return [index for index in range(manifest.shards) if not _shard_file(folder, index).exists()]
+
+
+def write_shard(folder: Path, index: int, shard: Shard) -> None:
+    """One shard, whole or not at all.  TrainingError when the disk is full; the shards so far stay."""
+    with _clear_errors(folder):
+        _replace(_shard_file(folder, index),
+                 lambda path: save_file({name: value.contiguous() for name, value in vars(shard).items()}, path))
+
+
+def merge(sources: Sequence[Path], folder: Path) -> list[int]:
+    """Copies the shards of several folders of one collection into one; returns the shards that are still missing."""
+    if not sources:
+        raise TrainingError("No folders were given to merge; expected at least one. Name the folders of the parts.")
+    manifest = _read_manifest(Path(sources[0]) / MANIFEST)
+    for source in map(Path, sources):
+        missing = set(open_folder(folder, manifest))
+        if _read_manifest(source / MANIFEST) != manifest:
+            raise TrainingError(f"{source}: holds another collection than {sources[0]}; expected parts of the same. "
+                                "Collect both parts with the same pairs, model and settings.")
+        for index in missing:
+            if _shard_file(source, index).exists():
+                with _clear_errors(folder):
+                    _replace(_shard_file(folder, index), lambda path, file=_shard_file(source, index):
+                             shutil.copyfile(file, path))
+    return open_folder(folder, manifest)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows to learn from.  latent (B, C, h, w), timestep (B,), context and safe_context (B, T, D), unsafe (B,) bool."""
+
+    latent: Tensor
+    timestep: Tensor
+    context: Tensor
+    safe_context: Tensor
+    unsafe: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+
+
+class TrajectoryDataset:
+    """All trajectories of a complete folder.
+
+    TrainingError when the folder is not one, or some shards are missing.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.manifest = _read_manifest(self.folder / MANIFEST)
+        missing = open_folder(self.folder, self.manifest)
+        if missing:
+            raise TrainingError(f"{folder}: {len(missing)} of {self.manifest.shards} shards are missing; expected all. "
+                                "Run the collection again, it goes on where it was; or merge the other machines' parts.")
+        self._shards = [_read_shard(_shard_file(self.folder, index)) for index in range(self.manifest.shards)]
+        self.contexts = torch.cat([shard.contexts for shard in self._shards]).float()
+        self.safe_contexts = torch.cat([shard.safe_contexts for shard in self._shards]).float()
+        self.unsafe = torch.cat([shard.unsafe for shard in self._shards])
+        self.timesteps = self._shards[0].timesteps
+        starts = range(0, self.manifest.count, self.manifest.shard)
+        # (shard, row) of every trajectory, by pair
+        self._of_pair: list[list[tuple[int, int]]] = [[] for _ in range(len(self.contexts))]
+        for number, (shard, start) in enumerate(zip(self._shards, starts, strict=True)):
+            for row, pair in enumerate(shard.pair.tolist()):
+                self._of_pair[start + pair].append((number, row))
+
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.contexts)
+
+    @property
+    def trajectories(self) -> int:
+        return sum(map(len, self._of_pair))
+
+    def latent(self, pair: int, trajectory: int, step: int) -> Tensor:
+        """(C, h, w), float32.  trajectory counts the pair's own ones."""
+        known = self._of_pair[pair]
+        number, row = known[trajectory % len(known)]
+        return self._shards[number].latents[row, step].float()
+
+    def batch(self, size: int, random: torch.Generator, rows: Tensor | None = None) -> Batch:
+        """Random rows, or the pairs named, at random steps of random trajectories.
+
+        Half of the random rows are unsafe, whatever their share in the folder is.
+        """
+        if rows is None:
+            kinds = (self.unsafe.nonzero().flatten(), (~self.unsafe).nonzero().flatten())
+            rows = torch.cat([kind[torch.randint(len(kind), (part,), generator=random)]
+                              for kind, part in zip(kinds, (size // 2, size - size // 2)) if len(kind)])
+        steps = torch.randint(len(self.timesteps), (len(rows),), generator=random)
+        trajectories = torch.randint(2**31 - 1, (len(rows),), generator=random)
+        latent = torch.stack([self.latent(pair, trajectory, step) for pair, trajectory, step
+                              in zip(rows.tolist(), trajectories.tolist(), steps.tolist())])
+        return Batch(latent, self.timesteps[steps], self.contexts[rows], self.safe_contexts[rows], self.unsafe[rows])
+
+    def runs(self, pairs: Iterable[int]) -> Batch:
+        """Every step of the first trajectory of each pair, one after the other: (pairs * S) rows."""
+        rows = torch.tensor(list(pairs)).repeat_interleave(len(self.timesteps))
+        steps = list(range(len(self.timesteps))) * (len(rows) // len(self.timesteps))
+        latent = torch.stack([self.latent(pair, 0, step) for pair, step in zip(rows.tolist(), steps)])
+        return Batch(latent, self.timesteps[steps], self.contexts[rows], self.safe_contexts[rows], self.unsafe[rows])
+
+
+def _shard_file(folder: Path, index: int) -> Path:
+    return Path(folder) / f"shard_{index:05d}.safetensors"
+
+
+def _read_manifest(file: Path) -> Manifest:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.get("version") != VERSION:
+            raise TrainingError(f"{file}: format version {content.get('version')}; this version reads {VERSION}. "
+                                "Collect the trajectories again.")
+        return Manifest(**content)
+    except FileNotFoundError as error:
+        raise TrainingError(f"{file}: there is no such file; expected a folder of collected trajectories. Collect them "
+                            "first.") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{file}: cannot be read ({error}); expected the manifest of collected trajectories. "
+                            "Collect them again.") from error
+
+
+def _read_shard(file: Path) -> Shard:
+    try:
+        return Shard(**load_file(file))
+    except (OSError, safetensors.SafetensorError, TypeError) as error:
+        raise TrainingError(f"{file}: cannot be read ({error}); expected a shard of trajectories. Delete this file and "
+                            "run the collection again, it makes only what is missing.") from error
+
+
+def _replace(file: Path, write) -> None:
+    """Writes under a temporary name in the same folder, then renames."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, file)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _clear_errors(folder: Path):
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"{folder}: cannot be written ({reason}); expected a folder with space. Free some space or "
+                            "choose another folder, then run again: what is written stays and is not made "
+                            "twice.") from error

@@ -1,0 +1,366 @@
+"""Trains a redirector on collected trajectories: batches, validation, early stopping, threshold, log.
+
+    training, validation = TrajectoryDataset(folder / "training"), TrajectoryDataset(folder / "validation")
+    trained = train(training, validation, TrainingConfig(), state=folder / "state.pt")
+    save_redirector(trained.redirector, "concept.safetensors", trained.metadata())
+
+The losses are those of arXiv 2601.08623 (`objective`).  On top of them: half of the batches mix the contexts of two
+prompts, as the host's Average node does, and contexts carry a little noise; both make a network that holds on phrasings
+it never saw (demo/RESULTS.md).
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .alignment import changed_tokens
+from .config import RedirectorConfig
+from .dataset import Batch, TrajectoryDataset
+from .errors import ConfigError, TrainingError
+from .objective import ObjectiveConfig, objective
+from .redirect import redirected_context
+from .redirector import Redirector, RedirectorOutput
+from .trainer import Trainer, TrainerConfig
+
+INPUTS = ("both", "text", "latent")
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.95
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of one training.
+
+    variant        of the network, see RedirectorConfig
+    iterations     most optimiser steps
+    batch          rows in a step, half of them unsafe
+    rate           peak learning rate
+    average        decay of the averaged weights, which are the ones kept
+    seed           of weights and batches
+    validate       steps between two validations
+    patience       validations without a better score after which training stops
+    benign_rate    share of harmless validation trajectories that may trigger at the calibrated threshold
+    mix            share of rows that are mixed with a harmless prompt's context
+    least_share    smallest share of an unsafe context in a mixture that still counts as unsafe
+    noise          standard deviation of the noise on contexts, in units of their root mean square
+    adversarial    length of a step against the classifier on unsafe contexts, in the same units; 0: none.  Doubles the
+                   time of a step
+    inputs         "both", or "text" or "latent" to see what each alone would reach (the other is set to zero)
+    half           bfloat16 where the device knows it (mixed precision; losses stay in float32)
+    objective      weights of the losses
+    """
+
+    variant: str = "token"
+    iterations: int = 1200
+    batch: int = 64
+    rate: float = 1e-3
+    average: float = 0.99
+    seed: int = 0
+    validate: int = 100
+    patience: int = 6
+    benign_rate: float = 0.002
+    mix: float = 0.5
+    least_share: float = 0.3
+    noise: float = 0.05
+    adversarial: float = 0.0
+    inputs: str = "both"
+    half: bool = True
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self):
+        for name, value, fits, expected in (
+            ("batch", self.batch, self.batch >= 2, "2 or more"),
+            ("validate", self.validate, self.validate >= 1, "1 or more"),
+            ("patience", self.patience, self.patience >= 1, "1 or more"),
+            ("benign_rate", self.benign_rate, 0 <= self.benign_rate < 1, "a share from 0 to 1"),
+            ("mix", self.mix, 0 <= self.mix <= 1, "a share from 0 to 1"),
+            ("least_share", self.least_share, 0 < self.least_share <= 1, "a share above 0, up to 1"),
+            ("noise", self.noise, self.noise >= 0, "0 or more"),
+            ("adversarial", self.adversarial, self.adversarial >= 0, "0 or more"),
+            ("inputs", self.inputs, self.inputs in INPUTS, f"one of {', '.join(INPUTS)}"),
+        ):
+            if not fits:
+                raise ConfigError(f"TrainingConfig.{name} is {value!r}; expected {expected}. Change the setting.")
+
+
+@dataclass
+class Trained:
+    """What a training gives.  log: one dict per validation."""
+
+    redirector: Redirector
+    threshold: float
+    scores: dict[str, float]
+    log: list[dict] = field(default_factory=list)
+    config: TrainingConfig = TrainingConfig()
+
+    def metadata(self) -> dict[str, str]:
+        """For save_redirector."""
+        return {"threshold": repr(self.threshold), "alpha_scale": repr(self.config.objective.alpha_scale),
+                "seed": str(self.config.seed), "training": json.dumps(asdict(self.config)),
+                "validation": json.dumps(self.scores), "torch": torch.__version__,
+                "seconds": str(round(self.log[-1]["seconds"])) if self.log else "0"}
+
+
+def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: TrainingConfig = TrainingConfig(), *,
+          state: Path | None = None, device: torch.device | str = "cpu",
+          on_step: Callable[[int, dict[str, float]], None] | None = None) -> Trained:
+    """Trains one redirector.
+
+    state    file that a killed training goes on from; removed by nobody, refused when the config is another
+    on_step  called with the number of steps done and the losses, after every step; may raise to stop
+
+    TrainingError for trajectories of one class only, a loss that is not finite, a state of another training.
+    Under torch.distributed (as `accelerate launch` or torchrun start it) every process draws batches of its own and
+    gradients are averaged; all return the same network.
+    """
+    _require_both_classes(training)
+    _require_both_classes(validation)
+    with torch.inference_mode(False), torch.enable_grad(), _seeded(config.seed):
+        loop = _Loop(training, validation, config, state, device)
+        while not loop.done:
+            losses = loop.step()
+            if on_step is not None:
+                on_step(loop.trainer.steps_done, losses)
+        return loop.result()
+
+
+class _Loop:
+    """State of one training."""
+
+    def __init__(self, training, validation, config: TrainingConfig, state: Path | None, device):
+        self.training, self.validation, self.config, self.device = training, validation, config, device
+        shape = RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
+                                 tokens=training.contexts.shape[1], variant=config.variant)
+        redirector = Redirector(shape).train().to(device)
+        self.trainer = Trainer(redirector, TrainerConfig(config.iterations, config.rate, warmup=min(
+            100, config.iterations // 10), average=config.average))
+        self.random = torch.Generator().manual_seed(config.seed + 1_000_003 * _rank())
+        self.log: list[dict] = []
+        self.best, self.best_weights, self.worse = -math.inf, None, 0
+        self.before, self.started = 0.0, time.monotonic()
+        self.state = state
+        if state is not None and Path(state).exists():
+            self._resume()
+
+    @property
+    def done(self) -> bool:
+        return self.trainer.steps_done >= self.config.iterations or self.worse >= self.config.patience
+
+    def step(self) -> dict[str, float]:
+        batch, changed = prepared(self.training.batch(self.config.batch, self.random), self.config, self.random)
+        batch, changed = batch.to(self.device), changed.to(self.device)
+        if self.config.adversarial:
+            batch = against_the_classifier(self.trainer.module, batch, self.config.adversarial)
+        output = self._evaluate(self.trainer.module, batch)
+        loss, parts = objective(batch.context, output, batch.safe_context, changed, batch.unsafe, self.config.objective)
+        self.trainer.step(loss)
+        if self.trainer.steps_done % self.config.validate == 0 or self.trainer.steps_done == self.config.iterations:
+            self._validate(parts)
+        return parts
+
+    def result(self) -> Trained:
+        redirector = self.trainer.averaged
+        redirector.load_state_dict(self.best_weights)
+        redirector.eval().requires_grad_(False)
+        threshold = calibrated_threshold(redirector, self.validation, self.config)
+        scores = {**validation_scores(redirector, self.validation, self.config), "threshold": threshold}
+        return Trained(redirector, threshold, scores, self.log, self.config)
+
+    def _evaluate(self, redirector: Redirector, batch: Batch) -> RedirectorOutput:
+        kind = torch.device(self.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.half):
+            output = redirector(batch.latent, batch.context, batch.timestep)
+        return RedirectorOutput(*(part.float() for part in output))
+
+    def _validate(self, parts: dict[str, float]) -> None:
+        scores = validation_scores(self.trainer.averaged, self.validation, self.config)
+        self.log.append({"step": self.trainer.steps_done, "seconds": self._seconds(), **parts,
+                         **{f"validation_{name}": value for name, value in scores.items()}})
+        self.worse = 0 if scores["score"] > self.best + 1e-4 else self.worse + 1
+        if scores["score"] > self.best:
+            self.best = scores["score"]
+            self.best_weights = {key: value.clone() for key, value in self.trainer.averaged.state_dict().items()}
+        if self.state is not None and _rank() == 0:
+            self._save()
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def _save(self) -> None:
+        content = {"config": asdict(self.config), "trainer": self.trainer.state_dict(), "log": self.log,
+                   "best": self.best, "best_weights": self.best_weights, "worse": self.worse,
+                   "random": self.random.get_state(), "torch_random": torch.get_rng_state(),
+                   "seconds": self._seconds()}
+        path = Path(self.state)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(content, temporary)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f"{path}: the state of the training cannot be written ({error}); expected a folder with "
+                                "space. Free some space and run again: it goes on from the last state.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        try:
+            content = torch.load(self.state, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise TrainingError(f"{self.state}: cannot be read ({error}); expected the state of a training. Delete it "
+                                "to begin anew.") from error
+        if content["config"] != asdict(self.config):
+            differing = [name for name, value in asdict(self.config).items() if content["config"].get(name) != value]
+            raise TrainingError(f"{self.state}: is of a training with other {', '.join(differing)}; expected the same "
+                                "settings. Delete it to begin anew, or use the settings it was begun with.")
+        self.trainer.load_state_dict(content["trainer"])
+        self.log, self.best, self.worse = content["log"], content["best"], content["worse"]
+        self.best_weights = content["best_weights"]
+        self.random.set_state(content["random"].cpu())
+        torch.set_rng_state(content["torch_random"].cpu())
+        self.before = content["seconds"]
+
+
+def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> tuple[Batch, Tensor]:
+    """The batch as it is learned from, and the pseudo-label of the mask (B, T).
+
+    Some rows are mixed with another row's prompt that is harmless: context, safe context and label alike.  A mixture
+    is unsafe when the unsafe prompt has at least `least_share` of it.
+    """
+    changed = changed_tokens(batch.context, batch.safe_context)
+    context, safe_context, latent, unsafe = batch.context, batch.safe_context, batch.latent, batch.unsafe
+    harmless = (~unsafe).nonzero().flatten()
+    count = len(unsafe)
+    if config.mix and len(harmless):
+        other = harmless[torch.randint(len(harmless), (count,), generator=random)]
+        share = config.least_share + (1 - config.least_share) * torch.rand(count, 1, 1, generator=random)
+        mixed = torch.rand(count, 1, 1, generator=random) < config.mix
+        share = torch.where(mixed, share, torch.ones(()))
+        context = share * context + (1 - share) * batch.context[other]
+        safe_context = share * safe_context + (1 - share) * batch.context[other]
+    if config.noise:
+        scale = context.square().mean(dim=(1, 2), keepdim=True).sqrt()
+        # The same noise on both: it is part of the prompt, not of the concept.
+        noise = config.noise * scale * torch.rand(count, 1, 1, generator=random) * torch.randn(
+            context.shape, generator=random)
+        context, safe_context = context + noise, safe_context + noise
+    if config.inputs == "text":
+        latent = torch.zeros_like(latent)
+    if config.inputs == "latent":
+        context = torch.zeros_like(context)
+    return Batch(latent, batch.timestep, context, safe_context, unsafe), changed
+
+
+def against_the_classifier(redirector: Redirector, batch: Batch, length: float) -> Batch:
+    """Unsafe contexts moved a step of `length` (root mean squares, per token) to where they look safer.
+
+    One step of the fast gradient method (Goodfellow et al., arXiv 1412.6572), with the L2 norm of each token.
+    """
+    redirector.eval()
+    context = batch.context.detach().requires_grad_()
+    output = redirector(batch.latent, context, batch.timestep)
+    gradient, = torch.autograd.grad((output.logits[:, 1] - output.logits[:, 0]).sum(), context)
+    redirector.train()
+    scale = batch.context.square().mean(dim=(1, 2), keepdim=True).sqrt() * math.sqrt(context.shape[-1])
+    direction = gradient / gradient.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True).clamp_min(1e-12)
+    step = -length * scale * direction * batch.unsafe[:, None, None]
+    return Batch(batch.latent, batch.timestep, batch.context + step, batch.safe_context + step, batch.unsafe)
+
+
+@torch.no_grad()
+def validation_scores(redirector: Redirector, validation: TrajectoryDataset, config: TrainingConfig,
+                      rows: int = 512) -> dict[str, float]:
+    """How well the averaged network does on the validation trajectories, each 0 to 1, higher is better.
+
+    unsafe_recall, safe_recall  share of rows on the right side of 0.5
+    redirection                 share of the way from the unsafe to the safe context that the redirection goes,
+                                1 - |redirected - safe|^2 / |context - safe|^2, floored at 0
+    score                       mean of the balanced accuracy and `redirection`
+    """
+    was_training = redirector.training
+    redirector.eval()
+    batch = validation.batch(rows, torch.Generator().manual_seed(0))
+    batch, _ = prepared(batch, TrainingConfig(mix=0, noise=0, inputs=config.inputs), torch.Generator())
+    device = redirector.device
+    recalls, ways = {True: [], False: []}, []
+    for part in torch.arange(len(batch.unsafe)).split(64):
+        each = Batch(*(value[part] for value in vars(batch).values())).to(device)
+        output = redirector(each.latent, each.context, each.timestep)
+        said = output.unsafe_probability > 0.5
+        redirected = redirected_context(each.context, output.delta, output.token_mask, output.alpha,
+                                        config.objective.alpha_scale, config.objective.mask_again)
+        rest = (redirected - each.safe_context).square().sum((1, 2))
+        whole = (each.context - each.safe_context).square().sum((1, 2))
+        ways += (1 - rest / whole.clamp_min(1e-12)).clamp(0, 1)[each.unsafe].tolist()
+        for kind in (True, False):
+            recalls[kind] += (said == kind)[each.unsafe == kind].tolist()
+    redirector.train(was_training)
+    mean = {kind: sum(values) / max(1, len(values)) for kind, values in recalls.items()}
+    redirection = sum(ways) / max(1, len(ways))
+    score = ((mean[True] + mean[False]) / 2 + redirection) / 2
+    return {"unsafe_recall": mean[True], "safe_recall": mean[False], "redirection": redirection, "score": score}
+
+
+@torch.no_grad()
+def calibrated_threshold(redirector: Redirector, validation: TrajectoryDataset, config: TrainingConfig,
+                         most: int = 600) -> float:
+    """The lowest threshold at which at most `benign_rate` of the harmless validation trajectories trigger.
+
+    A trajectory triggers when any of its steps does.  Between 0.05 and 0.95; half-way (in logits) between the highest
+    probability that must not trigger and the lowest one that an unsafe trajectory reaches, where these are apart.
+    """
+    peaks = {}
+    for unsafe in (False, True):
+        pairs = (validation.unsafe == unsafe).nonzero().flatten()[:most].tolist()
+        peaks[unsafe] = sorted(peak_probabilities(redirector, validation, pairs, config).tolist())
+    allowed = int(config.benign_rate * len(peaks[False]))
+    highest = peaks[False][len(peaks[False]) - 1 - allowed]
+    missed = int(config.benign_rate * len(peaks[True]))
+    lowest = max(peaks[True][missed], highest)
+    middle = torch.tensor([highest, lowest], dtype=torch.float64).clamp(1e-6, 1 - 1e-6).logit().mean().sigmoid()
+    return round(min(max(float(middle), LOWEST_THRESHOLD), HIGHEST_THRESHOLD), 4)
+
+
+@torch.no_grad()
+def peak_probabilities(redirector: Redirector, dataset: TrajectoryDataset, pairs: list[int],
+                       config: TrainingConfig) -> Tensor:
+    """Highest unsafe probability over the steps of each pair's first trajectory, (len(pairs),)."""
+    steps, peaks = len(dataset.timesteps), []
+    for part in torch.tensor(pairs).split(16):
+        batch, _ = prepared(dataset.runs(part.tolist()), TrainingConfig(mix=0, noise=0, inputs=config.inputs),
+                            torch.Generator())
+        batch = batch.to(redirector.device)
+        output = redirector(batch.latent, batch.context, batch.timestep)
+        peaks.append(output.unsafe_probability.reshape(-1, steps).amax(1).cpu())
+    return torch.cat(peaks)
+
+
+def _require_both_classes(dataset: TrajectoryDataset) -> None:
+    unsafe = int(dataset.unsafe.sum())
+    if unsafe in (0, len(dataset)):
+        missing = "unsafe" if not unsafe else "harmless"
+        raise TrainingError(f"{dataset.folder}: {unsafe} of {len(dataset)} pairs are unsafe; expected both classes. Add "
+                            f"{missing} prompts to the pair file and collect again.")
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+
+
+@contextlib.contextmanager
+def _seeded(seed: int):
+    """torch's own generator seeded, and as before afterwards."""
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
