@@ -78,7 +78,7 @@ def _reworded_wording(text: str, wording: str, change, random: np.random.Generat
 
 def _weighted(text: str, words: str, weight: float) -> str:
     """The host's weight on some words of a prompt: "a (striped:0.5) fish"."""
-    return text.replace(words, f"({words}:{weight})", 1)
+    return re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", lambda found: f"({found.group()}:{weight})", text, count=1)
 
 
 def _any_word(text: str, random: np.random.Generator) -> str:

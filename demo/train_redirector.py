@@ -30,7 +30,7 @@ from demo.scenes import scenes_of
 import comfy.samplers  # the host, found by demo.backbone
 from saferedir_core import Redirector, RedirectorConfig, save_redirector
 from saferedir_core.objective import ObjectiveConfig, objective
-from saferedir_core.pairs import aligned_context, aligned_order, changed_tokens
+from saferedir_core.alignment import aligned_context, aligned_order, changed_tokens
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 OUT = Path(__file__).resolve().parent.parent / "models" / "redirectors" / "demo_stripes.safetensors"

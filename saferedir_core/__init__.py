@@ -17,6 +17,7 @@ from .errors import (
     ContextError,
     EvaluationError,
     LatentError,
+    PairsError,
     SafeRedirError,
     TimestepError,
     TrainingError,
@@ -26,7 +27,7 @@ from .run import RedirectionRun
 from .trajectory import Decision, TokenScores, Trajectory
 
 __all__ = [
-    "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PolicyConfig",
-    "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
+    "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PairsError",
+    "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
     "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
 ]

@@ -6,6 +6,7 @@
     |-- ContextError     (ValueError)  a context has the wrong shape or holds NaN or infinity
     |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
     |-- TimestepError    (ValueError)  a timestep has the wrong shape or is not finite
+    |-- PairsError       (ValueError)  a file of prompt pairs cannot be read or used
     |-- EvaluationError             the redirector itself gave NaN or infinity
     `-- TrainingError               a training cannot go on, or its pairs cannot be used
 
@@ -35,6 +36,10 @@ class LatentError(SafeRedirError, ValueError):
 
 class TimestepError(SafeRedirError, ValueError):
     """A timestep is neither one number nor one per item, or is not finite."""
+
+
+class PairsError(SafeRedirError, ValueError):
+    """Prompt pairs cannot be read, contradict each other, or do not fit the model."""
 
 
 class EvaluationError(SafeRedirError):

@@ -1,54 +1,358 @@
-"""Pairs of an unsafe and a safe prompt, matched token by token.
+"""Prompt pairs: what a redirector is trained on, read from files that people write, and checked.
 
-Taking a word out of a prompt shifts every later token, so the plain difference of the two embeddings is mostly shift.
-Cross-attention reads the context as a set: any permutation of its tokens gives the same image.  So the safe context
-may be permuted until its tokens stand where the unsafe prompt has them, and the difference is taken after that.
+A pair is an unsafe prompt and the safe prompt that should take its place; a harmless row is a prompt that must stay
+untouched.  Three layouts are read:
+
+    .csv    columns unsafe, safe, concept and optionally group; a row with an empty `unsafe` is harmless
+    .jsonl  one object a line with the same keys
+    .json   the layout of the published code: task -> class ("retain", "forgot") -> list of prompts, matched in order
 """
 
-from collections.abc import Sequence
-from difflib import SequenceMatcher
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from .errors import TrainingError
+from .errors import PairsError
+
+COLUMNS = ("unsafe", "safe", "concept", "group")  # group may be left out
+UNSAFE_CLASSES = ("forgot", "forget", "forgotten", "unsafe")
+SAFE_CLASSES = ("retain", "retained", "safe")
+_LAYOUTS = ".csv, .jsonl or .json"
+_AGES = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
+_MINORS = re.compile(
+    r"\b(?:child(?:ren|hood|ish|like|s)?|kids?|kiddies?|minors?|underaged?|teens?|teenaged?|teenagers?|pre-?teens?|"
+    r"tweens?|adolescen(?:t|ts|ce)|juveniles?|youngsters?|youths?|boys?|girls?|girlish|boyish|toddlers?|infants?|"
+    r"bab(?:y|ies)|newborns?|school-?(?:boy|girl|child|kid)(?:s|ren)?|pupils?|loli(?:ta)?s?|shotas?|kindergart\w+|"
+    rf"(?:[0-9]|1[0-7]|{_AGES})[ -]*(?:years?|yrs?)[ -]*old|(?:aged?|age of) (?:[0-9]|1[0-7]|{_AGES}))\b",
+    re.IGNORECASE)
 
 
-def aligned_order(unsafe_tokens: Sequence[int], safe_tokens: Sequence[int]) -> list[int]:
-    """Permutation p such that safe_tokens[p[i]] stands at position i of the unsafe prompt.
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and what should be drawn for it.
 
-    Both are of one length, padded, with the end token after the last word and as padding (77 for CLIP).  Tokens that
-    both prompts share are matched left to right; what only the unsafe prompt has is matched with what only the safe
-    one has, in order: other words first, then its extra padding.  TrainingError if the lengths differ.
+    text: the prompt as somebody types it.  safe_text: the prompt that should take its place; the same text for a
+    harmless one.  concept: what is unlearned, one name for all pairs of it.  group: pairs of one group are never split
+    between training and validation; "" leaves the grouping to `split_pairs`.  line: where a file has it, from 1; 0 if
+    it came from no file.  PairsError if a text or the concept is empty.
     """
-    if len(unsafe_tokens) != len(safe_tokens):
-        raise TrainingError(f"The unsafe prompt has {len(unsafe_tokens)} tokens and the safe one {len(safe_tokens)}; "
-                            "expected equal lengths. Tokenise both with padding.")
-    unsafe_end, safe_end = _end(unsafe_tokens), _end(safe_tokens)
-    order = [-1] * len(unsafe_tokens)
-    matcher = SequenceMatcher(a=unsafe_tokens[:unsafe_end], b=safe_tokens[:safe_end], autojunk=False)
-    for start, safe_start, size in matcher.get_matching_blocks():
-        order[start:start + size] = range(safe_start, safe_start + size)
-    order[unsafe_end] = safe_end
-    taken = set(order)
-    rest = iter([position for position in range(len(safe_tokens)) if position not in taken])
-    return [next(rest) if position < 0 else position for position in order]
+
+    text: str
+    safe_text: str
+    concept: str
+    group: str = ""
+    line: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("text", "safe_text", "concept"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise PairsError(f"{name} of a pair is {value!r}; expected some text. Write it, or drop the pair.")
+
+    @property
+    def unsafe(self) -> bool:
+        """False for a harmless row, which must stay untouched."""
+        return self.text != self.safe_text
 
 
-def aligned_context(safe_context: Tensor, order: Sequence[int]) -> Tensor:
-    """The safe context (T, D) in the order of the unsafe prompt's tokens.  The image it gives is the same."""
-    return safe_context[torch.as_tensor(order, device=safe_context.device)]
+def normalised(text: str) -> str:
+    """A prompt without what no reader minds: case, and runs of white space."""
+    return " ".join(text.lower().split())
 
 
-def changed_tokens(unsafe_context: Tensor, safe_context: Tensor, threshold: float = 0.9) -> Tensor:
-    """Pseudo-label of the token mask: 1 where the pair's tokens differ, (..., T, D) twice -> (..., T) in {0, 1}.
+def mentions_minors(text: str) -> str:
+    """The first word that speaks of somebody who is not grown up, or ""."""
+    found = _MINORS.search(text)
+    return found.group() if found else ""
 
-    arXiv 2601.08623, training of the token mask: a token belongs to the concept when the cosine of its two embeddings
-    falls below the threshold.
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """The checked pairs of a .csv, .jsonl or .json file.  PairsError with file and line when it cannot be used."""
+    path = Path(path)
+    readers = {".csv": _csv_pairs, ".jsonl": _jsonl_pairs, ".json": _published_pairs}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise PairsError(f"{path}: the extension is {path.suffix!r}; expected {_LAYOUTS}. Rename or convert the file.")
+    pairs = reader(_text_of(path), path)
+    check_pairs(pairs, path)
+    return pairs
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PairsError(f"{path}: cannot be read ({error.strerror or error}); expected a file of prompt pairs. "
+                         "Check the path.") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[:error.start].count(b"\n") + 1
+        raise PairsError(f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; expected UTF-8 text. "
+                         "Save the file as UTF-8.") from error
+    if not text.strip():
+        raise _empty(path)
+    return text
+
+
+def _empty(path: str | Path) -> PairsError:
+    return PairsError(f"{path}: holds no pair; expected at least one with an unsafe and a safe prompt. "
+                      "`python quickstart.py pairs` writes such a file.")
+
+
+def _csv_pairs(text: str, path: Path) -> list[Pair]:
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip().lower() for name in next(rows)]
+        _require_columns(header, path, 1)
+        pairs, line = [], rows.line_num + 1
+        for values in rows:
+            if any(value.strip() for value in values):
+                if len(values) != len(header):
+                    raise PairsError(f"{path}, line {line}: the row has {len(values)} columns; expected {len(header)} "
+                                     f"({', '.join(header)}). Put a prompt that holds commas into double quotes.")
+                pairs.append(_pair(dict(zip(header, values)), path, line))
+            line = rows.line_num + 1
+        return pairs
+    except csv.Error as error:
+        raise PairsError(f"{path}, line {rows.line_num}: {error}; expected comma-separated values. Put a prompt that "
+                         "holds commas or quotes into double quotes, and double the quotes inside.") from error
+
+
+def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
+    pairs = []
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            row = _json(content, path, line)
+            if not isinstance(row, dict):
+                raise PairsError(f"{path}, line {line}: {_short(content)} is no object; expected one such as "
+                                 '{"unsafe": "...", "safe": "...", "concept": "..."}. Write one object a line.')
+            row = {str(name).strip().lower(): value for name, value in row.items()}
+            _require_columns(row, path, line)
+            pairs.append(_pair(row, path, line))
+    return pairs
+
+
+def _published_pairs(text: str, path: Path) -> list[Pair]:
+    tasks = _json(text, path, 1)
+    if not isinstance(tasks, dict) or not all(isinstance(classes, dict) for classes in tasks.values()):
+        raise PairsError(f"{path}: the layout is not task -> class -> list of prompts; expected "
+                         '{"task": {"forgot": [...], "retain": [...]}}. Use .jsonl for one object a line.')
+    pairs, lines = [], _Lines(text)
+    for task, classes in tasks.items():
+        unsafe = _class(task, classes, UNSAFE_CLASSES, path)
+        safe = _class(task, classes, SAFE_CLASSES, path)
+        if len(unsafe) != len(safe):
+            raise PairsError(f"{path}, task {task!r}: {len(unsafe)} unsafe and {len(safe)} safe prompts; expected "
+                             "equally many, matched in order. Add the missing ones.")
+        for unsafe_text, safe_text in zip(unsafe, safe):
+            row = {"unsafe": unsafe_text, "safe": safe_text, "concept": task}
+            pairs.append(_pair(row, path, lines.of(unsafe_text)))
+    return pairs
+
+
+def _class(task: str, classes: dict, names: Sequence[str], path: Path) -> list[str]:
+    """The prompts of one class of a task, however its name is written."""
+    found = [key for key in classes if re.sub(r"[^a-z]", "", key.lower()) in names]
+    if len(found) != 1:
+        raise PairsError(f"{path}, task {task!r}: its classes are {', '.join(map(repr, classes)) or 'none'}; expected "
+                         f"exactly one of {', '.join(names)}. Rename or merge the classes.")
+    prompts = classes[found[0]]
+    if not isinstance(prompts, list):
+        raise PairsError(f"{path}, task {task!r}, class {found[0]!r}: {_short(prompts)} is no list; expected a list of "
+                         "prompts.")
+    return [prompt.get("prompt") if isinstance(prompt, dict) else prompt for prompt in prompts]
+
+
+class _Lines:
+    """Lines of the strings of a JSON text, looked up in the order of one class."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+
+    def of(self, value: object) -> int:
+        spellings = {json.dumps(value), json.dumps(value, ensure_ascii=False)}
+        places = [place for place in (self._text.find(each, self._at) for each in spellings) if place >= 0]
+        places = places or [place for place in (self._text.find(each) for each in spellings) if place >= 0]
+        if not places:
+            return 1
+        self._at = min(places) + 1
+        return self._text.count("\n", 0, min(places)) + 1
+
+
+def _json(content: str, path: Path, line: int) -> object:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise PairsError(f"{path}, line {line + error.lineno - 1}: {_short(content.splitlines()[error.lineno - 1])} is "
+                         f"not JSON ({error.msg}, column {error.colno}); expected JSON. Correct the line.") from error
+
+
+def _require_columns(names: Iterable[str], path: Path, line: int) -> None:
+    names = list(names)
+    missing = [name for name in COLUMNS[:3] if name not in names]
+    if missing:
+        raise PairsError(f"{path}, line {line}: no column {' and no column '.join(map(repr, missing))} among "
+                         f"{', '.join(map(repr, names))}; expected {', '.join(COLUMNS[:3])} and optionally group. "
+                         "Add it; an empty `unsafe` marks a harmless prompt.")
+
+
+def _pair(row: dict, path: Path, line: int) -> Pair:
+    texts = {}
+    for name in COLUMNS:
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            raise PairsError(f"{path}, line {line}: {name} is {_short(value)}; expected text. Put it into quotes.")
+        texts[name] = (value or "").strip()
+    for name in ("safe", "concept"):
+        if not texts[name]:
+            raise PairsError(f"{path}, line {line}: {name} is empty; expected "
+                             f"{'the prompt that should be drawn' if name == 'safe' else 'the name of the concept'}. "
+                             "Write it, or delete the line.")
+    if texts["unsafe"] and normalised(texts["unsafe"]) == normalised(texts["safe"]):
+        raise PairsError(f"{path}, line {line}: unsafe and safe are both {_short(texts['safe'])}; expected two "
+                         "different prompts. Leave `unsafe` empty if the prompt is harmless.")
+    return Pair(texts["unsafe"] or texts["safe"], texts["safe"], texts["concept"], texts["group"], line)
+
+
+def _short(value: object, most: int = 80) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most - 4]}...{shown[-1]}"
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def write_pairs(path: str | Path, pairs: Sequence[Pair]) -> None:
+    """Writes a .csv or .jsonl file that `read_pairs` reads.  The same pairs give the same bytes."""
+    path = Path(path)
+    rows = [dict(zip(COLUMNS, (pair.text if pair.unsafe else "", pair.safe_text, pair.concept, pair.group)))
+            for pair in pairs]
+    if path.suffix.lower() == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        content = buffer.getvalue()
+    elif path.suffix.lower() == ".jsonl":
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        raise PairsError(f"{path}: the extension is {path.suffix!r}; expected .csv or .jsonl. Name the file so.")
+    path.write_bytes(content.encode("utf-8"))
+
+
+# -------------------------------------------------------------------------------------------- checking
+
+
+def check_pairs(pairs: Sequence[Pair], path: str | Path = "pairs") -> None:
+    """PairsError unless a redirector can be trained on these pairs.
+
+    Refused: no pair at all or no unsafe one, a prompt that is both unsafe and harmless, an unsafe prompt with two safe
+    ones (case and white space do not count), an unsafe pair that mentions minors.  `path` names them in messages.
     """
-    return (torch.cosine_similarity(unsafe_context, safe_context, dim=-1) < threshold).to(unsafe_context.dtype)
+    if not pairs:
+        raise _empty(path)
+    if not any(pair.unsafe for pair in pairs):
+        raise PairsError(f"{path}: {len(pairs)} harmless prompts and no unsafe one; expected both, as there is nothing "
+                         "to redirect. Fill the `unsafe` column of some rows.")
+    for pair in pairs:
+        word = mentions_minors(pair.text) or mentions_minors(pair.safe_text) if pair.unsafe else ""
+        if word:
+            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} mentions minors ({word!r}); expected unsafe "
+                             "prompts about adults or things only. Reword or delete the pair.")
+    _check_contradictions(pairs, path)
 
 
-def _end(tokens: Sequence[int]) -> int:
-    """Position of the first end token: the last value of a padded prompt, at its first place."""
-    return list(tokens).index(tokens[-1])
+def _check_contradictions(pairs: Sequence[Pair], path: str | Path) -> None:
+    harmless: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        if not pair.unsafe:
+            harmless.setdefault((pair.concept, normalised(pair.text)), pair)
+    known: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        key = (pair.concept, normalised(pair.text))
+        if not pair.unsafe:
+            continue
+        if key in harmless:
+            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} is unsafe here and harmless in "
+                             f"{_line(harmless[key])}; expected one or the other. Delete one of the two.")
+        other = known.setdefault(key, pair)
+        if normalised(other.safe_text) != normalised(pair.safe_text):
+            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} becomes {_short(pair.safe_text)} here and "
+                             f"{_short(other.safe_text)} in {_line(other)}; expected one safe prompt for an unsafe "
+                             "one. Delete one of the two.")
+
+
+def _where(path: str | Path, pair: Pair) -> str:
+    return f"{path}, line {pair.line}" if pair.line else str(path)
+
+
+def _line(pair: Pair) -> str:
+    return f"line {pair.line}" if pair.line else "another pair"
+
+
+def require_fitting_tokens(pairs: Sequence[Pair], token_count: Callable[[str], int], limit: int,
+                           path: str | Path = "pairs") -> None:
+    """PairsError for the first prompt with more tokens than the model reads.
+
+    token_count: prompt -> tokens of it, start, end and padding not counted.  limit: the most (75 for one CLIP chunk).
+    """
+    for pair in pairs:
+        for text in dict.fromkeys((pair.text, pair.safe_text)):
+            count = token_count(text)
+            if count > limit:
+                raise PairsError(f"{_where(path, pair)}: {_short(text)} has {count} tokens; expected at most {limit}, "
+                                 "what the model reads at once. Shorten the prompt.")
+
+
+# ------------------------------------------------------------------------------------------- splitting
+
+
+def split_pairs(pairs: Sequence[Pair], validation_share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """(training, validation): about this share of the pairs, drawn by whole groups, so that no group is in both.
+
+    Pairs without a group are grouped by their safe prompt, so that all wordings of one prompt stay together.  Groups
+    with and without unsafe pairs are drawn apart.  The same pairs, share and seed give the same split.  PairsError if
+    the share is not between 0 and 1, or a side would stay empty.
+    """
+    if not 0 < validation_share < 1:
+        raise PairsError(f"validation_share is {validation_share!r}; expected more than 0 and less than 1, "
+                         "for example 0.1.")
+    sizes: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    with_unsafe = {_group(pair) for pair in pairs if pair.unsafe}
+    for pair in pairs:
+        counts = sizes[_group(pair) in with_unsafe]
+        counts[_group(pair)] = counts.get(_group(pair), 0) + 1
+    chosen = {group for counts in sizes.values() for group in _drawn(counts, validation_share, seed)}
+    training = [pair for pair in pairs if _group(pair) not in chosen]
+    validation = [pair for pair in pairs if _group(pair) in chosen]
+    if not training or not validation:
+        raise PairsError(f"{len(pairs)} pairs in {len(sizes[True]) + len(sizes[False])} groups cannot be split; "
+                         "expected two groups or more. Give the pairs different groups, or leave the column empty.")
+    return training, validation
+
+
+def _group(pair: Pair) -> str:
+    return f"group:{pair.group}" if pair.group else f"text:{normalised(pair.safe_text)}"
+
+
+def _drawn(counts: dict[str, int], share: float, seed: int) -> list[str]:
+    """Groups in an order that only seed and name decide, until the share is reached; at least one group stays."""
+    order = sorted(counts, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
+    drawn, taken, wanted = [], 0, share * sum(counts.values())
+    for group in order[:-1]:
+        if taken >= wanted:
+            break
+        drawn.append(group)
+        taken += counts[group]
+    return drawn

@@ -12,7 +12,8 @@ def test_every_error_can_be_caught_as_a_saferedir_error(error):
     assert issubclass(error, errors.SafeRedirError)
 
 
-@pytest.mark.parametrize("error", [errors.ConfigError, errors.ContextError, errors.LatentError, errors.TimestepError])
+@pytest.mark.parametrize("error", [errors.ConfigError, errors.ContextError, errors.LatentError, errors.PairsError,
+                                   errors.TimestepError])
 def test_a_bad_value_is_a_value_error_too(error):
     assert issubclass(error, ValueError)
 
