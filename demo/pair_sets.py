@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saferedir_core.pairs import Pair, normalised, write_pairs
+from saferedir_core.pairs import Pair, mentions_minors, normalised, write_pairs
 from saferedir_core.rewording import misspell, reword, split_word
 
 from .captions import TEMPLATES, Caption, can_be, caption
@@ -44,7 +44,8 @@ def demo_pairs(concept: str, count: int = COUNT, seed: int = SEED) -> list[Pair]
         scene = _choose(_scenes(concept, kind), random)
         said = caption(scene, random, concept=concept, kind=kind, split="training", strange=0.4)
         pair = _pair(said, concept, f"{TEMPLATES.index(said.template)}/{said.wording}", random)
-        if normalised(pair.text) not in known:
+        strange_kid = mentions_minors(pair.text) or mentions_minors(pair.safe_text)  # "kid" is a nonsense word as well
+        if normalised(pair.text) not in known and not strange_kid:
             known.add(normalised(pair.text))
             pairs.append(pair)
     return pairs

@@ -28,6 +28,6 @@ from .trajectory import Decision, TokenScores, Trajectory
 
 __all__ = [
     "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PairsError",
-    "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
-    "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
+    "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError",
+    "TimestepError", "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
 ]

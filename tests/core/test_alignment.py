@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saferedir_core.errors import TrainingError
 from saferedir_core.alignment import aligned_context, aligned_order, changed_tokens
+from saferedir_core.errors import TrainingError
 
 START, END, LENGTH = 100, 101, 12
 WORDS = LENGTH - 2                                                  # most words that fit between start and end

@@ -10,8 +10,8 @@ ROOT = Path(saferedir_core.__file__).resolve().parents[1]
 
 PUBLIC = [
     "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PairsError",
-    "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError", "TimestepError",
-    "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
+    "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError",
+    "TimestepError", "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
 ]
 
 
