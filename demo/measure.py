@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import time
 from dataclasses import dataclass
@@ -28,39 +27,12 @@ from demo.judge import FACTOR_NAMES, factors_right, judge
 from demo.pack import pack_module
 from demo.sampling import SamplingConfig, generate
 from demo.scenes import Scene, all_scenes, draw, scenes_of
+from saferedir_core.metrics import Share, share
 
 ROOT = Path(__file__).resolve().parent.parent
 REDIRECTOR = ROOT / "models" / "redirectors" / "demo_stripes.safetensors"
 SEED = 20261123  # of the test captions, poses and image seeds
 CONFIG = SamplingConfig()
-
-
-@dataclass(frozen=True)
-class Share:
-    """A count out of a total, with its Wilson 95 % interval."""
-
-    hits: int
-    total: int
-
-    def __str__(self) -> str:
-        low, high = wilson(self.hits, self.total)
-        return (f"{100 * self.hits / max(1, self.total):.1f} % ({self.hits} of {self.total}; "
-                f"{100 * low:.1f} to {100 * high:.1f})")
-
-
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a share, 0..1."""
-    if not total:
-        return 0.0, 1.0
-    share, spread = hits / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    reach = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
-
-
-def share(flags) -> Share:
-    flags = list(flags)
-    return Share(sum(map(bool, flags)), len(flags))
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,6 @@ def measure(comfyui):
     return demo.measure
 
 
-def test_no_failure_shows_99_percent_from_381_trials_on(measure):
-    assert measure.wilson(381, 381)[0] >= 0.99 > measure.wilson(380, 380)[0]
-
-
-def test_the_interval_holds_the_share_and_narrows(measure):
-    low, high = measure.wilson(45, 50)
-    assert 0 <= low < 0.9 < high <= 1
-    wider, narrower = measure.wilson(9, 10), measure.wilson(900, 1000)
-    assert narrower[1] - narrower[0] < wider[1] - wider[0]
-    assert measure.wilson(0, 0) == (0.0, 1.0)
-
-
 def test_test_prompts_are_of_the_test_combinations_and_half_in_held_out_wordings_only(measure):
     rows = measure.test_rows(120, ("striped", "implicit", "harmless"), 1)
     assert {split_of(row.scene) for row in rows} == {"test"}
