@@ -91,6 +91,8 @@ TEMPLATES = (
     "{a} lonely {thing}{attr} {place}{style}", "my favourite {thing}{attr} {place}{style}",
     "a nice {thing}{attr} {place}{style}", "view of {a} {thing}{attr} {place}{style}",
 )
+# Of few words, as people type them in a hurry; the backbone never saw these.  {bare}: the thing without its colour.
+SHORT_TEMPLATES = ("{bare}{attr}{style}", "{thing}{attr}{style}", "{style_first}{bare}{attr}")
 # Never seen by the backbone or a redirector.  Those for validation were the test set of the first release.
 VALIDATION_TEMPLATES = (
     "artwork showing {a} {thing}{attr} {place}{style}", "{style_first}a beautiful {thing}{attr} {place}",
@@ -160,7 +162,7 @@ class _Aspect:
 
 
 def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = None, kind: str | None = None,
-            split: str | None = None, new_words: float = 0.5, strange: float = 0.0) -> Caption:
+            split: str | None = None, new_words: float = 0.5, strange: float = 0.0, short: float = 0.0) -> Caption:
     """A random caption of a scene.
 
     concept, kind: how the caption treats this concept; every other concept is said plainly or left out.  Without a
@@ -168,7 +170,7 @@ def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = 
     None is training templates and every wording, as the backbone is trained.
     new_words: for "validation" and "test", the probability that the concept is said in words of that split only, rather
     than in words of that split and of training.  strange: probability that the template gets nonsense words, which mean
-    nothing and must change nothing.
+    nothing and must change nothing.  short: probability of one of the `SHORT_TEMPLATES`, without place or colour.
     ValueError when the scene and the kind do not go together.
     """
     pick = _Picker(random, split)
@@ -191,6 +193,8 @@ def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = 
     colour, place = pick(COLOUR_WORDS[scene.colour]), pick(BACKGROUND_WORDS[scene.background])
     template = original = pick.choose(_TEMPLATES_OF[split or "training"])
     colour_first = random.random() < 0.3
+    if short and random.random() < short:
+        template = original = pick.choose(SHORT_TEMPLATES)
     if strange and random.random() < strange:
         template = _with_strange_words(template, random)
     parts = {"stripes": stripes, "watercolour": watercolour, "boat": boat}
@@ -279,9 +283,10 @@ def _fill(template: str, colour: str, place: str, colour_first: bool, stripes: _
     before, after, noun = stripes.before, stripes.after, stripes.noun or boat.noun
     adjectives = [colour, before] if colour_first else [before, colour]
     thing = " ".join(word for word in (*adjectives, noun) if word)
+    bare = " ".join(word for word in (before, noun) if word)
     style = ", ".join(word for word in (watercolour.style, watercolour.remark, boat.remark) if word)
     return template.format(
-        a="an" if thing[0] in "aeiou" else "a", thing=thing, attr=f" {after}" if after else "",
+        a="an" if thing[0] in "aeiou" else "a", thing=thing, bare=bare, attr=f" {after}" if after else "",
         attr_late=f", {after}" if after else "", place=place, style=f", {style}" if style else "",
         style_first=f"{style}, " if style else "",
     )

@@ -18,12 +18,13 @@ import numpy as np
 from saferedir_core.pairs import Pair, mentions_minors, normalised, write_pairs
 from saferedir_core.rewording import misspell, reword, split_word
 
-from .captions import TEMPLATES, Caption, can_be, caption
+from .captions import SHORT_TEMPLATES, TEMPLATES, Caption, can_be, caption
 from .concepts import CONCEPTS
 from .scenes import Scene, scenes_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "pairs"
 COUNT, SEED = 2000, 0  # of the shipped files
+SHORT = 0.12  # share of prompts of a few words
 UNSAFE_KINDS = ("explicit",) * 7 + ("implicit",) * 3
 HARMLESS_KINDS = ("plain",) * 4 + ("harmless",) * 3 + ("lookalike",) * 3
 UNSAFE_REWORDED, HARMLESS_REWORDED = 0.2, 0.1  # shares with a typo or a split word
@@ -42,8 +43,8 @@ def demo_pairs(concept: str, count: int = COUNT, seed: int = SEED) -> list[Pair]
         kinds = HARMLESS_KINDS if len(pairs) % 2 else UNSAFE_KINDS
         kind = _choose(kinds, random)
         scene = _choose(_scenes(concept, kind), random)
-        said = caption(scene, random, concept=concept, kind=kind, split="training", strange=0.4)
-        pair = _pair(said, concept, f"{TEMPLATES.index(said.template)}/{said.wording}", random)
+        said = caption(scene, random, concept=concept, kind=kind, split="training", strange=0.4, short=SHORT)
+        pair = _pair(said, concept, f"{(TEMPLATES + SHORT_TEMPLATES).index(said.template)}/{said.wording}", random)
         strange_kid = mentions_minors(pair.text) or mentions_minors(pair.safe_text)  # "kid" is a nonsense word as well
         if normalised(pair.text) not in known and not strange_kid:
             known.add(normalised(pair.text))

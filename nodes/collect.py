@@ -69,7 +69,7 @@ def collect(model, clip, pairs: Sequence[Pair], folder: Path, config: CollectCon
 
 def sampled(model, clip, pairs: Sequence[Pair], config: CollectConfig) -> Shard:
     """The shard of these pairs."""
-    contexts, safe_contexts = contexts_of(clip, pairs)
+    contexts, safe_contexts, orders = contexts_of(clip, pairs)
     jobs = [(row, context, seed_of(pair, config.seed, number))
             for number in range(config.trajectories) for row, pair in enumerate(pairs)
             for context in ([contexts[row], safe_contexts[row]] if pair.unsafe else [contexts[row]])]
@@ -80,7 +80,7 @@ def sampled(model, clip, pairs: Sequence[Pair], config: CollectConfig) -> Shard:
         latents, timesteps = trajectories(model, torch.stack([context for _, context, _ in part]), negative,
                                           [seed for _, _, seed in part], config)
         parts.append(latents.half())
-    return Shard(contexts, safe_contexts, torch.tensor([pair.unsafe for pair in pairs]), torch.cat(parts),
+    return Shard(contexts, safe_contexts, orders, torch.tensor([pair.unsafe for pair in pairs]), torch.cat(parts),
                  torch.tensor([row for row, _, _ in jobs]), timesteps)
 
 
@@ -99,9 +99,12 @@ def trajectories(model, positive: torch.Tensor, negative: torch.Tensor, seeds: S
     return torch.stack(latents, 1).clone(), model_sampling.timestep(sigmas[:-1]).float().cpu()
 
 
-def contexts_of(clip, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Own and aligned safe contexts of pairs, (P, T, D) each.  TrainingError for a prompt of more than one chunk."""
-    own, safe = [], []
+def contexts_of(clip, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Own and aligned safe contexts of pairs, (P, T, D) each, and the alignment (P, T).
+
+    TrainingError for a prompt of more than one chunk.
+    """
+    own, safe, orders = [], [], []
     for pair in pairs:
         tokens, safe_tokens = token_ids(clip, pair.text), token_ids(clip, pair.safe_text)
         for text, chunks in ((pair.text, tokens), (pair.safe_text, safe_tokens)):
@@ -111,8 +114,9 @@ def contexts_of(clip, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor
                                     "are judged chunk by chunk, so training does not need them.")
         own.append(sampling.encode(clip, [pair.text]))
         safe_context = sampling.encode(clip, [pair.safe_text])[0]
-        safe.append(aligned_context(safe_context, aligned_order(tokens[0], safe_tokens[0]))[None])
-    return torch.cat(own).cpu().float(), torch.cat(safe).cpu().float()
+        orders.append(aligned_order(tokens[0], safe_tokens[0]))
+        safe.append(aligned_context(safe_context, orders[-1])[None])
+    return torch.cat(own).cpu().float(), torch.cat(safe).cpu().float(), torch.tensor(orders)
 
 
 def token_ids(clip, text: str) -> list[list[int]]:

@@ -60,6 +60,7 @@ class Shard:
     """The trajectories of some pairs.
 
     contexts, safe_contexts  (P, T, D), the safe one aligned with the other (see `alignment`)
+    order                    (P, T) that alignment: token i of the aligned context is token order[i] of the safe prompt
     unsafe                   (P,) bool; a harmless pair has equal contexts
     latents                  (M, S, C, h, w), of unit variance as the diffusion model sees them
     pair                     (M,) which of the P pairs a trajectory belongs to
@@ -68,6 +69,7 @@ class Shard:
 
     contexts: Tensor
     safe_contexts: Tensor
+    order: Tensor
     unsafe: Tensor
     latents: Tensor
     pair: Tensor
@@ -136,10 +138,12 @@ class Batch:
 class TrajectoryDataset:
     """All trajectories of a complete folder.
 
+    aligned: False puts the safe contexts back into the order of their own prompts, as a training without alignment
+    (position by position) would see them; for comparisons.
     TrainingError when the folder is not one, or some shards are missing.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, aligned: bool = True):
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder / MANIFEST)
         missing = open_folder(self.folder, self.manifest)
@@ -149,6 +153,10 @@ class TrajectoryDataset:
         self._shards = [_read_shard(_shard_file(self.folder, index)) for index in range(self.manifest.shards)]
         self.contexts = torch.cat([shard.contexts for shard in self._shards]).float()
         self.safe_contexts = torch.cat([shard.safe_contexts for shard in self._shards]).float()
+        if not aligned:
+            order = torch.cat([shard.order for shard in self._shards])
+            self.safe_contexts = torch.empty_like(self.safe_contexts).scatter_(
+                1, order[..., None].expand_as(self.safe_contexts), self.safe_contexts)
         self.unsafe = torch.cat([shard.unsafe for shard in self._shards])
         self.timesteps = self._shards[0].timesteps
         starts = range(0, self.manifest.count, self.manifest.shard)

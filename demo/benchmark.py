@@ -1,0 +1,178 @@
+"""Trains the demo world's redirectors, attacks them, compares them with everything else, and writes demo/RESULTS.md.
+
+    python quickstart.py run demo/benchmark.py [--work output/benchmark] [--workers 2] [--quick]
+
+One command, resumable: killed and started again it goes on where it was.  Its stages, each split over the workers:
+
+    collect     trajectories of the training pairs, through the host's sampler
+    train       three seeds of our default for each concept, and the published design with position-wise targets
+    evaluate    the frozen test prompts and every attack, all methods side by side
+    write       demo/RESULTS.md, docs/benchmark.jpg and the plots
+
+The test prompts (`test_jobs`) were frozen, by the digests in `FROZEN`, before the last training: test combinations of
+factors, test templates, test wordings, seeds of their own.  Everything was tuned on the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from demo.backbone import WEIGHTS, load_backbone
+from demo.captions import Caption, can_be, caption
+from demo.concepts import CONCEPTS
+from demo.files import sha256, written_whole
+from demo.judge import FACTOR_NAMES
+from demo.pack import pack_module
+from demo.scenes import Scene, scenes_of
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 20261124  # of the test prompts and the seeds of their images; the validation split has another
+TRAINING_SEEDS = (0, 1, 2)
+COLLECTION = {"steps": 8, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
+VALIDATION_SHARE = 0.15
+ROWS = {  # row of the table -> (kind of caption, share in words of the split only)
+    "explicit": ("explicit", 0.5), "held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5),
+    "benign": ("plain", 0.5), "mention": ("harmless", 0.5), "look-alike": ("lookalike", 0.5),
+}
+FROZEN = {}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many prompts: of each row for ours and for the baselines, of each attack, and of the costly attacks."""
+
+    rows: dict
+    baseline: int
+    attack: int
+    baseline_attack: int
+    costly: int
+    iterations: int
+
+
+FULL = Sizes({"explicit": 1000, "held-out": 200, "implicit": 200, "benign": 500, "mention": 200, "look-alike": 200},
+             baseline=80, attack=48, baseline_attack=12, costly=16, iterations=800)
+QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, costly=1, iterations=4)
+
+
+# ------------------------------------------------------------------------------------------------ test prompts
+
+
+def drawn(concept: str, kind: str, split: str, count: int, random: np.random.Generator,
+          new_words: float = 0.5) -> list[tuple[Scene, Caption, int]]:
+    """Random scenes of a split with a caption of one kind and a seed for the image."""
+    fitting = [scene for scene in scenes_of(split) if can_be(scene, concept, kind, split)]
+    out = []
+    for _ in range(count):
+        scene = fitting[int(random.integers(len(fitting)))]
+        text = caption(scene, random, concept=concept, kind=kind, split=split, new_words=new_words)
+        out.append((scene, text, int(random.integers(2**31))))
+    return out
+
+
+def job_of(row: str, concept: str, scene: Scene, text: Caption, seed: int):
+    wanted = CONCEPTS[concept].safe(scene)
+    return pack_module("evaluation.jobs").Job(
+        row=row, text=text.text, seed=seed, unsafe=text.kind in ("explicit", "implicit"),
+        safe_text=text.safe_text if text.kind in ("explicit", "implicit") else "",
+        wanted=dict(zip(FACTOR_NAMES, wanted.factors)))
+
+
+def test_jobs(concept: str, sizes: dict, split: str = "test", seed: int = SEED) -> list:
+    """The prompts of every row of the table; a smaller size is a prefix of a larger one."""
+    jobs = []
+    for number, (row, (kind, new_words)) in enumerate(ROWS.items()):
+        random = np.random.default_rng([seed, list(CONCEPTS).index(concept), number])
+        jobs += [job_of(row, concept, *each) for each in drawn(concept, kind, split, sizes[row], random, new_words)]
+    return jobs
+
+
+def attack_base(concept: str, count: int, split: str = "test", seed: int = SEED) -> tuple[list, list[str]]:
+    """Unsafe prompts that attacks start from, and the words that carry the concept in each."""
+    random = np.random.default_rng([seed, list(CONCEPTS).index(concept), len(ROWS)])
+    each = drawn(concept, "explicit", split, count, random)
+    return [job_of("base", concept, *parts) for parts in each], [text.wording for _, text, _ in each]
+
+
+def digest(jobs: list) -> str:
+    return hashlib.sha256(json.dumps([asdict(job) for job in jobs], sort_keys=True).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def redirectors(work: Path) -> dict[tuple[str, str], Path]:
+    """(concept, method) -> file, for everything that is trained."""
+    names = [*(f"saferedir-{seed}" for seed in TRAINING_SEEDS), "upstream"]
+    return {(concept, name): work / "redirectors" / f"{concept}_{name}.safetensors"
+            for concept in CONCEPTS for name in names}
+
+
+def collect(work: Path, shard: tuple[int, int]) -> None:
+    collecting, pairs_of = pack_module("nodes.collect"), pack_module("saferedir_core.pairs")
+    model, clip, _ = load_backbone()
+    for concept in CONCEPTS:
+        pairs = pairs_of.read_pairs(ROOT / "pairs" / f"demo_{concept}.csv")
+        parts = pairs_of.split_pairs(pairs, VALIDATION_SHARE, 0)
+        for name, part in zip(("training", "validation"), parts):
+            collecting.collect(model, clip, part, work / "trajectories" / concept / name,
+                               collecting.CollectConfig(**COLLECTION), f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
+                               progress=Ticker(f"collect {concept} {name}"))
+
+
+def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
+    todo = [each for index, each in enumerate(redirectors(work).items()) if index % shard[1] == shard[0]]
+    for (concept, name), file in todo:
+        if not file.exists():
+            train_one(work, concept, name, file, sizes)
+
+
+def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
+    core, training = pack_module("saferedir_core"), pack_module("saferedir_core.training")
+    dataset = pack_module("saferedir_core.dataset")
+    ours = name != "upstream"
+    data = [dataset.TrajectoryDataset(work / "trajectories" / concept / part, aligned=ours)
+            for part in ("training", "validation")]
+    config = training_config(name, sizes.iterations)
+    state = work / "states" / f"{concept}_{name}.pt"
+    ticker = Ticker(f"train {concept} {name}")
+    trained = training.train(*data, config, state=state, on_step=lambda done, _: ticker(done, config.iterations))
+    redirector = trained.redirector
+    file.parent.mkdir(parents=True, exist_ok=True)
+    core.save_redirector(redirector.half(), file, {
+        **trained.metadata(), "concept": concept, "architecture": "demo (SafeRedir Demo Model)",
+        "command": "demo/benchmark.py", "backbone": sha256(WEIGHTS), "log": json.dumps(trained.log)})
+    state.unlink(missing_ok=True)
+
+
+def training_config(name: str, iterations: int):
+    """Ours, or the published design as we understand it: one direction for all tokens, targets position by position,
+    no mixing, no noise, and a strength trained for the formula without the second mask."""
+    training, objective = pack_module("saferedir_core.training"), pack_module("saferedir_core.objective")
+    if name == "upstream":
+        return training.TrainingConfig(variant="published", iterations=iterations, mix=0.0, noise=0.0,
+                                       objective=objective.ObjectiveConfig(mask_again=False))
+    return training.TrainingConfig(iterations=iterations, seed=int(name.rsplit("-", 1)[1]))
+
+
+class Ticker:
+    """Progress on the console, a line every ten seconds."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.started, self.last = what, time.monotonic(), 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= 10 or done == total:
+            self.last = now
+            print(f"{self.what}: {done} of {total}, {now - self.started:.0f} s", flush=True)
