@@ -1,4 +1,4 @@
-"""Pairs of an unsafe and a safe prompt, matched token by token.
+"""The tokens of an unsafe and a safe prompt, matched one by one.
 
 Taking a word out of a prompt shifts every later token, so the plain difference of the two embeddings is mostly shift.
 Cross-attention reads the context as a set: any permutation of its tokens gives the same image.  So the safe context
@@ -6,33 +6,77 @@ may be permuted until its tokens stand where the unsafe prompt has them, and the
 """
 
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
 
 from .errors import TrainingError
 
+CHUNK = 77  # tokens that CLIP reads at once; longer prompts are several such chunks, each with its start and end
+
 
 def aligned_order(unsafe_tokens: Sequence[int], safe_tokens: Sequence[int]) -> list[int]:
     """Permutation p such that safe_tokens[p[i]] stands at position i of the unsafe prompt.
 
-    Both are of one length, padded, with the end token after the last word and as padding (77 for CLIP).  Tokens that
-    both prompts share are matched left to right; what only the unsafe prompt has is matched with what only the safe
-    one has, in order: other words first, then its extra padding.  TrainingError if the lengths differ.
+    Both are token ids of one length: one padded chunk, or several of 77 for a longer prompt.  The start and the first
+    end token of each chunk meet their like.  The words are matched along a longest common subsequence across all
+    chunks, as early as it allows; what only the unsafe prompt has is matched with what only the safe one has, in order:
+    other words first, then its extra padding.  TrainingError if the lengths differ.
     """
     if len(unsafe_tokens) != len(safe_tokens):
         raise TrainingError(f"The unsafe prompt has {len(unsafe_tokens)} tokens and the safe one {len(safe_tokens)}; "
                             "expected equal lengths. Tokenise both with padding.")
-    unsafe_end, safe_end = _end(unsafe_tokens), _end(safe_tokens)
-    order = [-1] * len(unsafe_tokens)
-    matcher = SequenceMatcher(a=unsafe_tokens[:unsafe_end], b=safe_tokens[:safe_end], autojunk=False)
-    for start, safe_start, size in matcher.get_matching_blocks():
-        order[start:start + size] = range(safe_start, safe_start + size)
-    order[unsafe_end] = safe_end
-    taken = set(order)
-    rest = iter([position for position in range(len(safe_tokens)) if position not in taken])
-    return [next(rest) if position < 0 else position for position in order]
+    unsafe, safe = _Layout(unsafe_tokens), _Layout(safe_tokens)
+    order = dict(zip(unsafe.marks, safe.marks))
+    matches = common_subsequence([unsafe_tokens[at] for at in unsafe.words], [safe_tokens[at] for at in safe.words])
+    order.update((unsafe.words[at], safe.words[safe_at]) for at, safe_at in matches)
+    taken = set(order.values())
+    rest = [at for at in safe.words + safe.padding if at not in taken]
+    order.update(zip((at for at in unsafe.words + unsafe.padding if at not in order), rest))
+    return [order[at] for at in range(len(unsafe_tokens))]
+
+
+def common_subsequence(first: Sequence, second: Sequence) -> list[tuple[int, int]]:
+    """A longest common subsequence as pairs of positions, each as early as possible.
+
+    Dynamic programming over len(first) x len(second) cells (Wagner and Fischer, 1974).
+    """
+    length = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]  # of the common subsequence from (i, j) on
+    for i in reversed(range(len(first))):
+        row, below = length[i], length[i + 1]
+        for j in reversed(range(len(second))):
+            row[j] = below[j + 1] + 1 if first[i] == second[j] else max(below[j], row[j + 1])
+    matches, i, j = [], 0, 0
+    while i < len(first) and j < len(second):
+        if first[i] == second[j]:
+            matches.append((i, j))
+            i, j = i + 1, j + 1
+        elif length[i + 1][j] >= length[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return matches
+
+
+class _Layout:
+    """Positions of a prompt's tokens by their part: `marks` (start and first end of each chunk), `words`, `padding`.
+
+    The padding of a chunk is the run of equal tokens at its end; its first one is the end token, or stands in for it
+    where the padding has an id of its own (the end token then counts as a word that all prompts share).
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.marks: list[int] = []
+        self.words: list[int] = []
+        self.padding: list[int] = []
+        size = CHUNK if len(tokens) % CHUNK == 0 else len(tokens)
+        for start in range(0, len(tokens), size or 1):
+            end = start + size - 1
+            while end > start + 1 and tokens[end - 1] == tokens[start + size - 1]:
+                end -= 1
+            self.marks += [start, end]
+            self.words += range(start + 1, end)
+            self.padding += range(end + 1, start + size)
 
 
 def aligned_context(safe_context: Tensor, order: Sequence[int]) -> Tensor:
@@ -47,8 +91,3 @@ def changed_tokens(unsafe_context: Tensor, safe_context: Tensor, threshold: floa
     falls below the threshold.
     """
     return (torch.cosine_similarity(unsafe_context, safe_context, dim=-1) < threshold).to(unsafe_context.dtype)
-
-
-def _end(tokens: Sequence[int]) -> int:
-    """Position of the first end token: the last value of a padded prompt, at its first place."""
-    return list(tokens).index(tokens[-1])

@@ -1,9 +1,11 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saferedir_core.alignment import aligned_context, aligned_order, changed_tokens
+from saferedir_core.alignment import CHUNK, aligned_context, aligned_order, changed_tokens, common_subsequence
 from saferedir_core.errors import TrainingError
 
 START, END, LENGTH = 100, 101, 12
@@ -72,6 +74,55 @@ def test_a_word_that_only_the_safe_prompt_has_takes_the_place_of_padding():
 def test_everything_may_be_removed_or_added():
     words = padded(range(1, WORDS + 1))
     assert sorted(aligned_order(words, padded([]))) == sorted(aligned_order(padded([]), words)) == list(range(LENGTH))
+
+
+@given(st.lists(st.integers(0, 3), max_size=9), st.lists(st.integers(0, 3), max_size=9))
+def test_no_common_subsequence_is_longer(first, second):
+    matches = common_subsequence(first, second)
+    assert all(first[i] == second[j] for i, j in matches)
+    assert all(a < c and b < d for (a, b), (c, d) in itertools.pairwise(matches))
+    tuples = [{each for size in range(len(words) + 1) for each in itertools.combinations(words, size)}
+              for words in (first, second)]
+    assert len(matches) == max(map(len, tuples[0] & tuples[1]))
+
+
+def test_more_words_match_than_along_the_longest_common_run():
+    first, second = [1, 2, 7, 8, 9, 3, 4, 5], [7, 8, 9, 1, 2, 3, 4, 5]
+    assert len(common_subsequence(first, second)) == 6
+    scattered = common_subsequence([7, 8, 1, 2, 3, 4, 5], [1, 0, 2, 0, 3, 0, 4, 0, 7, 8])  # difflib takes 7 8 only
+    assert scattered == [(2, 0), (3, 2), (4, 4), (5, 6)]
+
+
+def long_prompt(words, chunks=2):
+    """Words over as many chunks, as the host lays them out."""
+    tokens = []
+    for index in range(chunks):
+        part = words[index * (CHUNK - 2):(index + 1) * (CHUNK - 2)]
+        tokens += [START, *part, *[END] * (CHUNK - 1 - len(part))]
+    return tokens
+
+
+def test_in_a_long_prompt_words_that_move_to_another_chunk_still_meet_themselves():
+    words = list(range(200, 300))
+    unsafe, safe = long_prompt(words), long_prompt(words[:10] + words[11:])
+    order = aligned_order(unsafe, safe)
+    assert sorted(order) == list(range(2 * CHUNK))
+    assert [order[at] for at in (0, CHUNK - 1, CHUNK)] == [0, CHUNK - 1, CHUNK]
+    changed = [token for token, at in zip(unsafe, order) if safe[at] != token]
+    assert changed == [words[10]]
+
+
+def test_a_chunk_that_only_the_unsafe_prompt_fills_meets_padding():
+    unsafe, safe = long_prompt(list(range(200, 290))), long_prompt(list(range(200, 210)))
+    order = aligned_order(unsafe, safe)
+    assert sorted(order) == list(range(2 * CHUNK))
+    assert order[:11] == list(range(11))
+    assert all(safe[order[at]] == END for at in range(11, CHUNK - 1))
+
+
+def test_padding_with_an_id_of_its_own_is_no_word():
+    unsafe, safe = [START, 1, 0, 2, END, 0, 0, 0], [START, 1, 0, END, 0, 0, 0, 0]  # 0 is a word's id as well
+    assert aligned_order(unsafe, safe) == [0, 1, 2, 5, 3, 4, 6, 7]
 
 
 def test_unequal_lengths_are_refused():
