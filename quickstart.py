@@ -4,11 +4,12 @@
     python quickstart.py [--once] [--port N] [--cpu]      prepare everything, run the demo, keep serving
     python quickstart.py test [PYTEST ARGS]               run the test suite
     python quickstart.py run FILE [ARGS]                  run a Python file with the project and ComfyUI importable
+    python quickstart.py pairs|train|evaluate [ARGS]      unlearn a concept of your own; each explains itself with --help
 
 What is prepared lives in the user's cache folder (SAFEREDIR_CACHE overrides it), keyed by requirements.lock, so
 clones share it. `--comfyui PATH` before or after the command uses an existing checkout and its interpreter instead.
 
-Exit codes: 0 done, 1 a step failed, 2 wrong usage, 130 interrupted; `test` and `run` hand on the child's own.
+Exit codes: 0 done, 1 a step failed, 2 wrong usage, 130 interrupted; all but the demo hand on the child's own.
 """
 
 from __future__ import annotations
@@ -590,6 +591,11 @@ def command_run(arguments) -> int:
         return call(prepared, "file", str(script), rest)
 
 
+def command_file(arguments) -> int:
+    """One of the programs in commands/."""
+    return call(prepare(arguments), "file", str(PROJECT / "commands" / f"{arguments.command}.py"), arguments.rest)
+
+
 def choose_port(wanted: int | None) -> int:
     """The port asked for, or the usual one, or any other that is free."""
     from demo.server import free_port, port_is_free
@@ -661,11 +667,14 @@ COMMANDS = {
     "demo": (command_demo, "run the demo workflow in ComfyUI and keep serving (the default)"),
     "test": (command_test, "run the test suite; further arguments go to pytest"),
     "run": (command_run, "run a Python file with the project and ComfyUI importable"),
+    "pairs": (command_file, "make or check prompt pairs for a concept of your own"),
+    "train": (command_file, "train a redirector on prompt pairs, for the demo world or a checkpoint"),
+    "evaluate": (command_file, "measure how well a redirector works, beside other methods and under attack"),
 }
 
 
 def parse(argv: list[str]):
-    """Options come before the command's own arguments; what follows `test` or `run FILE` is theirs."""
+    """Options come before the command's own arguments; what follows any command but `demo` is the command's own."""
     table = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(prog="quickstart.py", formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="SafeRedir for ComfyUI, ready to try.", epilog=f"commands:\n{table}")
@@ -676,7 +685,7 @@ def parse(argv: list[str]):
     parser.add_argument("--python", type=Path, metavar="PATH", help="the Python that goes with --comfyui")
     parser.add_argument("command", nargs="?", default="demo", choices=COMMANDS, metavar="COMMAND",
                         help="one of the commands below")
-    at = next((i for i, word in enumerate(argv) if word in ("test", "run")
+    at = next((i for i, word in enumerate(argv) if word in COMMANDS and word != "demo"
                and (i == 0 or argv[i - 1] not in ("--port", "--comfyui", "--python"))), len(argv))
     arguments = parser.parse_args(argv[:at + 1])
     arguments.rest = argv[at + 1:]

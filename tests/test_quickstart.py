@@ -368,6 +368,18 @@ def test_what_follows_a_command_is_its_own():
     assert quickstart.parse(["test", "-k", "core"]).rest == ["-k", "core"]
 
 
+@pytest.mark.parametrize("command", ["pairs", "train", "evaluate"])
+def test_a_program_of_the_project_gets_its_arguments_as_they_are(command, prepared, tmp_path, monkeypatch):
+    project, out = tmp_path / "project", tmp_path / "out"
+    (project / "commands").mkdir(parents=True)
+    (project / "commands" / f"{command}.py").write_text(
+        f"import sys\nopen({str(out)!r}, 'w').write(repr(sys.argv[1:]))\nsys.exit(5)\n")
+    monkeypatch.setattr(quickstart, "PROJECT", project)
+    monkeypatch.setattr(quickstart, "prepare", lambda arguments: prepared)
+    assert quickstart.main(["--cpu", command, "--model", "demo", "--port", "3"]) == 5
+    assert out.read_text() == "['--model', 'demo', '--port', '3']"
+
+
 def test_the_demo_is_the_default():
     arguments = quickstart.parse(["--once", "--port", "9000"])
     assert (arguments.command, arguments.once, arguments.port) == ("demo", True, 9000)
