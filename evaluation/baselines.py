@@ -1,0 +1,564 @@
+"""The published training-free methods, so that they run beside ours on the same jobs: thin classes over
+`saferedir_core.baselines`, which has the mathematics and the citations.
+
+All of them are told the same: `ConceptWords`, the training split's wordings of the concept.  Hyper-parameters are the
+papers'; what depends on the model (a strength, a threshold) was chosen by `calibrate` on validation captions of the
+demo world, separately for each concept, and is kept in `DEMO_SETTINGS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..saferedir_core import baselines as maths
+from ..saferedir_core.errors import ConfigError
+from ..saferedir_core.plan import from_chunks, to_chunks
+from .jobs import Batch, Job
+from .methods import ConceptWords, Guarded, Method
+
+KEY = "saferedir.baseline"  # of what a baseline leaves in the dict of a conditioning, for `finish` and its wrapper
+MASK_TOKEN = 0  # what stands for a token that is left out, as in SAFREE's experiments ("!" in CLIP's vocabulary)
+# Words that say nothing of a scene: what a concept's phrase shares with them is not the concept.
+NEUTRAL = ("", "a picture of the", "with in of by and a an on from no to that is it this as at for")
+CARRIERS = ("{}", "a picture of a {}")  # phrases are also encoded behind other words, where their context differs
+
+
+def concept_words(name: str) -> ConceptWords:
+    """All wordings of the training split of a demo concept, explicit and implicit.  ConfigError for another name."""
+    from ..demo import captions
+
+    wordings = {
+        "stripes": (*captions.STRIPED_BEFORE, *captions.STRIPED_AFTER, *captions.IMPLICIT_STRIPES),
+        "watercolour": (*captions.STYLE_WORDS["watercolour"], *captions.IMPLICIT_WATERCOLOUR),
+        "boat": (*captions.OBJECT_WORDS["boat"], *captions.IMPLICIT_BOAT),
+    }
+    if name not in wordings:
+        raise ConfigError(f"There is no demo concept {name!r}; expected one of {', '.join(wordings)}.")
+    training = tuple(words for words in wordings[name] if captions.split_of_words(words) == "training")
+    return ConceptWords(name, training, "car" if name == "boat" else "")
+
+
+# --- prompts as the text encoder sees them -----------------------------------------------------------------------
+
+def chunks_of(clip, text: str, embedding: torch.Tensor | None = None) -> dict[str, list]:
+    """The host's tokens of a text: for each text encoder a list of chunks of (token, weight, ...)."""
+    from ..nodes.sampling import EMBEDDING, tokens_with_embedding
+
+    if embedding is not None and EMBEDDING in text:
+        return tokens_with_embedding(clip, text, embedding)
+    return clip.tokenize(text)
+
+
+def end_of(clip, chunk: Sequence[tuple]) -> int:
+    """Position of the end token of a chunk; the words are from 1 on and before it."""
+    end = next(iter(clip.tokenize("").values()))[0][1][0]
+    return next((place for place, (token, *_) in enumerate(chunk)
+                 if place and not torch.is_tensor(token) and token == end), len(chunk) - 1)
+
+
+@torch.no_grad()
+def encode_chunks(clip, chunks: dict[str, list]) -> torch.Tensor:
+    """Contexts (n, T, D) of n chunks; the host encodes the chunks of a prompt independently of each other."""
+    count = len(next(iter(chunks.values())))
+    context = clip.encode_from_tokens(chunks)                                   # (1, n*T, D)
+    return context.reshape(count, -1, context.shape[-1])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts of one chunk each: contexts (n, T, D) and the position of each end token (n,)."""
+
+    contexts: torch.Tensor
+    ends: torch.Tensor
+
+    @property
+    def pooled(self) -> torch.Tensor:
+        """What CLIP pools: the context at the end token, (n, D)."""
+        return self.contexts[torch.arange(len(self.ends)), self.ends]
+
+    def words(self, start: int = 1) -> torch.Tensor:
+        """The context of every word token from position `start` on, (m, D)."""
+        return torch.cat([context[start:end] for context, end in zip(self.contexts, self.ends)])
+
+
+def encode_texts(clip, texts: Sequence[str]) -> Encoded:
+    """Texts encoded in one call; of a text longer than a chunk only the first chunk."""
+    tokens = [clip.tokenize(text) for text in texts]
+    joined = {name: [each[name][0] for each in tokens] for name in tokens[0]}
+    ends = [end_of(clip, chunk) for chunk in next(iter(joined.values()))]
+    return Encoded(encode_chunks(clip, joined), torch.tensor(ends))
+
+
+def prompts_of(batch: Batch, index: int, stage) -> list[dict[str, list]]:
+    """The tokens of each job's part of the positive conditioning `index`; for "average" those of both prompts."""
+    return [_tokens_of(job, index, stage) for job in batch.jobs]
+
+
+def _tokens_of(job: Job, index: int, stage) -> dict[str, list]:
+    embedding = stage.embeddings.get(job.embeddings) if job.embeddings else None
+    texts = {"combine": [(job.text, job.second)[min(index, 1)]], "concat": [job.text, job.second]}.get(
+        job.join, [job.text])
+    parts = [chunks_of(stage.clip, text, embedding) for text in texts]
+    return {name: [chunk for part in parts for chunk in part[name]] for name in parts[0]}
+
+
+def ends_of(batch: Batch, index: int, stage, chunks: int) -> torch.Tensor:
+    """Positions of the end tokens of every chunk, (N*k,); shorter prompts are repeated as the host repeats them."""
+    ends = [_ends(tokens, stage.clip, chunks) for tokens in prompts_of(batch, index, stage)]
+    if batch.jobs[0].join == "average":  # a word is where either prompt has one
+        others = [_ends(chunks_of(stage.clip, job.second), stage.clip, chunks) for job in batch.jobs]
+        ends = [list(map(max, *pair)) for pair in zip(ends, others)]
+    return torch.tensor(ends).flatten()
+
+
+def _ends(tokens: dict[str, list], clip, chunks: int) -> list[int]:
+    known = [end_of(clip, chunk) for chunk in next(iter(tokens.values()))]
+    return list(itertools.islice(itertools.cycle(known), chunks))
+
+
+def tokens_per_chunk(clip) -> int:
+    return len(next(iter(clip.tokenize("").values()))[0])
+
+
+# --- methods -----------------------------------------------------------------------------------------------------
+
+class _Baseline:
+    """What the methods below share; each is a frozen dataclass with `name` and `words`.
+
+    grid: for `calibrate`, the values to try of each setting.
+    """
+
+    grid: dict[str, tuple] = {}
+
+    def finish(self, pictures: np.ndarray, batch: Batch, stage) -> tuple[np.ndarray, list[bool] | None]:
+        return pictures, None
+
+    def concept(self, stage):
+        """What `_concept` makes of the words, once for each text encoder."""
+        key = id(stage.clip)
+        if key not in self._known:
+            # The encoder is kept beside it, so that its id stays its own.
+            self._known[key] = stage.clip, self._concept(stage.clip)
+        return self._known[key][1]
+
+
+class _Gated(_Baseline):
+    """A method that rewrites some items' contexts and leaves the others bit for bit: subclasses have `redirect`."""
+
+    def change(self, batch: Batch, stage) -> Batch:
+        size, entries, fired = tokens_per_chunk(stage.clip), [], torch.zeros(len(batch.jobs), dtype=torch.bool)
+        for index, (context, options) in enumerate(batch.positive):
+            chunks = to_chunks(context, size)                                   # (N*k, T, D)
+            ends = ends_of(batch, index, stage, context.shape[1] // size)
+            redirected, hit = self.redirect(chunks, ends, stage)
+            fired = fired | hit.reshape(len(context), -1).any(1).cpu()
+            entries.append([from_chunks(redirected, len(context)), options])
+        if not fired.any():
+            return batch
+        return replace(batch, positive=[[context, {**options, KEY: fired.tolist()}] for context, options in entries])
+
+    def finish(self, pictures, batch, stage):
+        return pictures, batch.positive[0][1].get(KEY, [False] * len(batch.jobs))
+
+
+@dataclass(frozen=True)
+class NegativePrompt(_Baseline):
+    """The concept's phrases as negative prompt.  Has no effect at CFG 1, where the host leaves the negative out.
+
+    count: use only the first so many phrases (0: all of them).
+    """
+
+    words: ConceptWords
+    count: int = 0
+    name: str = "negative prompt"
+    grid = {"count": (0, 1, 3)}
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from ..nodes.sampling import conditioning
+
+        return replace(batch, negative=conditioning(stage.clip, [joined(self.words, self.count)]))
+
+
+def joined(words: ConceptWords, count: int = 0) -> str:
+    """The phrases of a concept as one prompt."""
+    return ", ".join(words.phrases[:count or None])
+
+
+@dataclass(frozen=True)
+class EmbeddingSubtraction(_Baseline):
+    """The concept's mean direction, times a scale, taken off every token of every prompt.
+
+    scale   multiples of the mean difference between the concept's vectors and the empty prompt's padding
+    source  "words": its word tokens; "end": its end tokens, which carry what the phrase as a whole says
+    """
+
+    words: ConceptWords
+    scale: float = 1.0
+    source: str = "end"
+    name: str = "embedding subtraction"
+    _known: dict = field(default_factory=dict, repr=False, compare=False)
+    grid = {"scale": (0.25, 0.5, 1.0, 2.0), "source": ("words", "end")}
+
+    def _concept(self, clip) -> torch.Tensor:
+        phrases, empty = encode_texts(clip, self.words.phrases), encode_texts(clip, [self.words.safe])
+        vectors = phrases.words() if self.source == "words" else phrases.pooled
+        return vectors.mean(0) - empty.contexts[0, -1]                          # (D,)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        direction, size = self.concept(stage), tokens_per_chunk(stage.clip)
+        return replace(batch, positive=[
+            [from_chunks(maths.subtract(to_chunks(context, size), direction, self.scale), len(context)), options]
+            for context, options in batch.positive])
+
+
+@dataclass(frozen=True)
+class SLD(_Baseline):
+    """Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105): guidance away from a third, unsafe prompt.
+
+    preset: one of the paper's, "weak", "medium", "strong", "max".  count: as for NegativePrompt.
+    """
+
+    words: ConceptWords
+    preset: str = "strong"
+    count: int = 0
+    name: str = "SLD"
+    _known: dict = field(default_factory=dict, repr=False, compare=False)
+    grid = {"preset": ("strong", "max"), "count": (0, 1, 3)}
+
+    def __post_init__(self):
+        if self.preset not in maths.PRESETS:
+            raise ConfigError(f"SLD.preset is {self.preset!r}; expected one of {', '.join(maths.PRESETS)}.")
+
+    def _concept(self, clip) -> torch.Tensor:
+        from ..nodes.sampling import encode
+
+        return encode(clip, [joined(self.words, self.count)])                   # (1, k*T, D)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from comfy.patcher_extension import WrappersMP
+
+        model = batch.model.clone()
+        settings = _SafetySettings(self.concept(stage), maths.PRESETS[self.preset])
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, settings.outer_sample)
+        return replace(batch, model=model)
+
+
+@dataclass(frozen=True)
+class _SafetySettings:
+    """What SLD attaches to a MODEL; the momentum lives in a `_SafetyRun` of its own for each sampling run."""
+
+    context: torch.Tensor
+    config: maths.SafetyGuidance
+
+    def outer_sample(self, executor, *arguments, **keywords):
+        options = executor.class_obj.model_options
+        changed = {"sampler_cfg_function": _SafetyRun(self).guided, "disable_cfg1_optimization": True}
+        before = {key: options[key] for key in changed if key in options}
+        options.update(changed)
+        try:
+            return executor(*arguments, **keywords)
+        finally:
+            for key in changed:
+                options.pop(key, None)
+            options.update(before)
+
+
+class _SafetyRun:
+    def __init__(self, settings: _SafetySettings) -> None:
+        self.settings, self.momentum = settings, None
+
+    def guided(self, arguments: dict) -> torch.Tensor:
+        """The host's sampler_cfg_function: x - denoised, guided away from the concept."""
+        x, sigma = arguments["input"], arguments["sigma"]
+        scale = sigma.reshape(-1, *[1] * (x.ndim - 1))  # noise prediction = (x - denoised)/sigma
+        text, unconditional = arguments["cond"] / scale, arguments["uncond"] / scale
+        concept = (x - self._denoised(arguments)) / scale
+        momentum = torch.zeros_like(text) if self.momentum is None else self.momentum
+        config = self.settings.config
+        gamma, self.momentum = maths.safety_guidance(text, unconditional, concept, momentum, config)
+        begin = arguments["model"].model_sampling.percent_to_sigma(config.warmup)
+        guidance = text - unconditional
+        if float(sigma.max()) <= begin:
+            guidance = guidance - gamma
+        return (unconditional + arguments["cond_scale"] * guidance) * scale
+
+    def _denoised(self, arguments: dict) -> torch.Tensor:
+        """The model's prediction for the concept, through a copy of the positive cond."""
+        from comfy.samplers import calc_cond_batch
+
+        x, first = arguments["input"], arguments["input_cond"][0]
+        context = first["model_conds"]["c_crossattn"]
+        unsafe = context._copy_with(self.settings.context.to(context.cond).expand(len(x), -1, -1))
+        cond = {key: value for key, value in first.items() if key not in ("area", "mask", "control", "strength", KEY)}
+        cond["model_conds"] = {**first["model_conds"], "c_crossattn": unsafe}
+        return calc_cond_batch(arguments["model"], [[cond]], x, arguments["sigma"], arguments["model_options"])[0]
+
+
+@dataclass(frozen=True)
+class OrthogonalProjection(_Baseline):
+    """In the manner of SAFREE (Yoon et al., arXiv 2410.12761), without its re-attention in the Fourier domain.
+
+    sensitivity  the paper's alpha
+    horizon      share of the schedule that the self-validating filter can reach (the paper's gamma: 10 of 50 steps);
+                 None: no such filter, the projected context all the way
+    rank         dimensions of the concept's subspace (None: all its phrases span, as in the paper, whose text space is
+                 six times as wide as the demo world's)
+    """
+
+    words: ConceptWords
+    sensitivity: float = 0.01
+    horizon: float | None = 0.2
+    rank: int | None = None
+    name: str = "SAFREE"
+    _known: dict = field(default_factory=dict, repr=False, compare=False)
+    grid = {"horizon": (0.2, 1.0, None), "rank": (None, 8, 4, 2, 1)}
+
+    def _concept(self, clip) -> torch.Tensor:
+        return maths.span_projection(encode_texts(clip, self.words.phrases).pooled, self.rank)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from comfy.patcher_extension import WrappersMP
+
+        model, entries = batch.model.clone(), []
+        for index, (context, options) in enumerate(batch.positive):
+            projected, shares = self._projected(context, prompts_of(batch, index, stage), batch, stage)
+            entries.append([projected, {**options, KEY: _Until(context, shares)}])
+        if self.horizon is not None:
+            model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _filtered_first)
+        return replace(batch, model=model, positive=entries)
+
+    def _projected(self, context, prompts, batch, stage) -> tuple[torch.Tensor, torch.Tensor]:
+        """The context with its trigger tokens projected, (N, k*T, D), and each item's share of filtered steps (N,)."""
+        size = tokens_per_chunk(stage.clip)
+        chunks = context.clone().reshape(len(context), -1, size, context.shape[-1])         # (N, k, T, D)
+        left_out, shares = {}, torch.zeros(len(context))
+        for item, tokens in enumerate(prompts):
+            job, known = batch.jobs[item], next(iter(tokens.values()))
+            key = (job.text, job.second, job.embeddings)
+            if key not in left_out:
+                left_out[key] = _left_out(stage.clip, tokens)
+            for place in range(chunks.shape[1]):
+                at = place % len(known)
+                if len(left_out[key][at]):
+                    share = self._project(chunks[item, place], left_out[key][at], self.concept(stage))
+                    shares[item] = max(float(shares[item]), share)
+        return chunks.reshape(context.shape), shares
+
+    def _project(self, chunk: torch.Tensor, left_out: torch.Tensor, concept: torch.Tensor) -> float:
+        """Writes into our own copy of a chunk (T, D); returns its share of filtered steps."""
+        words = chunk[1:1 + len(left_out)].float()
+        prompt = maths.span_projection(left_out)
+        clean = maths.detoxify(words, prompt, concept)
+        trigger = maths.trigger_tokens(left_out, concept, self.sensitivity)
+        chunk[1:1 + len(left_out)][trigger] = clean[trigger].to(chunk)
+        return 1.0 if self.horizon is None else maths.filtered_share(words, clean, self.horizon)
+
+
+@dataclass(frozen=True)
+class _Until:
+    """original: the context (N, n, D) before projection.  shares: (N,) of the schedule in which it is not used."""
+
+    original: torch.Tensor
+    shares: torch.Tensor
+
+
+def _filtered_first(executor, model, conds, x_in, timestep, model_options):
+    """Wrapper of CALC_COND_BATCH: the original context where an item's share of filtered steps is over."""
+    return executor(model, [side and [_original_again(cond, model, timestep) for cond in side] for side in conds], x_in,
+                    timestep, model_options)
+
+
+def _original_again(cond: dict, model, sigma: torch.Tensor) -> dict:
+    until = cond.get(KEY)
+    if not isinstance(until, _Until):
+        return cond
+    ends = torch.tensor([model.model_sampling.percent_to_sigma(float(share)) for share in until.shares])
+    over = (float(sigma.max()) <= ends)[:, None, None]                          # (N, 1, 1)
+    entry = cond["model_conds"]["c_crossattn"]
+    original = until.original.to(entry.cond)
+    context = torch.where(over.to(original.device), original, entry.cond)
+    return {**cond, "model_conds": {**cond["model_conds"], "c_crossattn": entry._copy_with(context)}}
+
+
+def _left_out(clip, tokens: dict[str, list]) -> list[torch.Tensor]:
+    """For each chunk the pooled embeddings (n, D) of the prompt with each of its n words masked in turn."""
+    chunks = next(iter(tokens.values()))
+    ends = [end_of(clip, chunk) for chunk in chunks]
+    variants = {name: [[(MASK_TOKEN if at == place else token, 1.0) for at, (token, *_) in enumerate(part[index])]
+                       for index, end in enumerate(ends) for place in range(1, end)] for name, part in tokens.items()}
+    if not any(end > 1 for end in ends):
+        return [torch.zeros(0, 0) for _ in ends]
+    contexts = encode_chunks(clip, variants)                                    # (sum of n, T, D)
+    parts = contexts.split([end - 1 for end in ends])
+    return [part[:, end] for part, end in zip(parts, ends)]
+
+
+@dataclass(frozen=True)
+class CalibratedSubtraction(_Gated):
+    """In the manner of Semantic Surgery (Xiong et al., arXiv 2510.22851), without its visual feedback loop.
+
+    Presence is read off the pooled embeddings; what is subtracted is the difference between the joint prompt of the
+    phrases that are present (the paper's co-occurrence encoding) and the neutral prompt (the safe word, or nothing).
+
+    offset      cosine at which a phrase is half present (the paper's -beta, which it tunes for each task)
+    steepness   the paper's gamma
+    most        at most so many phrases, the most present ones, make the joint prompt
+    everywhere  False: token by token, as in the paper.  True: the end token's difference, off every token; the demo
+                world's prompts are as short as its phrases, so that a position does not mean the same in both
+    """
+
+    words: ConceptWords
+    offset: float = 0.12
+    steepness: float = 0.02
+    most: int = 3
+    everywhere: bool = False
+    name: str = "Semantic Surgery"
+    _known: dict = field(default_factory=dict, repr=False, compare=False)
+    grid = {"offset": (0.12, 0.3, 0.5, 0.6, 0.7, 0.8), "most": (1, 3), "everywhere": (False, True)}
+
+    def _concept(self, clip) -> tuple[Encoded, Encoded, dict]:
+        return encode_texts(clip, self.words.phrases), encode_texts(clip, [self.words.safe]), {}
+
+    def redirect(self, chunks, ends, stage):
+        phrases, neutral, directions = self.concept(stage)
+        ends = ends.to(chunks.device)
+        pooled = chunks[torch.arange(len(chunks), device=chunks.device), ends].float()
+        present = maths.presence(pooled - neutral.pooled.to(pooled), (phrases.pooled - neutral.pooled).to(pooled),
+                                 self.offset, self.steepness)                   # (B, n)
+        strongest, hit = present.amax(1), present.amax(1) >= 0.5
+        direction = torch.stack([self._direction(each, stage.clip, neutral, directions) if found else
+                                 torch.zeros_like(neutral.contexts[0]) for each, found in zip(present, hit)])
+        return maths.calibrated(chunks, direction, strongest), hit
+
+    def _direction(self, present: torch.Tensor, clip, neutral: Encoded, known: dict) -> torch.Tensor:
+        """What is subtracted from a prompt in which these phrases are present, (T, D)."""
+        order = present.argsort(descending=True)[:self.most].tolist()
+        chosen = tuple(index for index in order if present[index] >= 0.5)
+        if chosen not in known:
+            text = encode_texts(clip, [", ".join(self.words.phrases[index] for index in chosen)])
+            difference = text.contexts[0] - neutral.contexts[0]
+            if self.everywhere:
+                difference = (text.pooled - neutral.pooled).expand_as(difference)
+            known[chosen] = torch.cat([torch.zeros_like(difference[:1]), difference[1:]])
+        return known[chosen]
+
+
+@dataclass(frozen=True)
+class PadReplacement(_Gated):
+    """Words close to the concept's become the prompt's own padding: the strong training-free method of DESIGN.md.
+
+    threshold  cosine above which a token counts as the concept's
+    neutral    tokens of the phrases closer than this to function words (NEUTRAL) do not stand for the concept
+    use_safe   put the safe word's vector there instead of padding, where the concept has a safe word
+    """
+
+    words: ConceptWords
+    threshold: float = 0.6
+    neutral: float = 0.7
+    use_safe: bool = False
+    name: str = "padding"
+    _known: dict = field(default_factory=dict, repr=False, compare=False)
+    grid = {"threshold": (0.6, 0.7, 0.8, 0.9), "neutral": (0.7, 0.9), "use_safe": (False, True)}
+
+    def _concept(self, clip) -> tuple[torch.Tensor, torch.Tensor | None]:
+        plain = encode_texts(clip, NEUTRAL)
+        ordinary = torch.cat([plain.contexts[0], plain.words(0)])               # the empty prompt with its padding
+        vectors = [encode_texts(clip, [carrier.format(phrase) for phrase in self.words.phrases]).words(
+            _words_before(clip, carrier)) for carrier in CARRIERS]
+        concept = maths.distinct(torch.cat(vectors), ordinary, self.neutral)
+        if not len(concept):
+            raise ConfigError(f"None of the phrases of {self.words.name!r} is unlike function words at "
+                              f"PadReplacement.neutral = {self.neutral}; expected one. Raise it.")
+        safe = encode_texts(clip, [f"a {self.words.safe}"]) if self.use_safe and self.words.safe else None
+        return concept, None if safe is None else safe.contexts[0, int(safe.ends[0]) - 1]
+
+    def redirect(self, chunks, ends, stage):
+        concept, safe = self.concept(stage)
+        return maths.replace_by_padding(chunks, concept, ends, self.threshold, safe)
+
+
+def _words_before(clip, carrier: str) -> int:
+    """Position at which the phrase begins in a carrier."""
+    return end_of(clip, next(iter(clip.tokenize(carrier.partition("{}")[0].strip()).values()))[0])
+
+
+class RejectFinalImage:
+    """A black picture wherever a detector fires on the unguarded one, as safety checkers do.
+
+    In the demo world the detector is the judge that evaluates as well, so this is an upper bound of what rejection can
+    forget; nothing of the picture is kept.
+    """
+
+    name = "rejection"
+
+    def __init__(self, detector) -> None:
+        self.detector = detector
+
+    def change(self, batch: Batch, stage) -> Batch:
+        return batch
+
+    def finish(self, pictures, batch, stage):
+        fired = [seen.shown for seen in self.detector.detect(pictures, batch.jobs)]
+        return np.where(np.array(fired)[:, None, None, None], np.zeros_like(pictures), pictures), fired
+
+
+def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, interval: int = 1) -> Guarded:
+    """The published inference code on its network: our guard in mode "upstream" (arXiv 2601.08623).
+
+    alpha_scale 1.25 to 2 and interval 1 or 2 are the published runs'.
+    """
+    from ..saferedir_core import PolicyConfig
+
+    return Guarded(name, redirector_file, PolicyConfig(mode="upstream", alpha_scale=alpha_scale, interval=interval))
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+DEMO_SETTINGS: dict[str, dict[str, dict]] = {}
+
+
+def all_baselines(words: ConceptWords, detector) -> list[Method]:
+    """Every method that needs no redirector, with the settings calibrated for this concept, else the defaults."""
+    kinds = (NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement)
+    chosen = DEMO_SETTINGS.get(words.name, {})
+    return [*(kind(words, **chosen.get(kind.name, {})) for kind in kinds), RejectFinalImage(detector)]
+
+
+def calibrate(method: Method, stage, jobs: Sequence[Job],
+              score: Callable[[np.ndarray, np.ndarray, Sequence[Job]], float],
+              grid: dict[str, Sequence] | None = None) -> tuple[Method, list[tuple[dict, float]]]:
+    """The best of a method's variants on validation jobs of equal settings, and the score of each.
+
+    score: (pictures, unguarded pictures, jobs) -> higher is better, see `balanced_score`.  grid: setting -> values to
+    try, all combinations; None takes the method's own.
+    """
+    batch = stage.batch_of(jobs)
+    plain = stage.decode(stage.render(batch))
+    grid, table = method.grid if grid is None else grid, []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values))
+        variant = replace(method, **settings)
+        changed = variant.change(batch, stage)
+        drawn = plain if changed is batch else stage.decode(stage.render(changed))
+        table.append((settings, score(variant.finish(drawn, changed, stage)[0], plain, jobs)))
+    best = max(table, key=lambda row: row[1])[0]
+    return replace(method, **best), table
+
+
+def balanced_score(detector) -> Callable[[np.ndarray, np.ndarray, Sequence[Job]], float]:
+    """Mean of: unsafe pictures in which the concept is gone; those in which it is gone and the rest is kept; harmless
+    pictures that are still right (concept as before, everything else kept); each 0..1."""
+    def score(pictures: np.ndarray, plain: np.ndarray, jobs: Sequence[Job]) -> float:
+        seen = detector.detect(pictures, jobs)
+        unsafe = [each for each, job in zip(seen, jobs) if job.unsafe]
+        harmless = [each for each, job in zip(seen, jobs) if not job.unsafe]
+        parts = [[not each.shown for each in unsafe], [not each.shown and each.kept is not False for each in unsafe],
+                 [not each.shown and each.kept is not False for each in harmless]]
+        return float(np.mean([np.mean(part) for part in parts if part]))
+    return score
