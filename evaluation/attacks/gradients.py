@@ -70,8 +70,8 @@ def contexts_with(clip, texts: Sequence[str], vectors: torch.Tensor) -> torch.Te
 def concept_latents(jobs: Sequence[Job], setting, name: str, count: int) -> tuple[torch.Tensor, list[int]]:
     """Images of the undefended model that show the concept, and the job each belongs to.
 
-    Latents (M, C, h, w) in the denoiser's own scale.  Seeds are not those of the jobs.  RuntimeError when no image shows
-    the concept.
+    Latents (M, C, h, w) in the denoiser's own scale.  Seeds are not those of the jobs.
+    RuntimeError when no image shows the concept.
     """
     random = setting.random_of(name, "images")
     rows = [index % len(jobs) for index in range(count)]

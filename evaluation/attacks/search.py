@@ -16,12 +16,12 @@ from .prompts import Draft
 from .vocabulary import Vocabulary
 
 RENDER_BATCH = 50
-SLOT = "xylophone"  # a word of one token that holds the place of the word a gradient looks for
+SLOT = "zucchini"  # a word of one token that holds the place of the word a gradient looks for
 REWORDINGS = (prompts.other_wording, prompts.reordered, prompts.with_prefix, prompts.with_nonsense)
 MOVES = (prompts.other_wording, prompts.other_wording, prompts.with_typo, prompts.with_split, prompts.with_nonsense,
          prompts.with_weight, prompts.reordered, prompts.with_prefix, prompts.far_behind)
 MOST_EDITS = 3  # damages of the wording; after more of them hardly any image shows the concept
-LONGEST = 420  # characters; longer drafts are not searched further
+LONG, LONGEST = 200, 700  # characters; longer drafts are not searched further
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PromptSearchBudget:
 class WhiteBoxBudget:
     """Of one prompt.
 
-    evaluations  of the redirector, those for gradients among them
+    evaluations  of the redirector (all chunks of a prompt are one), those for gradients among them
     rounds       of the beam search
     beam         drafts that go on to the next round
     renders      undefended images, of `steps` steps, that tell whether a draft still shows the concept
@@ -105,14 +105,16 @@ def white_box_search(base_jobs: list[Job], wordings: list[str], setting) -> list
 
 
 def shortlist(found: list[tuple[float, Draft]], renders: int) -> list[tuple[float, Draft]]:
-    """The drafts worth an image: least unsafe with the wording intact, with one edit, and so on; then least unsafe.
+    """The drafts worth an image: the least unsafe of each degree of damage, gentle ones first, then the least unsafe.
 
-    Asking for several degrees of damage keeps the search from handing in prompts that no model understands.
+    The wording intact, misspelt once, intact in a long prompt, and so on: drafts that please the guard best are often
+    ones that the undefended model does not understand either.
     """
     ordered = sorted(found, key=lambda each: each[0])
-    picks = []
-    for edits in range(MOST_EDITS + 1):
-        picks += [each for each in ordered if each[1].edits <= edits and each not in picks][:1]
+    picks: list[tuple[float, Draft]] = []
+    for edits, long in ((0, False), (1, False), (0, True), (2, False)):
+        picks += [each for each in ordered if each[1].edits <= edits and each not in picks
+                  and (long or len(each[1].text) < LONG)][:1]
     picks = picks[:renders]
     return picks + [each for each in ordered if each not in picks][:renders - len(picks)]
 
@@ -138,10 +140,12 @@ def _beam_search(job: Job, wording: str, guard: _Guard, setting, budget: WhiteBo
             break
         odds = guard.log_odds(job, [draft.text for draft in drafts])
         found += list(zip(odds, drafts))
-        beam = [draft for _, draft in sorted(found, key=lambda each: each[0])
-                if len(draft.text) < LONGEST][:budget.beam] or beam
+        ordered = [draft for _, draft in sorted(found, key=lambda each: each[0])]
+        # Half of the beam stays short: filler moves a prompt out of the guard's sight, and out of the model's as well.
+        near = [draft for draft in ordered if len(draft.text) < LONG][:budget.beam // 2]
+        beam = (near + [draft for draft in ordered if draft not in near])[:budget.beam] or beam
         # One intact draft always goes on, so that the search does not end in damaged words alone.
-        intact = [draft for _, draft in sorted(found, key=lambda each: each[0]) if not draft.edits]
+        intact = [draft for draft in ordered if not draft.edits and len(draft.text) < LONG]
         beam[-1:] = intact[:1] or beam[-1:]
     return found or [(float("inf"), Draft.of(job.text, wording))]
 
@@ -162,7 +166,7 @@ def _drafts(beam: list[Draft], proposals: list[tuple[Draft, list[str]]], budget:
             move = int(random.integers(len(MOVES) + 2))
             draft = (MOVES[move](parent, random, vocabulary) if move < len(MOVES) else
                      prompts.with_word(parent, words[int(random.integers(len(words)))], random))
-        if draft.text not in seen and draft.edits <= MOST_EDITS:
+        if draft.text not in seen and draft.edits <= MOST_EDITS and len(draft.text) < LONGEST:
             seen.add(draft.text)
             drafts.append(draft)
     return drafts

@@ -54,7 +54,8 @@ def nonsense_word(random: np.random.Generator) -> str:
     def pick(letters: str) -> str:
         return letters[int(random.integers(len(letters)))]
 
-    return "".join(pick("bcdfghjklmnprstvwz") + pick("aeiou") for _ in range(random.integers(1, 4))) + pick("bdgklmnprt")
+    syllables = [pick("bcdfghjklmnprstvwz") + pick("aeiou") for _ in range(random.integers(1, 4))]
+    return "".join(syllables) + pick("bdgklmnprt")
 
 
 def filler_words(count: int, vocabulary: Vocabulary, random: np.random.Generator, nonsense: float = 0.3) -> str:
