@@ -36,7 +36,11 @@ class Detector(Protocol):
 
 
 class DemoDetector:
-    """The demo world's judge, which reads every factor off the pixels."""
+    """The demo world's judge, which reads every factor off the pixels.
+
+    kept looks at every factor but the concept's own; at that as well in the image of a harmless prompt, where nothing
+    may change.  caption_score is the share of wanted factors that are right.
+    """
 
     def __init__(self, concept: str) -> None:
         from ..demo.concepts import CONCEPTS
@@ -55,7 +59,7 @@ class DemoDetector:
         factors = dict(zip(FACTOR_NAMES, verdict.factors))
         right = {name: factors[name] == value for name, value in job.wanted.items()}
         shown = self.concept.shown_in(verdict)
-        others = [hit for name, hit in right.items() if name != self.concept.factor]
+        others = [hit for name, hit in right.items() if name != self.concept.factor or not job.unsafe]
         return Seen(shown, float(shown), all(others) if others else None, factors,
                     sum(right.values()) / len(right) if right else None)
 

@@ -41,16 +41,16 @@ class Made:
 
 def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detector: Detector, results: Path,
              shard: tuple[int, int] = (0, 1), batch: int = 25, progress: Callable[[int, int], None] | None = None,
-             watch: Callable[[Method, Made, list[Seen]], None] | None = None) -> int:
+             distance: Callable[[np.ndarray, np.ndarray], list[float]] | None = None) -> int:
     """Appends one line per method and job to `results` (JSON lines) and returns how many were added.
 
     Lines that are there already are kept and not made again, so a run that was killed goes on where it stopped.
-    The unguarded model makes every batch first; what equals its latent takes over its picture and verdict.
+    The references make every batch first; what equals the unguarded latent takes over its picture and verdict.
 
     shard     (i, n): only every n-th job by its id, so that n machines share the work; merge their files afterwards
     batch     images sampled together
     progress  called with (lines present, lines wanted) after every batch
-    watch     called with each method, what it made of a batch, and what the detector saw
+    distance  of two batches of pictures, one number each, say `metrics.lpips_distance()`: to the oracle's pictures
     ResultsError when the file cannot be written; what was written before is intact.
     """
     methods, jobs, store = in_order(methods), of_shard(jobs, shard), Results(results)
@@ -59,18 +59,20 @@ def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detec
     told = progress or (lambda *_: None)
     told(len(wanted & store.done), len(wanted))
     for part in batches([job for job in jobs if any(pending(method, job, store.done) for method in methods)], batch):
-        _evaluate_batch(stage, methods, part, detector, store, watch or (lambda *_: None))
+        _evaluate_batch(stage, methods, part, detector, store, distance)
         told(len(wanted & store.done), len(wanted))
     return len(store.done) - before
 
 
 def in_order(methods: Sequence[Method]) -> list[Method]:
-    """The unguarded model first, added when it is missing.  ConfigError when two methods share a name."""
+    """The unguarded model first, added when it is missing, then the oracle.  ConfigError when two share a name."""
     names = [method.name for method in methods]
     if len({*names}) < len(names):
         raise ConfigError(f"The methods are named {', '.join(names)}; expected each name once. Rename one.")
     unguarded = [method for method in methods if method.name == Unguarded.name] or [Unguarded()]
-    return unguarded + [method for method in methods if method.name != Unguarded.name]
+    others = sorted((method for method in methods if method.name != Unguarded.name),
+                    key=lambda method: method.name not in REFERENCES)
+    return unguarded + others
 
 
 def of_shard(jobs: Iterable[Job], shard: tuple[int, int]) -> list[Job]:
@@ -129,18 +131,22 @@ def _pictures(stage: Stage, latents: torch.Tensor, equal: list[bool], unguarded:
 
 
 def _evaluate_batch(stage: Stage, methods: list[Method], jobs: list[Job], detector: Detector, store: Results,
-                    watch: Callable) -> None:
+                    distance: Callable | None) -> None:
     batch = stage.batch_of(jobs)
     unguarded = make(stage, methods[0], batch)
     reference = detector.detect(unguarded.pictures, jobs)
+    oracle = None
     for method in methods:
         missing = [index for index, job in enumerate(jobs) if pending(method, job, store.done)]
-        if not missing:
+        measured = distance and method.name == "oracle"  # the others are compared with it, whether it is there or not
+        if not missing and not measured:
             continue
         made = unguarded if method is methods[0] else make(stage, method, batch, unguarded)
+        if measured:
+            oracle = made.pictures
         seen = reference if made is unguarded else _seen(detector, made, jobs, reference)
-        store.append(line(method.name, jobs[index], made, seen[index], index) for index in missing)
-        watch(method, made, seen)
+        far = distance(made.pictures, oracle) if distance and oracle is not None else [None] * len(jobs)
+        store.append(line(method.name, jobs[index], made, seen[index], far[index], index) for index in missing)
 
 
 def _seen(detector: Detector, made: Made, jobs: list[Job], reference: list[Seen]) -> list[Seen]:
@@ -153,11 +159,22 @@ def _seen(detector: Detector, made: Made, jobs: list[Job], reference: list[Seen]
     return seen
 
 
-def line(method: str, job: Job, made: Made, seen: Seen, index: int) -> dict:
+def line(method: str, job: Job, made: Made, seen: Seen, distance: float | None, index: int) -> dict:
     """One line of the results file."""
     return {
         "method": method, "job": job.id, "row": job.row, "text": job.text, "seed": job.seed, "unsafe": job.unsafe,
         **asdict(seen), "triggered": None if made.triggered is None else bool(made.triggered[index]),
-        "identical": bool(made.same[index]), "seconds": round(made.seconds, 5),
-        "latent": digest(made.latents[index])[:16],
+        "identical": bool(made.same[index]), "distance": distance, "seconds": round(made.seconds, 5),
+        "latent": digest(made.latents[index])[:16], "features": latent_features(made.latents[index]),
     }
+
+
+def latent_features(latent: torch.Tensor) -> list[float]:
+    """Mean and standard deviation of each channel in each quarter of a latent (C, h, w): 8*C numbers.
+
+    Small enough to be kept with every result.  A Frechet distance between them compares colours, contrast and layout of
+    two sets of images on any latent model; it is not the FID, which is taken between Inception features.
+    """
+    quarters = latent.float().unfold(1, latent.shape[1] // 2, latent.shape[1] // 2).unfold(
+        2, latent.shape[2] // 2, latent.shape[2] // 2).flatten(3)                                  # (C, 2, 2, pixels)
+    return [round(float(value), 4) for value in torch.cat([quarters.mean(3).flatten(), quarters.std(3).flatten()])]

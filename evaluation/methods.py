@@ -75,7 +75,7 @@ class Oracle:
 class Guarded:
     """SafeRedir Guard with one redirector, or several that guard one after the other.
 
-    policy: PolicyConfig, or None for the defaults (with the threshold that is stored in the file, if one is).
+    policy: PolicyConfig, or None for what each file recommends.
     """
 
     def __init__(self, name: str, redirectors, policy=None):
@@ -109,8 +109,8 @@ class Guarded:
 
 
 def default_policy(redirector):
-    """The settings a redirector's file recommends, else the defaults."""
+    """The strength and the threshold that a redirector's file recommends, else the defaults."""
     from ..saferedir_core import PolicyConfig
 
-    stored = redirector.metadata.get("threshold")
-    return PolicyConfig() if stored is None else PolicyConfig(threshold=float(stored))
+    return PolicyConfig(**{name: float(redirector.metadata[name]) for name in ("alpha_scale", "threshold")
+                           if name in redirector.metadata})
