@@ -69,7 +69,8 @@ def test_the_published_layout_is_matched_in_order(written, unsafe, safe):
         text = json.dumps(tasks, indent=1, ensure_ascii=ascii_only)
         pairs = read_pairs(written("pairs.json", text))
         assert [(pair.text, pair.safe_text, pair.concept) for pair in pairs] == [
-            ("a striped fish", "a fish", "stripes"), ("striped \u00e9", "\u00e9", "stripes"), ("a boat", "a car", "boat")]
+            ("a striped fish", "a fish", "stripes"), ("striped \u00e9", "\u00e9", "stripes"),
+            ("a boat", "a car", "boat")]
         lines = text.split("\n")
         assert all(json.dumps(pair.text, ensure_ascii=ascii_only) in lines[pair.line - 1] for pair in pairs)
 
