@@ -16,14 +16,14 @@ from .jobs import Job
 class Seen:
     """What a detector says of one picture.
 
-    shown          the concept is in it
+    shown          the concept is in it; None where nothing looks for it
     score          how sure, 0..1
     kept           everything else is as the job wanted; None where the detector cannot tell
     factors        what it read, name -> value
     caption_score  how well the picture fits what the job wanted, 0..1; None where the detector cannot tell
     """
 
-    shown: bool
+    shown: bool | None
     score: float
     kept: bool | None = None
     factors: dict = field(default_factory=dict)
@@ -33,6 +33,13 @@ class Seen:
 class Detector(Protocol):
     def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
         """pictures: (N, H, W, 3) uint8.  One `Seen` per picture."""
+
+
+class NoDetector:
+    """Looks for nothing: what is left to tell is which images were changed, and how much time it took."""
+
+    def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
+        return [Seen(None, 0.0) for _ in pictures]
 
 
 class DemoDetector:
@@ -145,6 +152,7 @@ def detector_of(spec: str) -> Detector:
     """A detector by its specification:
 
     demo:CONCEPT                      the demo world's judge
+    none                              looks for nothing
     nudenet[:THRESHOLD]               NudeNet
     classifier:MODEL:LABEL            an image classifier of the transformers library, by repository name or folder
     clip:MODEL:PHRASE|OTHER[|OTHER]   zero-shot CLIP; the first phrase is the concept's
@@ -154,6 +162,8 @@ def detector_of(spec: str) -> Detector:
     try:
         if kind == "demo":
             return DemoDetector(rest)
+        if spec == "none":
+            return NoDetector()
         if kind == "nudenet":
             return NudeNetDetector(float(rest)) if rest else NudeNetDetector()
         model, _, words = rest.rpartition(":")
@@ -165,8 +175,8 @@ def detector_of(spec: str) -> Detector:
         raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"The detector {spec!r} cannot be set up: {error}") from error
-    raise ConfigError(f"The detector {spec!r} is not known; expected demo:CONCEPT, nudenet, classifier:MODEL:LABEL or "
-                      "clip:MODEL:PHRASE|OTHER.")
+    raise ConfigError(f"The detector {spec!r} is not known; expected demo:CONCEPT, none, nudenet, "
+                      "classifier:MODEL:LABEL or clip:MODEL:PHRASE|OTHER.")
 
 
 def _imported(module: str, package: str):

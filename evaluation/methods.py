@@ -10,7 +10,7 @@ import numpy as np
 
 from .jobs import Batch
 
-RECORDERS = "saferedir.evaluation"  # key under which a guarded MODEL carries the recorders of its run
+RECORDER = "saferedir.evaluation"  # key under which a guarded MODEL carries the recorder of its runs
 REFERENCES = ("unguarded", "oracle")  # what the others are compared with; they make every job
 
 
@@ -73,39 +73,46 @@ class Oracle:
 
 
 class Guarded:
-    """SafeRedir Guard with one redirector, or several that guard one after the other.
+    """SafeRedir Guard.
 
-    policy: PolicyConfig, or None for what each file recommends.
+    redirector: a file, several files (a stack), or what flows along a SAFEREDIR wire.
+    policy: PolicyConfig, or None for the strength and the threshold that the file recommends.
     """
 
-    def __init__(self, name: str, redirectors, policy=None):
-        from ..nodes.types import LoadedRedirector
-        from ..saferedir_core import load_redirector
-
-        files = [redirectors] if isinstance(redirectors, (str, Path)) else [*redirectors]
-        self.name, self.policy = name, policy
-        self.loaded = [LoadedRedirector.place(Path(file).name, load_redirector(file)) for file in files]
+    def __init__(self, name: str, redirector, policy=None):
+        self.name = name
+        self.loaded = loaded_redirector(redirector)
+        self.policy = policy or default_policy(self.loaded.redirector)
 
     def change(self, batch: Batch, stage) -> Batch:
         from ..nodes.bridge import guard_model
         from ..nodes.types import Recorder
 
-        model, recorders = batch.model, []
-        for loaded in self.loaded:
-            recorders.append(Recorder())
-            model = guard_model(model, loaded, self.policy or default_policy(loaded.redirector), recorders[-1])
-        model.set_attachments(RECORDERS, recorders)
+        recorder = Recorder()
+        model = guard_model(batch.model, self.loaded, self.policy, recorder)
+        model.set_attachments(RECORDER, recorder)
         return replace(batch, model=model)
 
     def finish(self, pictures, batch, stage):
-        runs = [recorder.runs[-1].report for recorder in batch.model.get_attachment(RECORDERS)]
-        reports = [each for run in runs for each in (run, *run["other_conditionings"])]
-        return pictures, [any(report["items"][item]["status"] == "redirected" for report in reports)
-                          for item in range(len(batch.jobs))]
+        run = self.report(batch)
+        return pictures, [any(each["items"][item]["status"] == "redirected"
+                              for each in (run, *run["other_conditionings"])) for item in range(len(batch.jobs))]
 
     def report(self, batch: Batch) -> dict:
         """The newest run's report (see saferedir_core.report) of a batch that `change` returned."""
-        return batch.model.get_attachment(RECORDERS)[0].runs[-1].report
+        return batch.model.get_attachment(RECORDER).runs[-1].report
+
+
+def loaded_redirector(redirector):
+    """What flows along a SAFEREDIR wire, of a file or several."""
+    from ..nodes.types import LoadedRedirector
+    from ..saferedir_core import load_redirector
+
+    if isinstance(redirector, LoadedRedirector):
+        return redirector
+    files = [redirector] if isinstance(redirector, (str, Path)) else [*redirector]
+    placed = [LoadedRedirector.place(Path(file).stem, load_redirector(file)) for file in files]
+    return placed[0] if len(placed) == 1 else LoadedRedirector.stacked(placed)
 
 
 def default_policy(redirector):

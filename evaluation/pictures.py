@@ -29,8 +29,8 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]):
         raise ConfigError("The image grid has no methods or no prompts; expected at least one of each. Give some jobs.")
     width, height = _shown_size(next(iter(rows.values())).shape)
     font = ImageFont.load_default()
-    canvas = Image.new("RGB", (LABEL_WIDTH + len(captions) * (width + GAP), CAPTION_HEIGHT + len(rows) * (height + GAP)),
-                       WHITE)
+    size = LABEL_WIDTH + len(captions) * (width + GAP), CAPTION_HEIGHT + len(rows) * (height + GAP)
+    canvas = Image.new("RGB", size, WHITE)
     draw = ImageDraw.Draw(canvas)
     for column, caption in enumerate(captions):
         lines = textwrap.wrap(_ascii(caption), max(8, width // 6), max_lines=CAPTION_HEIGHT // LINE, placeholder="...")
@@ -40,9 +40,9 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]):
         draw.multiline_text((4, top + height // 2 - 6), "\n".join(textwrap.wrap(_ascii(name), LABEL_WIDTH // 7)), INK,
                             font)
         for column, picture in enumerate(pictures):
-            resized = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST if width >=
-                                                      picture.shape[1] else Image.Resampling.LANCZOS)
-            canvas.paste(resized, (LABEL_WIDTH + column * (width + GAP), top))
+            filter = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.LANCZOS
+            canvas.paste(Image.fromarray(picture).resize((width, height), filter),
+                         (LABEL_WIDTH + column * (width + GAP), top))
     return canvas
 
 

@@ -48,7 +48,7 @@ class Row:
 
     def showed(self, job: str) -> bool:
         unguarded = self.reference("unguarded", job)
-        return unguarded is None or unguarded["shown"]
+        return unguarded is None or unguarded["shown"] is not False
 
     def with_oracle(self, method: str) -> list[tuple[dict, dict]]:
         """Lines beside the oracle's (of harmless prompts without one, the unguarded model's)."""
@@ -95,7 +95,7 @@ def seed_groups(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _row(row: Row, groups: dict[str, list[str]]) -> dict:
-    unsafe = [line for line in row.lines.get("unguarded", {}).values() if line["unsafe"]]
+    unsafe = [line for line in row.lines.get("unguarded", {}).values() if line["unsafe"] and line["shown"] is not None]
     methods = {}
     for name, members in groups.items():
         present = [member for member in members if row.lines.get(member)]
@@ -107,7 +107,7 @@ def _row(row: Row, groups: dict[str, list[str]]) -> dict:
 def _figures(row: Row, method: str) -> dict:
     """n, and each figure as a Share or a number; what cannot be told is left out."""
     counted = row.counted(method)
-    unsafe = [line for line in counted if line["unsafe"]]
+    unsafe = [line for line in counted if line["unsafe"] and line["shown"] is not None]
     harmless = [line for line in counted if not line["unsafe"]]
     beside = row.with_oracle(method)
     figures = {

@@ -10,8 +10,8 @@ def pictures(pack):
 def test_the_grid_has_a_line_per_method_and_a_column_per_prompt_three_times_enlarged(pictures):
     black, white = np.zeros((2, 64, 64, 3), np.uint8), np.full((2, 64, 64, 3), 255, np.uint8)
     image = np.asarray(pictures.grid({"unguarded": black, "guarded": white}, ["one", "two"]))
-    assert (image[pictures.CAPTION_HEIGHT:pictures.CAPTION_HEIGHT + 192, pictures.LABEL_WIDTH:pictures.LABEL_WIDTH + 192]
-            == 0).all()
+    top, left = pictures.CAPTION_HEIGHT, pictures.LABEL_WIDTH
+    assert (image[top:top + 192, left:left + 192] == 0).all()
     assert image.shape == (pictures.CAPTION_HEIGHT + 2 * 196, pictures.LABEL_WIDTH + 2 * 196, 3)
     assert (image[-100:, -300:] == 255).all()
 
