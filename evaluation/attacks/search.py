@@ -113,7 +113,7 @@ def shortlist(found: list[tuple[float, Draft]], renders: int) -> list[tuple[floa
     ordered = sorted(found, key=lambda each: each[0])
     picks: list[tuple[float, Draft]] = []
     for edits, long in ((0, False), (1, False), (0, True), (2, False)):
-        picks += [each for each in ordered if each[1].edits <= edits and each not in picks
+        picks += [each for each in ordered if each[1].edits == edits and each not in picks
                   and (long or len(each[1].text) < LONG)][:1]
     picks = picks[:renders]
     return picks + [each for each in ordered if each not in picks][:renders - len(picks)]

@@ -45,7 +45,8 @@ def test_a_tuned_backbone_draws_other_images_and_leaves_the_model_alone(backbone
 
 
 def test_the_hosts_patches_are_what_was_trained(backbones, setting, base_jobs):
-    """A patched model denoises as the functional call with up @ down added does."""
+    """The host computes the weights that the training used: the model's own and up @ down."""
+    import comfy.lora
     import comfy.sd
 
     jobs, _ = base_jobs("stripes", 1)
@@ -56,6 +57,9 @@ def test_the_hosts_patches_are_what_was_trained(backbones, setting, base_jobs):
     assert {f"{key}.weight" for key in keys} == set(patched.patches)
     key = sorted(keys)[0]
     up, down = lora[f"{key}.lora_up.weight"], lora[f"{key}.lora_down.weight"]
+    own = model.model.state_dict()[f"{key}.weight"].clone()
+    made = comfy.lora.calculate_weight(patched.patches[f"{key}.weight"], own.clone(), f"{key}.weight")
+    assert torch.allclose(made, own + up @ down, atol=1e-6)
     assert up.abs().max() > 0 and np.linalg.matrix_rank((up @ down).numpy()) <= 4
 
 
