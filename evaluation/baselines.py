@@ -26,7 +26,9 @@ KEY = "saferedir.baseline"  # of what a baseline leaves in the dict of a conditi
 MASK_TOKEN = 0  # what stands for a token that is left out, as in SAFREE's experiments ("!" in CLIP's vocabulary)
 # Words that say nothing of a scene: what a concept's phrase shares with them is not the concept.
 NEUTRAL = ("", "a picture of the", "with in of by and a an on from no to that is it this as at for")
-CARRIERS = ("{}", "a picture of a {}")  # phrases are also encoded behind other words, where their context differs
+# Phrases are also encoded among other words, where their context differs; none of it is from the captions' templates.
+CARRIERS = ("{}", "a {}", "a picture of a {}", "a red {}", "{} in the garden", "a house, {}")
+PLAIN_THING = "thing"  # says nothing, in a carrier without the concept
 
 
 def concept_words(name: str) -> ConceptWords:
@@ -93,6 +95,28 @@ def encode_texts(clip, texts: Sequence[str]) -> Encoded:
     joined = {name: [each[name][0] for each in tokens] for name in tokens[0]}
     ends = [end_of(clip, chunk) for chunk in next(iter(joined.values()))]
     return Encoded(encode_chunks(clip, joined), torch.tensor(ends))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a concept adds to the pooled embedding of a prompt: mean over phrases and carriers, with less without it.
+
+    direction (D,), neutral (D,): the mean without the concept.
+    """
+
+    direction: torch.Tensor
+    neutral: torch.Tensor
+
+
+def contrast(clip, words: ConceptWords) -> Contrast:
+    plain = encode_texts(clip, [carrier.format(words.safe or PLAIN_THING) for carrier in CARRIERS]).pooled
+    said = encode_texts(clip, [carrier.format(phrase) for phrase in words.phrases for carrier in CARRIERS]).pooled
+    return Contrast(said.mean(0) - plain.mean(0), plain.mean(0))
+
+
+def pooled_of(chunks: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """The context at the end token: chunks (B, T, D), ends (B,) -> (B, D)."""
+    return chunks[torch.arange(len(chunks), device=chunks.device), ends.to(chunks.device)].float()
 
 
 def prompts_of(batch: Batch, index: int, stage) -> list[dict[str, list]]:
@@ -194,21 +218,23 @@ def joined(words: ConceptWords, count: int = 0) -> str:
 class EmbeddingSubtraction(_Baseline):
     """The concept's mean direction, times a scale, taken off every token of every prompt.
 
-    scale   multiples of the mean difference between the concept's vectors and the empty prompt's padding
-    source  "words": its word tokens; "end": its end tokens, which carry what the phrase as a whole says
+    scale   multiples of the direction
+    source  "words": the mean of the phrases' word tokens, less the empty prompt's padding; "contrast": what the phrases
+            add to the pooled embedding, see `Contrast`
     """
 
     words: ConceptWords
     scale: float = 1.0
-    source: str = "end"
+    source: str = "contrast"
     name: str = "embedding subtraction"
     _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"scale": (0.25, 0.5, 1.0, 2.0), "source": ("words", "end")}
+    grid = {"scale": (0.5, 1.0, 2.0, 3.0), "source": ("words", "contrast")}
 
     def _concept(self, clip) -> torch.Tensor:
-        phrases, empty = encode_texts(clip, self.words.phrases), encode_texts(clip, [self.words.safe])
-        vectors = phrases.words() if self.source == "words" else phrases.pooled
-        return vectors.mean(0) - empty.contexts[0, -1]                          # (D,)
+        if self.source == "contrast":
+            return contrast(clip, self.words).direction
+        empty = encode_texts(clip, [self.words.safe])
+        return encode_texts(clip, self.words.phrases).words().mean(0) - empty.contexts[0, -1]   # (D,)
 
     def change(self, batch: Batch, stage) -> Batch:
         direction, size = self.concept(stage), tokens_per_chunk(stage.clip)
@@ -403,50 +429,38 @@ def _left_out(clip, tokens: dict[str, list]) -> list[torch.Tensor]:
 class CalibratedSubtraction(_Gated):
     """In the manner of Semantic Surgery (Xiong et al., arXiv 2510.22851), without its visual feedback loop.
 
-    Presence is read off the pooled embeddings; what is subtracted is the difference between the joint prompt of the
-    phrases that are present (the paper's co-occurrence encoding) and the neutral prompt (the safe word, or nothing).
+    Presence is read off the pooled embeddings, along the concept's `Contrast`: with many wordings of one concept their
+    mean separates better than each wording's own difference to the neutral prompt (measured on validation captions).
 
-    offset      cosine at which a phrase is half present (the paper's -beta, which it tunes for each task)
+    offset      cosine at which the concept is half present (the paper's -beta, which it tunes for each task)
     steepness   the paper's gamma
-    most        at most so many phrases, the most present ones, make the joint prompt
-    everywhere  False: token by token, as in the paper.  True: the end token's difference, off every token; the demo
-                world's prompts are as short as its phrases, so that a position does not mean the same in both
+    scale       of what is subtracted; 1 in the paper
+    where       "positions": the difference between the phrases joined to one prompt (the paper's co-occurrence
+                encoding) and the neutral prompt, token by token, as in the paper.  "all": the contrast, off every token
+                but the first.  "padding": the contrast, off the end token and the padding only
     """
 
     words: ConceptWords
     offset: float = 0.12
     steepness: float = 0.02
-    most: int = 3
-    everywhere: bool = False
+    scale: float = 1.0
+    where: str = "positions"
     name: str = "Semantic Surgery"
     _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"offset": (0.12, 0.3, 0.5, 0.6, 0.7, 0.8), "most": (1, 3), "everywhere": (False, True)}
+    grid = {"offset": (0.2, 0.35, 0.5), "scale": (1.0, 2.0, 3.0), "where": ("positions", "all", "padding")}
 
-    def _concept(self, clip) -> tuple[Encoded, Encoded, dict]:
-        return encode_texts(clip, self.words.phrases), encode_texts(clip, [self.words.safe]), {}
+    def _concept(self, clip) -> tuple[Contrast, torch.Tensor]:
+        said, neutral = (encode_texts(clip, [text]).contexts[0] for text in (joined(self.words), self.words.safe))
+        return contrast(clip, self.words), said - neutral
 
     def redirect(self, chunks, ends, stage):
-        phrases, neutral, directions = self.concept(stage)
-        ends = ends.to(chunks.device)
-        pooled = chunks[torch.arange(len(chunks), device=chunks.device), ends].float()
-        present = maths.presence(pooled - neutral.pooled.to(pooled), (phrases.pooled - neutral.pooled).to(pooled),
-                                 self.offset, self.steepness)                   # (B, n)
-        strongest, hit = present.amax(1), present.amax(1) >= 0.5
-        direction = torch.stack([self._direction(each, stage.clip, neutral, directions) if found else
-                                 torch.zeros_like(neutral.contexts[0]) for each, found in zip(present, hit)])
-        return maths.calibrated(chunks, direction, strongest), hit
-
-    def _direction(self, present: torch.Tensor, clip, neutral: Encoded, known: dict) -> torch.Tensor:
-        """What is subtracted from a prompt in which these phrases are present, (T, D)."""
-        order = present.argsort(descending=True)[:self.most].tolist()
-        chosen = tuple(index for index in order if present[index] >= 0.5)
-        if chosen not in known:
-            text = encode_texts(clip, [", ".join(self.words.phrases[index] for index in chosen)])
-            difference = text.contexts[0] - neutral.contexts[0]
-            if self.everywhere:
-                difference = (text.pooled - neutral.pooled).expand_as(difference)
-            known[chosen] = torch.cat([torch.zeros_like(difference[:1]), difference[1:]])
-        return known[chosen]
+        pair, difference = self.concept(stage)
+        present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset, self.steepness)
+        places = torch.arange(chunks.shape[1], device=chunks.device)
+        first = ends.to(chunks.device) if self.where == "padding" else torch.ones(len(chunks), device=chunks.device)
+        moved = (places >= first[:, None])[..., None].to(chunks)                # (B, T, 1)
+        direction = (difference if self.where == "positions" else pair.direction).to(chunks) * moved
+        return maths.calibrated(chunks, self.scale * direction, present), present >= 0.5
 
 
 @dataclass(frozen=True)
@@ -455,32 +469,42 @@ class PadReplacement(_Gated):
 
     threshold  cosine above which a token counts as the concept's
     neutral    tokens of the phrases closer than this to function words (NEUTRAL) do not stand for the concept
-    use_safe   put the safe word's vector there instead of padding, where the concept has a safe word
+    gate       least cosine of the prompt's pooled embedding with the concept's `Contrast`; -1: no gate
+    clean      take the concept's direction out of the padding, all of it: in CLIP each padding token has read the whole
+               prompt, so that the prompt's own padding says the concept as well
     """
 
     words: ConceptWords
     threshold: float = 0.6
     neutral: float = 0.7
-    use_safe: bool = False
+    gate: float = 0.2
+    clean: bool = True
     name: str = "padding"
     _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"threshold": (0.6, 0.7, 0.8, 0.9), "neutral": (0.7, 0.9), "use_safe": (False, True)}
+    grid = {"threshold": (0.6, 0.7, 0.8, 0.9), "gate": (0.2, 0.35, 0.5), "clean": (False, True)}
 
-    def _concept(self, clip) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _concept(self, clip) -> tuple[torch.Tensor, Contrast]:
         plain = encode_texts(clip, NEUTRAL)
         ordinary = torch.cat([plain.contexts[0], plain.words(0)])               # the empty prompt with its padding
         vectors = [encode_texts(clip, [carrier.format(phrase) for phrase in self.words.phrases]).words(
-            _words_before(clip, carrier)) for carrier in CARRIERS]
+            _words_before(clip, carrier)) for carrier in CARRIERS if carrier.endswith("{}")]
         concept = maths.distinct(torch.cat(vectors), ordinary, self.neutral)
         if not len(concept):
             raise ConfigError(f"None of the phrases of {self.words.name!r} is unlike function words at "
                               f"PadReplacement.neutral = {self.neutral}; expected one. Raise it.")
-        safe = encode_texts(clip, [f"a {self.words.safe}"]) if self.use_safe and self.words.safe else None
-        return concept, None if safe is None else safe.contexts[0, int(safe.ends[0]) - 1]
+        return concept, contrast(clip, self.words)
 
     def redirect(self, chunks, ends, stage):
-        concept, safe = self.concept(stage)
-        return maths.replace_by_padding(chunks, concept, ends, self.threshold, safe)
+        concept, pair = self.concept(stage)
+        fired = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.gate) >= 0.5
+        source = chunks
+        if self.clean:
+            padding = torch.arange(chunks.shape[1], device=chunks.device) >= ends.to(chunks.device)[:, None]
+            source = torch.where(padding[..., None], maths.without_direction(chunks, pair.neutral, pair.direction),
+                                 chunks)
+        replaced, hit = maths.replace_by_padding(source, concept, ends, self.threshold)
+        fired = fired if self.clean else fired & hit
+        return torch.where(fired[:, None, None], replaced, chunks), fired
 
 
 def _words_before(clip, carrier: str) -> int:

@@ -86,14 +86,21 @@ def filtered_share(original: Tensor, filtered: Tensor, horizon: float, middle: f
     return horizon / (1 + math.exp(min(60.0, -steepness * (10 * distance - middle))))
 
 
-def presence(prompt: Tensor, concept: Tensor, offset: float, steepness: float = 0.02) -> Tensor:
+def presence(prompt: Tensor, neutral: Tensor, direction: Tensor, offset: float, steepness: float = 0.02) -> Tensor:
     """How present a concept is in prompts, 0..1: sigmoid((cosine - offset) / steepness) (arXiv 2510.22851, Sec. 3).
 
-    prompt (B, D), concept (n, D): differences to the neutral prompt's embedding.  Returns (B, n).
-    offset: the cosine of probability one half (the paper's -beta, 0.06 to 0.3); steepness: its gamma, 0.02.
+    prompt (B, D): pooled embeddings.  neutral (D,): the embedding without the concept.  direction (D,): what the
+    concept adds to it.  offset: the cosine of presence one half (the paper's -beta, 0.06 to 0.3 on SD 1.4);
+    steepness: its gamma, 0.02.  Returns (B,).
     """
-    cosine = F.cosine_similarity(prompt[:, None], concept[None], dim=-1)        # (B, n)
+    cosine = F.cosine_similarity(prompt - neutral.to(prompt), direction.to(prompt)[None], dim=-1)
     return torch.sigmoid((cosine - offset) / steepness)
+
+
+def without_direction(vectors: Tensor, neutral: Tensor, direction: Tensor) -> Tensor:
+    """Vectors (..., D) with the component along `direction` (D,) set to that of `neutral` (D,)."""
+    unit = F.normalize(direction, dim=0).to(vectors)
+    return vectors - ((vectors - neutral.to(vectors)) @ unit)[..., None] * unit
 
 
 def calibrated(context: Tensor, direction: Tensor, present: Tensor, threshold: float = 0.5) -> Tensor:
@@ -113,10 +120,11 @@ def distinct(tokens: Tensor, neutral: Tensor, threshold: float) -> Tensor:
 
 def replace_by_padding(context: Tensor, concept: Tensor, ends: Tensor, threshold: float = 0.6,
                        padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Word tokens whose cosine to any of the concept's tokens exceeds the threshold become the chunk's last token.
+    """Word tokens whose cosine to any of the concept's tokens exceeds the threshold become padding.
 
-    The last token of a chunk is padding, of this very prompt (the end token where the chunk is full).
-    context (B, T, D), concept (n, D), ends (B,) position of the end token, padding (D,) another vector to put there.
+    context (B, T, D), concept (n, D), ends (B,) position of the end token.
+    padding (B, D): what to put there.  None: the chunk's last token, which is padding of this very prompt (the end
+    token where the chunk is full).
     Returns the context and (B,) whether anything was replaced; other items stay bit for bit.
     """
     _require_width(context, concept)
@@ -124,7 +132,7 @@ def replace_by_padding(context: Tensor, concept: Tensor, ends: Tensor, threshold
     words = (places > 0) & (places < ends.to(context.device)[:, None])          # (B, T)
     similar = _highest_cosine(context, concept.to(context)) > threshold
     hit = words & similar                                                       # (B, T)
-    vector = context[:, -1:] if padding is None else padding.to(context)
+    vector = context[:, -1:] if padding is None else padding.to(context)[:, None]
     return torch.where(hit[..., None], vector, context), hit.any(1)
 
 
