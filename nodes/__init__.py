@@ -7,6 +7,7 @@ from .demo_model import SafeRedirDemoModel
 from .guard import SafeRedirGuard
 from .loader import SafeRedirLoader
 from .report import SafeRedirReport
+from .stack import SafeRedirStack
 from .weights import register_folder
 
 
@@ -15,4 +16,5 @@ class SafeRedirExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirDemoModel]
+        return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,
+                SafeRedirDemoModel]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import comfy.utils
@@ -23,6 +24,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ..saferedir_core import ContextError, PolicyConfig, RedirectionRun, Redirector, SafeRedirError, Trajectory
 from ..saferedir_core.plan import from_chunks, to_chunks
 from ..saferedir_core.report import report
+from ..saferedir_core.stack import StackedRun
 from .types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
 
 KEY = "saferedir"
@@ -33,20 +35,33 @@ PROMPT_NOISE_SIZE = 64  # its height and width; the network averages over both
 log = logging.getLogger("saferedir")
 
 
-def redirect_conditioning(conditioning: list, redirector: Redirector, config: PolicyConfig) -> list:
+def run_of(redirectors: Redirector | Mapping[str, Redirector], config: PolicyConfig,
+           original: torch.Tensor) -> RedirectionRun | StackedRun:
+    """The run of one redirector, or of several at once."""
+    if isinstance(redirectors, Redirector):
+        return RedirectionRun(redirectors, config, original)
+    if len(redirectors) == 1:
+        return RedirectionRun(*redirectors.values(), config, original)
+    return StackedRun(redirectors, config, original)
+
+
+def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[str, Redirector],
+                          config: PolicyConfig) -> list:
     """Judges each context at the first timestep on a pure-noise latent, and bakes the redirected one in.
 
-    conditioning: the host's list of [context (B, T, D), dict].  Returns a new list; each dict carries a `Marker`.
+    conditioning: the host's list of [context (B, T, D), dict].  redirectors: one, or several by name.
+    Returns a new list; each dict carries a `Marker`.
     ContextError for an empty conditioning or one that does not fit the redirector.
     """
     if not conditioning:
         raise ContextError("The conditioning is empty; expected at least one prompt. Connect CLIP Text Encode.")
     out = []
+    redirector = redirectors if isinstance(redirectors, Redirector) else next(iter(redirectors.values()))
     for context, options in conditioning:
         require_fitting_context(context, redirector)
         generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)
         noise = torch.randn(1, redirector.config.latent_dim, PROMPT_NOISE_SIZE, PROMPT_NOISE_SIZE, generator=generator)
-        run = RedirectionRun(redirector, config, context)
+        run = run_of(redirectors, config, context)
         run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype), FIRST_TIMESTEP)
         redirected = run.redirect(context)
         out.append([redirected, {**options, KEY: Marker(original=context, redirected=redirected)}])
@@ -62,7 +77,7 @@ def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder:
     guarded = model.clone()
     guard = Guard(loaded, config, recorder)
     guarded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guard.outer_sample)
-    guarded.set_additional_models(KEY, [*guarded.get_additional_models_with_key(KEY), loaded.patcher])
+    guarded.set_additional_models(KEY, [*guarded.get_additional_models_with_key(KEY), *loaded.patchers])
     return guarded
 
 
@@ -104,7 +119,7 @@ class SamplingRun:
         self.loaded, self.config, self.guider = loaded, config, guider
         self.step = 0
         # By the id of the context tensor as found; the tensor is kept with it, so that its id stays its own.
-        self._runs: dict[int, RedirectionRun] = {}
+        self._runs: dict[int, RedirectionRun | StackedRun] = {}
         self._originals: dict[int, tuple[torch.Tensor, bool, torch.Tensor]] = {}
         self._markers: list[Marker] = []
 
@@ -149,13 +164,13 @@ class SamplingRun:
 
     def report(self) -> dict:
         """The run's report; with several protected conds that of the first redirected one, the others beside it."""
-        reports = [report(run.trajectory, self.config, self.loaded.redirector) for run in self._runs.values()]
+        reports = [_report(run) for run in self._runs.values()]
         if not reports:  # the run failed before the first model call
             reports = [report(Trajectory(), self.config, self.loaded.redirector)]
         reports.sort(key=lambda content: content["status"] != "redirected")
         return {**reports[0], "other_conditionings": reports[1:]}
 
-    def _prepare(self, batch: int) -> list[RedirectionRun]:
+    def _prepare(self, batch: int) -> list[RedirectionRun | StackedRun]:
         """The runs of all protected conds, made at the first model call, when the host has laid the conds out."""
         return [self._run_of(_context_of(cond), batch) for side, conds in self.guider.conds.items()
                 if _is_protected(side) for cond in conds]
@@ -166,17 +181,17 @@ class SamplingRun:
             for run in dict.fromkeys(self._prepare(x.shape[0])):
                 self._observe_run(run, x, sigma)
 
-    def _observe_run(self, run: RedirectionRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
+    def _observe_run(self, run: RedirectionRun | StackedRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
         latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
         run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=float(sigma.flatten()[0]))
 
-    def _run_of(self, context: torch.Tensor, batch: int) -> RedirectionRun:
+    def _run_of(self, context: torch.Tensor, batch: int) -> RedirectionRun | StackedRun:
         if id(context) not in self._runs:
             require_fitting_context(context, self.loaded.redirector)
             original, _ = self._original_of(context, batch)
-            self._runs[id(context)] = RedirectionRun(self.loaded.redirector, self.config, original)
+            self._runs[id(context)] = run_of(self.loaded.redirectors, self.config, original)
         return self._runs[id(context)]
 
     def _original_of(self, context: torch.Tensor, batch: int) -> tuple[torch.Tensor, bool]:
@@ -230,6 +245,11 @@ class SamplingRun:
             return cond
         model_conds = {**cond["model_conds"], "c_crossattn": cond["model_conds"]["c_crossattn"]._copy_with(redirected)}
         return {**cond, "model_conds": model_conds}
+
+
+def _report(run: RedirectionRun | StackedRun) -> dict:
+    """As `report` has it; of several concepts, with a part for each."""
+    return run.report() if isinstance(run, StackedRun) else report(run.trajectory, run.config, run.redirector)
 
 
 def require_fitting_context(context, redirector: Redirector) -> None:

@@ -30,6 +30,6 @@ class SafeRedirConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, saferedir, alpha_scale, threshold) -> io.NodeOutput:
-        config = PolicyConfig(alpha_scale=alpha_scale, threshold=threshold)
-        comfy.model_management.load_models_gpu([saferedir.patcher])
-        return io.NodeOutput(redirect_conditioning(conditioning, saferedir.redirector, config))
+        config = PolicyConfig(alpha_scale=alpha_scale, threshold=threshold or None)
+        comfy.model_management.load_models_gpu([*saferedir.patchers])
+        return io.NodeOutput(redirect_conditioning(conditioning, saferedir.redirectors, config))

@@ -47,7 +47,7 @@ class SafeRedirGuard(io.ComfyNode):
     @classmethod
     def execute(cls, model, saferedir, alpha_scale, threshold, interval, mode, stay_redirected,
                 mask_again) -> io.NodeOutput:
-        config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold,
+        config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
         recorder = Recorder()
         return io.NodeOutput(guard_model(model, saferedir, config, recorder), recorder)

@@ -1,9 +1,16 @@
 """SafeRedir Report: what the guard saw and did, as a picture and as JSON."""
 
+import torch
 from comfy_api.latest import io, ui
 
 from ..saferedir_core.report import plot, report_json
 from .types import CATEGORY, TrajectoryType
+
+
+def picture_of(content: dict) -> torch.Tensor:
+    """Plot of a report, of several concepts one below the other: (1, H, W, 3), 0 to 1."""
+    plots = [plot({**part, "verdict": f"{part['concept']}: {part['verdict']}"}) for part in content.get("concepts", ())]
+    return torch.cat(plots or [plot(content)]).float()[None] / 255
 
 
 class SafeRedirReport(io.ComfyNode):
@@ -39,7 +46,7 @@ class SafeRedirReport(io.ComfyNode):
         if run is None:
             raise ValueError("This guard has not seen a finished sampling run; expected one before the report. Connect "
                              "'samples' to the output of a sampler that uses the guarded model.")
-        picture = plot(run.report).float()[None] / 255  # (1, H, W, 3)
+        picture = picture_of(run.report)
         shown = ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(samples, picture, report_json(run.report),
                              ui={**shown, "text": (run.report["verdict"],), "saferedir": (run.report,)})

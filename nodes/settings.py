@@ -6,7 +6,8 @@ from .types import SafeRedirType
 
 
 def redirector_input():
-    return SafeRedirType.Input("saferedir", tooltip="The redirector, from Load SafeRedir.")
+    return SafeRedirType.Input("saferedir",
+                               tooltip="The redirector, from Load SafeRedir, or several from SafeRedir Stack.")
 
 
 def alpha_scale_input():
@@ -16,6 +17,7 @@ def alpha_scale_input():
 
 
 def threshold_input():
-    return io.Float.Input("threshold", default=0.5, min=0.001, max=0.999, step=0.01, round=0.001,
+    return io.Float.Input("threshold", default=0.0, min=0.0, max=0.999, step=0.01, round=0.001,
                           tooltip="Unsafe probability from which on the prompt is redirected. Lower catches more and "
-                                  "touches more harmless prompts.")
+                                  "touches more harmless prompts. 0: the redirector's own threshold, as its training "
+                                  "calibrated it (0.5 without).")

@@ -23,7 +23,7 @@ from .collect import CollectConfig, collect, token_ids
 
 PARTS = ("training", "validation")
 VALIDATION_SEED = 1  # of the images of validation pairs: another family than that of training (0)
-SPLIT_SEED = 0  # which groups are for validation; the training's own seed does not change it, so trajectories are shared
+SPLIT_SEED = 0  # which groups are for validation; not the training's own seed, so that trajectories are shared
 
 
 @dataclass(frozen=True)

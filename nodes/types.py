@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import comfy.model_management
@@ -11,7 +12,8 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
-from ..saferedir_core import Redirector
+from ..saferedir_core import ConfigError, Redirector
+from ..saferedir_core.stack import require_stackable
 
 SafeRedirType = io.Custom("SAFEREDIR")
 TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")
@@ -22,21 +24,59 @@ RUNS_KEPT = 16  # finished runs a guard remembers for its Report nodes
 
 @dataclass(frozen=True)
 class LoadedRedirector:
-    """What flows along a SAFEREDIR wire: the network and the host's handle that places and evicts it."""
+    """What flows along a SAFEREDIR wire: networks by concept, and the host's handles that place and evict them."""
 
     name: str
-    redirector: Redirector
-    patcher: comfy.model_patcher.ModelPatcher
+    redirectors: dict[str, Redirector]
+    patchers: tuple[comfy.model_patcher.ModelPatcher, ...]
+
+    @property
+    def redirector(self) -> Redirector:
+        """The network, when there is one; the first of a stack, whose sizes are those of all."""
+        return next(iter(self.redirectors.values()))
 
     @classmethod
-    def place(cls, name: str, redirector: Redirector) -> LoadedRedirector:
-        """Makes the network the host's to load and evict, like any other model."""
+    def place(cls, name: str, redirectors: Redirector | Mapping[str, Redirector]) -> LoadedRedirector:
+        """Makes the networks the host's to load and evict, like any other model.
+
+        Networks placed together may share modules: they are one model to the host.
+        """
+        if isinstance(redirectors, Redirector):
+            redirectors = {redirectors.metadata.get("concept", name): redirectors}
+        require_stackable(redirectors)
         # In a module of its own, because the host sets attributes on what it places (`device`, for one).
         holder = torch.nn.Module()
-        holder.redirector = redirector
-        return cls(name, redirector, comfy.model_patcher.CoreModelPatcher(
+        holder.redirectors = torch.nn.ModuleList(redirectors.values())
+        return cls(name, dict(redirectors), (comfy.model_patcher.CoreModelPatcher(
             holder, load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device()))
+            offload_device=comfy.model_management.unet_offload_device()),))
+
+    @classmethod
+    def stacked(cls, parts: list[LoadedRedirector]) -> LoadedRedirector:
+        """Several as one.  ConfigError when they read other sizes, or there are none.
+
+        The same network twice counts once; concepts of one name are told apart by a number.
+        """
+        if not parts:
+            raise ConfigError("Nothing is stacked; expected two redirectors or more. Connect Load SafeRedir nodes.")
+        redirectors: dict[str, Redirector] = {}
+        for part in parts:
+            for concept, redirector in part.redirectors.items():
+                if any(known is redirector for known in redirectors.values()):
+                    continue
+                redirectors[_free_name(concept, redirectors)] = redirector
+        require_stackable(redirectors)
+        patchers = tuple(dict.fromkeys(patcher for part in parts for patcher in part.patchers))
+        return cls(" + ".join(dict.fromkeys(part.name for part in parts)), redirectors, patchers)
+
+
+def _free_name(name: str, taken: Mapping[str, object]) -> str:
+    """The name, with a number behind it when it is taken."""
+    number = 2
+    free = name
+    while free in taken:
+        free, number = f"{name} {number}", number + 1
+    return free
 
 
 @dataclass(frozen=True)

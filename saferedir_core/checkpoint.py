@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .config import RedirectorConfig
 from .errors import CheckpointError, ConfigError
+from .policy import stored_threshold
 from .redirector import Redirector
 
 LARGEST_FILE = 2 << 30          # bytes; a published checkpoint has 58 MB
@@ -56,9 +57,19 @@ def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
     config = _config(path, state, header)
     _require_layout(path, state, config)
     redirector = _build(state, config, device, dtype)
-    redirector.metadata = {key: value for key, value in header.items() if key not in (FORMAT_KEY, CONFIG_KEY)}
+    redirector.metadata = _metadata(path, header)
     redirector.sha256 = hashlib.sha256(content).hexdigest()
     return redirector
+
+
+def _metadata(path: Path, header: dict[str, str]) -> dict[str, str]:
+    """What the file says beyond our own keys, with a threshold that can be used if there is one."""
+    metadata = {key: value for key, value in header.items() if key not in (FORMAT_KEY, CONFIG_KEY)}
+    try:
+        stored_threshold(metadata)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return metadata
 
 
 def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:

@@ -52,7 +52,8 @@ class PolicyConfig:
                  that is in use, and never return.
     alpha_scale  multiplier of the shift, 0 to 10 token norms; published runs use 1.25 to 2
     interval     evaluations skipped after an intervention, 0 or more (upstream calls it replace_steps)
-    threshold    guard only: an evaluation is unsafe from this probability on, between 0 and 1, both excluded
+    threshold    guard only: an evaluation is unsafe from this probability on, between 0 and 1, both excluded.
+                 None: the redirector's own, as calibrated in its training (metadata "threshold"), else 0.5
     mask_again   multiply the shift by the token mask once more (Eq. 20 of arXiv 2601.08623; without it the
                  normalisation cancels the mask).  None: True in guard mode, False in upstream mode
     sticky       guard only: what was once judged unsafe stays redirected; False lets a later safe
@@ -62,7 +63,7 @@ class PolicyConfig:
     mode: str = "guard"
     alpha_scale: float = 1.25
     interval: int = 0
-    threshold: float = 0.5
+    threshold: float | None = None
     mask_again: bool | None = None
     sticky: bool = True
 
@@ -73,10 +74,11 @@ class PolicyConfig:
             raise ConfigError(f"PolicyConfig.alpha_scale is {self.alpha_scale!r}; expected 0 to "
                               f"{LARGEST_ALPHA_SCALE:g}. The paper's settings are 1.25 to 2.")
         _require_integer("PolicyConfig.interval", self.interval, 0, None)
-        _require_number("PolicyConfig.threshold", self.threshold)
-        if not 0.0 < self.threshold < 1.0:
-            raise ConfigError(f"PolicyConfig.threshold is {self.threshold!r}; expected a probability strictly between "
-                              "0 and 1, for example 0.5.")
+        if self.threshold is not None:
+            _require_number("PolicyConfig.threshold", self.threshold)
+            if not 0.0 < self.threshold < 1.0:
+                raise ConfigError(f"PolicyConfig.threshold is {self.threshold!r}; expected a probability strictly "
+                                  "between 0 and 1, for example 0.5, or None for the redirector's own.")
         _require_choice("PolicyConfig.mask_again", self.mask_again, (None, True, False))
         _require_choice("PolicyConfig.sticky", self.sticky, (True, False))
 

@@ -148,8 +148,9 @@ class TrajectoryDataset:
         self.manifest = _read_manifest(self.folder / MANIFEST)
         missing = open_folder(self.folder, self.manifest)
         if missing:
-            raise TrainingError(f"{folder}: {len(missing)} of {self.manifest.shards} shards are missing; expected all. "
-                                "Run the collection again, it goes on where it was; or merge the other machines' parts.")
+            raise TrainingError(f"{folder}: {len(missing)} of {self.manifest.shards} shards are missing; expected "
+                                "all. Run the collection again, it goes on where it was; or merge the parts of the "
+                                "other machines.")
         self._shards = [_read_shard(_shard_file(self.folder, index)) for index in range(self.manifest.shards)]
         self.contexts = torch.cat([shard.contexts for shard in self._shards]).float()
         self.safe_contexts = torch.cat([shard.safe_contexts for shard in self._shards]).float()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .config import PolicyConfig
 from .errors import ConfigError
+from .policy import USUAL_THRESHOLD, resolved
 from .redirector import Redirector
 from .trajectory import Decision, Trajectory
 
@@ -30,7 +31,7 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
     status       "safe": evaluated and never judged unsafe; "redirected": at least one item was judged unsafe;
                  "not_evaluated": the network was never asked, so nothing is known
     verdict      the status in one English sentence
-    policy       the fields of PolicyConfig, mask_again resolved; threshold is 0.5 in upstream mode (argmax)
+    policy       the fields of PolicyConfig, mask_again resolved; threshold as in use (upstream mode: 0.5, argmax)
     redirector   sha256, metadata and the fields of RedirectorConfig, or None
     items        per batch item: item, status, evaluations (count), highest_unsafe_probability, first_unsafe
                  (index into `decisions`) and its step and timestep, tokens (decision, token_mask, alpha of the
@@ -41,7 +42,7 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
     """
     items = [_item(trajectory, item) for item in range(_batch(trajectory))]
     status = _status([item["status"] for item in items])
-    policy = asdict(config) | {"mask_again": config.masks_again, "threshold": _threshold(config)}
+    policy = asdict(config) | {"mask_again": config.masks_again, "threshold": _threshold(config, redirector)}
     return _plain({
         "version": VERSION,
         "status": status,
@@ -84,8 +85,10 @@ def _batch(trajectory: Trajectory) -> int:
     return len(trajectory[0].redirected) if len(trajectory) else 0
 
 
-def _threshold(config: PolicyConfig) -> float:
-    return 0.5 if config.mode == "upstream" else config.threshold
+def _threshold(config: PolicyConfig, redirector: Redirector | None) -> float:
+    if config.mode == "upstream":
+        return USUAL_THRESHOLD
+    return resolved(config, {} if redirector is None else redirector.metadata).threshold
 
 
 def _item(trajectory: Trajectory, item: int) -> dict:

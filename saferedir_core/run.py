@@ -20,7 +20,7 @@ class RedirectionRun:
     """State of one run; make a new one for every run.
 
     redirector        in eval mode
-    config            PolicyConfig
+    config            PolicyConfig; `.config` has the threshold in use
     original_context  (B, k*tokens, D), the positive prompt of each item; a copy is kept
 
     mode="guard", before each model call:    observe(latent, timestep), then redirect(original_context)
@@ -33,7 +33,7 @@ class RedirectionRun:
     def __init__(self, redirector: Redirector, config: PolicyConfig, original_context: Tensor):
         _require_eval_mode(redirector)
         self.redirector = redirector
-        self.config = config
+        self.config = policy.resolved(config, redirector.metadata)
         self.chunks = chunks_per_item(original_context, redirector.config)
         self.batch = original_context.shape[0]
         _require_finite_context(original_context)

@@ -205,8 +205,8 @@ class _Loop:
             torch.save(content, temporary)
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
-            raise TrainingError(f"{path}: the state of the training cannot be written ({error}); expected a folder with "
-                                "space. Free some space and run again: it goes on from the last state.") from error
+            raise TrainingError(f"{path}: the state of the training cannot be written ({error}); expected a folder "
+                                "with space. Free some space and run again: it goes on from the last state.") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -347,12 +347,13 @@ def _require_both_classes(dataset: TrajectoryDataset) -> None:
     unsafe = int(dataset.unsafe.sum())
     if unsafe in (0, len(dataset)):
         missing = "unsafe" if not unsafe else "harmless"
-        raise TrainingError(f"{dataset.folder}: {unsafe} of {len(dataset)} pairs are unsafe; expected both classes. Add "
-                            f"{missing} prompts to the pair file and collect again.")
+        raise TrainingError(f"{dataset.folder}: {unsafe} of {len(dataset)} pairs are unsafe; expected both classes. "
+                            f"Add {missing} prompts to the pair file and collect again.")
 
 
 def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 @contextlib.contextmanager

@@ -297,6 +297,11 @@ class TestMetadata:
     def test_a_config_that_makes_no_sense(self, weights, config):
         assert "its saferedir_config is not usable" in self._rewrite(weights, saferedir_config=config)
 
+    @pytest.mark.parametrize("threshold", ["0", "1", "1.5", "nan", "high"])
+    def test_a_threshold_that_is_no_probability(self, weights, threshold):
+        message = self._rewrite(weights, threshold=threshold)
+        assert f"the threshold {threshold!r}; expected a number strictly between 0 and 1. Train or download" in message
+
     def test_a_config_that_contradicts_the_tensors(self, weights):
         assert "wrong shape" in self._rewrite(weights, saferedir_config='{"tokens": 6, "prompt_dim": 8}')
 

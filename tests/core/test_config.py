@@ -13,7 +13,7 @@ def test_the_defaults_are_the_published_sizes():
 
 
 def test_the_default_policy_guards_with_the_smallest_published_strength():
-    assert PolicyConfig() == PolicyConfig("guard", 1.25, 0, 0.5, None, True)
+    assert PolicyConfig() == PolicyConfig("guard", 1.25, 0, None, None, True)
 
 
 @pytest.mark.parametrize("config", [PolicyConfig(), RedirectorConfig()])

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saferedir_core import PolicyConfig
-from saferedir_core.policy import decide, items_due, next_countdown, next_redirected
+from saferedir_core import ConfigError, PolicyConfig
+from saferedir_core.policy import decide, items_due, next_countdown, next_redirected, resolved, stored_threshold
 
 TIE = torch.tensor([[1.0, 1.0]])
 
@@ -20,6 +20,18 @@ def test_guard_compares_the_probability_with_the_threshold():
 def test_a_tie_is_unsafe_for_the_guard_and_safe_upstream():
     assert decide(TIE, PolicyConfig()).tolist() == [True]
     assert decide(TIE, PolicyConfig(mode="upstream")).tolist() == [False]
+
+
+def test_without_a_threshold_the_redirectors_own_counts_and_else_one_half():
+    assert resolved(PolicyConfig(), {}).threshold == 0.5
+    assert resolved(PolicyConfig(), {"threshold": "0.125"}).threshold == 0.125
+    assert resolved(PolicyConfig(threshold=0.7), {"threshold": "0.125"}).threshold == 0.7
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-0.5", "nan", "inf", "high", ""])
+def test_a_stored_threshold_that_is_no_probability_is_refused(text):
+    with pytest.raises(ConfigError, match="strictly between 0 and 1"):
+        stored_threshold({"threshold": text})
 
 
 def test_upstream_knows_no_threshold():

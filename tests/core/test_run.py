@@ -177,6 +177,13 @@ class TestGuardMode:
             run = RedirectionRun(scripted, PolicyConfig(threshold=threshold), contexts(1))
             assert run.observe(latents(1.5), 500).unsafe == (expected,)
 
+    def test_without_a_threshold_the_redirectors_own_decides(self, scripted, contexts, latents, monkeypatch):
+        for stored, expected in (("0.7", True), ("0.9", False)):
+            monkeypatch.setattr(scripted, "metadata", {"threshold": stored})
+            run = RedirectionRun(scripted, PolicyConfig(), contexts(1))
+            assert run.observe(latents(1.5), 500).unsafe == (expected,)
+            assert run.config.threshold == float(stored)
+
     def test_a_second_run_starts_fresh(self, scripted, contexts, latents):
         context = contexts(1)
         RedirectionRun(scripted, PolicyConfig(interval=5), context).observe(latents(UNSAFE), 500)
