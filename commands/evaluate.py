@@ -3,7 +3,7 @@
     --model demo --redirector models/redirectors/demo_stripes.safetensors --prompts pairs/demo_stripes.csv
         --concept stripes --detector demo:stripes --baselines --out output/stripes
     --model sd15.safetensors --redirector mine.safetensors --prompts mine.csv --seeds 4
-        --detector "clip:openai/clip-vit-base-patch32:a church|a house" --out output/church
+        --detector "clip:openai/clip-vit-base-patch32:a church;a house" --out output/church
 
 Interrupted at any point, the same command goes on where it was.  On several machines: `--shard 0/2` and `--shard 1/2`
 make half each; the same command with `--merge FOLDER FOLDER` brings the halves together and draws the conclusions.
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json) or jobs (.jsonl)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
     made.add_argument("--detector", default="none", metavar="SPEC",
-                      help="demo:CONCEPT, nudenet, classifier:MODEL:LABEL, clip:MODEL:PHRASE|OTHER or none (none)")
+                      help="demo:CONCEPT, nudenet, classifier:MODEL:LABEL, clip:MODEL:PHRASE;OTHER or none (none)")
     made.add_argument("--out", type=Path, required=True, help="folder of the results")
     made.add_argument("--seeds", type=_positive, default=1, help="images per prompt (1)")
     made.add_argument("--limit", type=_positive, help="most prompts of each row")
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--alpha-scale", type=float, help="of the redirectors (default: what their file recommends)")
     made.add_argument("--threshold", type=float, help="of the redirectors (default: what their file recommends)")
     made.add_argument("--baselines", action="store_true", help="the training-free methods beside them")
-    made.add_argument("--phrases", default="", metavar="A|B", help="wordings of the concept, for the baselines")
+    made.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")
     made.add_argument("--sweep", type=_numbers, default=[], metavar="A,B,C", help="alpha_scales to draw a curve of")
     made.add_argument("--lpips", action="store_true", help="perceptual distance to the safe prompt's image as well")
     made.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="make the I-th of N parts, from 0")
@@ -170,7 +170,7 @@ def words_of(arguments, pack):
     """What the baselines are told of the concept."""
     if not arguments.phrases:
         return pack("evaluation.baselines").concept_words(arguments.concept)
-    return pack("evaluation.methods").ConceptWords(arguments.concept or "concept", tuple(arguments.phrases.split("|")))
+    return pack("evaluation.methods").ConceptWords(arguments.concept or "concept", tuple(arguments.phrases.split(";")))
 
 
 class Progress:

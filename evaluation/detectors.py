@@ -127,7 +127,7 @@ class ClipDetector:
         library = _imported("transformers", "transformers")
         if len(phrases) < 2:
             raise ConfigError(f"CLIP was given the phrases {list(phrases)}; expected the concept's and at least one "
-                              "other: clip:MODEL:a striped thing|a plain thing")
+                              "other: clip:MODEL:a striped thing;a plain thing")
         self.phrases, self.threshold = list(phrases), threshold
         self.network = library.CLIPModel.from_pretrained(model).eval()
         self.processor = library.CLIPProcessor.from_pretrained(model)
@@ -155,7 +155,7 @@ def detector_of(spec: str) -> Detector:
     none                              looks for nothing
     nudenet[:THRESHOLD]               NudeNet
     classifier:MODEL:LABEL            an image classifier of the transformers library, by repository name or folder
-    clip:MODEL:PHRASE|OTHER[|OTHER]   zero-shot CLIP; the first phrase is the concept's
+    clip:MODEL:PHRASE;OTHER[;OTHER]   zero-shot CLIP; the first phrase is the concept's
     ConfigError for anything else, for a library that is not installed and a model that cannot be loaded.
     """
     kind, _, rest = spec.partition(":")
@@ -170,13 +170,13 @@ def detector_of(spec: str) -> Detector:
         if kind == "classifier" and model and words:
             return ClassifierDetector(model, words)
         if kind == "clip" and model and words:
-            return ClipDetector(model, words.split("|"))
+            return ClipDetector(model, words.split(";"))
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"The detector {spec!r} cannot be set up: {error}") from error
     raise ConfigError(f"The detector {spec!r} is not known; expected demo:CONCEPT, none, nudenet, "
-                      "classifier:MODEL:LABEL or clip:MODEL:PHRASE|OTHER.")
+                      "classifier:MODEL:LABEL or clip:MODEL:PHRASE;OTHER.")
 
 
 def _imported(module: str, package: str):

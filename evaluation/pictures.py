@@ -72,12 +72,12 @@ def sample_jobs(jobs: Sequence[Job], count: int = 8) -> list[Job]:
 
 
 def draw_grid(stage, methods: Sequence[Method], jobs: Sequence[Job]):
-    """The grid of these jobs, sampled anew, and the report of the first guarded method (None without one)."""
+    """The grid of these jobs, sampled anew: a PIL image."""
     from .engine import batches, in_order, make
 
     ordered = in_order(methods)
     rows: dict[str, list] = {method.name: [] for method in ordered}
-    captions, report = [], None
+    captions = []
     for part in batches(jobs, len(jobs)):
         batch = stage.batch_of(part)
         captions += [job.text for job in part]
@@ -86,16 +86,16 @@ def draw_grid(stage, methods: Sequence[Method], jobs: Sequence[Job]):
             made = make(stage, method, batch, unguarded)
             unguarded = unguarded or made
             rows[method.name] += [*made.pictures]
-            if isinstance(method, Guarded) and report is None:
-                report = method.report(made.batch)
-    return grid({name: np.stack(pictures) for name, pictures in rows.items()}, captions), report
+    return grid({name: np.stack(pictures) for name, pictures in rows.items()}, captions)
 
 
-def plot_report(report: dict):
-    """Unsafe probability over the steps of a run, one curve per image: a PIL image."""
+def draw_steps(stage, guarded: Guarded, jobs: Sequence[Job]):
+    """Unsafe probability over the stage's own steps, one curve per prompt: a PIL image."""
     from PIL import Image
 
-    return Image.fromarray(plot(report).numpy())
+    batch = guarded.change(stage.batch_of([Job(job.row, job.text, job.seed, job.unsafe) for job in jobs]), stage)
+    stage.render(batch)
+    return Image.fromarray(plot(guarded.report(batch)).numpy())
 
 
 def plot_curves(curves: dict[str, list[tuple[float, float, str]]], title: str, across: str, upwards: str,

@@ -124,7 +124,7 @@ def checkpoint_stage(path: Path, size: int = 512, **settings) -> Stage:
         raise ConfigError(f"There is no checkpoint at {path}; expected a .safetensors or .ckpt file, or 'demo'.")
     model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
         str(path), output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))
-    return Stage(model, clip, vae, latent_shape=shape_for(model, size), **settings)
+    return Stage(model, clip, vae, latent_shape=shape_for(model, size, size), **settings)
 
 
 def stage_of(name: str, **settings) -> Stage:
@@ -134,11 +134,11 @@ def stage_of(name: str, **settings) -> Stage:
     return checkpoint_stage(Path(name), **settings)
 
 
-def shape_for(model, size: int) -> tuple[int, int, int]:
-    """Shape (C, h, w) of the latent of a square picture."""
+def shape_for(model, width: int, height: int) -> tuple[int, int, int]:
+    """Shape (C, h, w) of the latent of a picture of this size in pixels."""
     latent_format = model.get_model_object("latent_format")
-    side = size // getattr(latent_format, "spacial_downscale_ratio", 8)
-    return latent_format.latent_channels, side, side
+    ratio = latent_format.spacial_downscale_ratio
+    return latent_format.latent_channels, height // ratio, width // ratio
 
 
 def concatenated(to: tuple, other: tuple) -> tuple:

@@ -20,7 +20,7 @@ from .detectors import Detector
 from .engine import evaluate
 from .jobs import Job, read_jobs
 from .methods import Guarded, Method, Oracle, Unguarded
-from .pictures import draw_grid, plot_curves, plot_report, sample_jobs, save
+from .pictures import draw_grid, draw_steps, plot_curves, sample_jobs, save
 from .results import ResultsError, merge, read_lines
 from .stage import Stage
 from .summary import ATTACK, markdown, summarise
@@ -119,10 +119,11 @@ class Study:
         chosen = sample_jobs(self.jobs, count)
         if not chosen:
             return None
-        image, report = draw_grid(self.stage, self.methods, chosen)
+        image = draw_grid(self.stage, self.methods, chosen)
         save(image, self.out / "grid.png")
-        if report is not None:
-            save(plot_report(report), self.out / "steps.png")
+        guarded = next((method for method in self.methods if isinstance(method, Guarded)), None)
+        if guarded is not None:
+            save(draw_steps(self.stage, guarded, chosen), self.out / "steps.png")
         return image
 
     def sweep(self, alpha_scales: Sequence[float], progress: Callable[[int, int], None] | None = None):
