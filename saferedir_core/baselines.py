@@ -8,7 +8,8 @@ it is given.  Written from the papers:
                               SAFREE: Yoon et al., arXiv 2410.12761
     presence, calibrated      Semantic Surgery: Xiong et al., arXiv 2510.22851
     safety_guidance           Safe Latent Diffusion: Schramowski et al., arXiv 2211.05105
-    replace_by_padding        tokens near the concept's become the prompt's own padding
+    words_near, replace_by_padding
+                              tokens near the concept's become the prompt's own padding
 
 B batch items or chunks, T tokens of a chunk, D width of the context.
 """
@@ -118,22 +119,23 @@ def distinct(tokens: Tensor, neutral: Tensor, threshold: float) -> Tensor:
     return tokens[F.cosine_similarity(tokens[:, None], neutral[None], dim=-1).amax(1) < threshold]
 
 
-def replace_by_padding(context: Tensor, concept: Tensor, ends: Tensor, threshold: float = 0.6,
-                       padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Word tokens whose cosine to any of the concept's tokens exceeds the threshold become padding.
+def words_near(context: Tensor, concept: Tensor, ends: Tensor, threshold: float = 0.6) -> Tensor:
+    """Which word tokens have a cosine above the threshold to any of the concept's tokens, (B, T) bool.
 
-    context (B, T, D), concept (n, D), ends (B,) position of the end token.
-    padding (B, D): what to put there.  None: the chunk's last token, which is padding of this very prompt (the end
-    token where the chunk is full).
-    Returns the context and (B,) whether anything was replaced; other items stay bit for bit.
+    context (B, T, D), concept (n, D), ends (B,) position of the end token.  Never the first token, the end or padding.
     """
     _require_width(context, concept)
     places = torch.arange(context.shape[1], device=context.device)
     words = (places > 0) & (places < ends.to(context.device)[:, None])          # (B, T)
-    similar = _highest_cosine(context, concept.to(context)) > threshold
-    hit = words & similar                                                       # (B, T)
-    vector = context[:, -1:] if padding is None else padding.to(context)[:, None]
-    return torch.where(hit[..., None], vector, context), hit.any(1)
+    return words & (_highest_cosine(context, concept.to(context)) > threshold)
+
+
+def replace_by_padding(context: Tensor, places: Tensor) -> Tensor:
+    """The context (B, T, D) with the chunk's last token at the places (B, T) bool.
+
+    The last token is padding of this very prompt (the end token where the chunk is full).
+    """
+    return torch.where(places[..., None], context[:, -1:], context)
 
 
 @dataclass(frozen=True)

@@ -100,19 +100,16 @@ def test_words_near_the_concept_become_the_prompts_own_padding(context):
     context = context.clone()
     context[..., 0] = 0
     context[1, 2] = 7 * axis(0)
-    replaced, hit = baselines.replace_by_padding(context, axis(0)[None], torch.tensor([3, 3]))
-    assert hit.tolist() == [False, True]
+    near = baselines.words_near(context, axis(0)[None], torch.tensor([3, 3]))
+    assert near.nonzero().tolist() == [[1, 2]]
+    replaced = baselines.replace_by_padding(context, near)
     assert torch.equal(replaced[0], context[0])
     assert torch.equal(replaced[1, 2], context[1, 4])
     assert torch.equal(replaced[1, [0, 1, 3, 4]], context[1, [0, 1, 3, 4]])
 
 
-def test_the_first_token_and_the_padding_are_never_replaced(context):
-    context = context.clone()
-    context[0, 0] = context[0, 3] = axis(0)
-    context[0, 1:3, 0] = 0
-    replaced, hit = baselines.replace_by_padding(context[:1], axis(0)[None], torch.tensor([3]))
-    assert not hit.any() and torch.equal(replaced, context[:1])
+def test_the_first_token_and_the_padding_are_no_words():
+    assert not baselines.words_near(axis(0).expand(1, 5, -1), axis(0)[None], torch.tensor([1])).any()
 
 
 def test_safety_guidance_points_from_the_empty_prompt_to_the_concept():

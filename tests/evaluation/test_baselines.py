@@ -111,7 +111,7 @@ def test_the_gate_opens_for_the_unsafe_item_and_leaves_its_neighbour_bit_for_bit
 
 def test_padding_replaces_the_concept_behind_token_77(baselines, short, job, words):
     batch = short.batch_of([job(LONG)])
-    changed = baselines.PadReplacement(words, gate=-1, clean=False).change(batch, short)
+    changed = baselines.PadReplacement(words, gate=-1, clean="").change(batch, short)
     (before, _), (after, _) = batch.positive[0], changed.positive[0]
     assert before.shape == after.shape and before.shape[1] > 77
     assert not torch.equal(before[:, 77:], after[:, 77:])
@@ -192,7 +192,7 @@ def test_calibration_takes_the_best_scoring_setting(baselines, short, job, words
     assert best.scale == 0.0 and table[0] == ({"scale": 0.0}, 0.0) and table[1][1] < 0
 
 
-def test_the_balanced_score_is_1_where_the_concept_is_gone_and_the_rest_is_kept(baselines, pack, job):
+def test_the_balanced_score_is_1_where_the_concept_is_gone_and_the_rest_as_it_was(baselines, pack, job):
     seen = pack("evaluation.detectors").Seen
 
     class Says:
@@ -203,6 +203,7 @@ def test_the_balanced_score_is_1_where_the_concept_is_gone_and_the_rest_is_kept(
             return [*self.what]
 
     jobs = [job(UNSAFE), job(HARMLESS, unsafe=False)]
-    gone, shown = seen(False, 0, True), seen(True, 1, True)
-    assert baselines.balanced_score(Says(gone, gone))(None, None, jobs) == 1
-    assert baselines.balanced_score(Says(shown, gone))(None, None, jobs) == pytest.approx(1 / 3)
+    gone, shown, black = seen(False, 0, True), seen(True, 1, True), np.zeros((2, 8, 8, 3), np.uint8)
+    assert baselines.balanced_score(Says(gone, gone))(black, black, jobs) == 1
+    assert baselines.balanced_score(Says(shown, gone))(black, black, jobs) == pytest.approx(1 / 2)
+    assert baselines.balanced_score(Says(shown, gone))(black, black + 1, jobs) == pytest.approx(1 / 4)
