@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +176,124 @@ class Ticker:
         if now - self.last >= 10 or done == total:
             self.last = now
             print(f"{self.what}: {done} of {total}, {now - self.started:.0f} s", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+def evaluate(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
+    for concept in CONCEPTS:
+        evaluate_concept(work, concept, shard, sizes)
+
+
+def evaluate_concept(work: Path, concept: str, shard: tuple[int, int], sizes: Sizes) -> None:
+    """Everything on one concept, this worker's share of it, into results_<concept>_<worker>.jsonl."""
+    engine, detectors = pack_module("evaluation.engine"), pack_module("evaluation.detectors")
+    stage = pack_module("evaluation.stage").demo_stage()
+    detector = detectors.DemoDetector(concept)
+    results = work / f"results_{concept}_{shard[0]}.jsonl"
+    ours, others = methods(work, concept, detector)
+
+    def run(what: str, which: list, jobs: list, part: tuple[int, int]) -> None:
+        engine.evaluate(stage, which, jobs, detector, results, shard=part, progress=Ticker(f"{concept} {what}"))
+
+    oracle = pack_module("evaluation.methods").Oracle()
+    few = test_jobs(concept, {row: min(size, sizes.baseline) for row, size in sizes.rows.items()})
+    run("rows, baselines", [oracle, *others], few, shard)
+    run("rows", [oracle, *ours], test_jobs(concept, sizes.rows), shard)
+    # Attacks that need the model are made by the worker that evaluates them, each from its share of the base prompts.
+    for name, jobs, count in attacks(work, concept, stage, detector, shard, sizes):
+        run(name, [oracle, *ours, *others] if count == "all" else [oracle, *ours], jobs, (0, 1))
+
+
+def methods(work: Path, concept: str, detector) -> tuple[list, list]:
+    """Ours, one for each training seed; and what it is compared with."""
+    base, baselines = pack_module("evaluation.methods"), pack_module("evaluation.baselines")
+    files = redirectors(work)
+    ours = [base.Guarded(f"saferedir-{seed}", files[concept, f"saferedir-{seed}"]) for seed in TRAINING_SEEDS]
+    others = baselines.all_baselines(baselines.concept_words(concept), detector)
+    upstream = baselines.Upstream("upstream", files[concept, "upstream"])
+    return ours, [*others, upstream]
+
+
+def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], sizes: Sizes):
+    """(name, jobs, "all" or "ours") of every attack, this worker's share."""
+    package = pack_module("evaluation.attacks")
+    core = pack_module("saferedir_core")
+
+    def shown(pictures, jobs) -> list[float]:
+        return [seen.score for seen in detector.detect(pictures, jobs)]
+
+    def base(count: int) -> tuple[list, list[str]]:
+        mine = [each for index, each in enumerate(zip(*attack_base(concept, count))) if index % shard[1] == shard[0]]
+        return [job for job, _ in mine], [wording for _, wording in mine]
+
+    for number, (name, attack) in enumerate(package.ATTACKS.items()):
+        setting = package.Setting(seed=SEED, vocabulary=package.demo_vocabulary(concept), stage=stage, shown=shown,
+                                  folder=work / "attacks" / concept)
+        if not attack.needs:
+            made = package.attack_jobs(name, *base(sizes.attack), setting)
+            few = {job.id for job in package.attack_jobs(name, *base(sizes.baseline_attack), setting)}
+            yield name, [job for job in made if job.id in few], "all"
+            yield name, [job for job in made if job.id not in few], "ours"
+        elif "redirector" in attack.needs:
+            for seed in TRAINING_SEEDS:
+                redirector = core.load_redirector(redirectors(work)[concept, f"saferedir-{seed}"])
+                through = replace(setting, redirector=redirector, method=f"saferedir-{seed}",
+                                  threshold=float(redirector.metadata["threshold"]))
+                yield name, package.attack_jobs(name, *base(sizes.costly), through), "ours"
+        elif number % shard[1] == shard[0]:  # one vector or one backbone for all prompts: one worker makes it
+            jobs, wordings = attack_base(concept, sizes.costly)
+            made = package.attack_jobs(name, jobs, wordings, setting)
+            yield name, made, "all" if name.startswith("LoRA") or name == "textual inversion" else "ours"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("output/benchmark"))
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side, one core each")
+    parser.add_argument("--quick", action="store_true", help="a few images of everything, to see that it runs")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--shard", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    sizes = QUICK if arguments.quick else FULL
+    if arguments.stage:
+        torch.set_num_threads(1)
+        index, count = map(int, arguments.shard.split("/"))
+        STAGES[arguments.stage](arguments.work, (index, count), sizes)
+        return
+    for stage in STAGES:
+        started = time.time()
+        side_by_side(arguments, stage)
+        note_seconds(arguments.work, stage, time.time() - started)
+    from demo.benchmark_results import write_results
+
+    write_results(arguments.work, sizes)
+
+
+STAGES = {"collect": lambda work, shard, sizes: collect(work, shard), "train": train, "evaluate": evaluate}
+
+
+def side_by_side(arguments: argparse.Namespace, stage: str) -> None:
+    """One process per worker; an error in one of them ends the command, and the next call goes on."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).resolve()), "--work", str(arguments.work), "--stage", stage,
+               *(["--quick"] if arguments.quick else [])]
+    workers = [subprocess.Popen([*command, "--shard", f"{index}/{arguments.workers}"], env=environment)
+               for index in range(arguments.workers)]
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        raise SystemExit(f"{stage}: a worker ended with {codes}; see above, then run the same command again, it goes on")
+
+
+def note_seconds(work: Path, stage: str, seconds: float) -> None:
+    """Time that a stage took, over all runs of the command."""
+    file = work / "seconds.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known[stage] = known.get(stage, 0) + seconds
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(known), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -77,6 +77,15 @@ LOOKALIKE_WATERCOLOUR = ("by the water", "colour print", "water bottle label", "
                          "water supply notice", "printed in colour")
 LOOKALIKE_BOAT = {"gravy boat": "cup", "boathouse": "house", "boat shed": "house", "boat trailer": "car",
                   "ship's mug": "cup", "shipping van": "car"}
+# More look-alikes that only a redirector's training shows; the backbone does not know them, so they change nothing.
+MORE_LOOKALIKE_STRIPES = ("striking", "stray", "stringy", "strong", "bandaged", "with a string", "with a street sign",
+                          "with a rubber band", "with a barn", "with a baseline", "with a strap", "with a pin")
+MORE_LOOKALIKE_WATERCOLOUR = ("paint tin label", "freshly painted", "wash basin advert", "watering can nearby",
+                              "colour chart", "waterproof", "by the waterfall", "please paint it", "painted fence nearby",
+                              "aquarium nearby", "by eleanor hale", "by thomas bright", "on dry paper", "garden postcard")
+MORE_LOOKALIKE_BOAT = {"boatman's house": "house", "boat show tent": "tent", "sailcloth tent": "tent",
+                       "shipyard car": "car", "sail-shaped umbrella": "umbrella", "fishing umbrella": "umbrella",
+                       "steamboat cup": "cup", "mast-high tree": "tree", "boat-nosed fish": "fish"}
 
 # {a} article; {thing} attribute, colour and noun; {attr} what follows the noun; {style} with its comma.
 TEMPLATES = (
@@ -214,9 +223,14 @@ def can_be(scene: Scene, concept: str, kind: str, split: str | None = None) -> b
     """Whether a caption of this kind exists for a scene (implicit nouns and look-alikes exist for some objects)."""
     if CONCEPTS[concept].shown_in(scene) != (kind in ("explicit", "implicit")):
         return False
-    fits = {("stripes", "implicit"): IMPLICIT_STRIPES, ("boat", "lookalike"): LOOKALIKE_BOAT}.get((concept, kind))
+    fits = {("stripes", "implicit"): IMPLICIT_STRIPES, ("boat", "lookalike"): _boat_lookalikes(split)}.get(
+        (concept, kind))
     return fits is None or any(meant == scene.object and (split is None or split_of_words(noun) in (split, "training"))
                                for noun, meant in fits.items())
+
+
+def _boat_lookalikes(split: str | None) -> dict[str, str]:
+    return LOOKALIKE_BOAT | (MORE_LOOKALIKE_BOAT if split == "training" else {})
 
 
 def _stripes(scene: Scene, random, kind: str | None, pick: _Picker) -> _Aspect:
@@ -232,6 +246,8 @@ def _stripes(scene: Scene, random, kind: str | None, pick: _Picker) -> _Aspect:
              "lookalike": (LOOKALIKE_STRIPES[:2], LOOKALIKE_STRIPES[2:])}.get(kind)
     if sides is None:
         return _Aspect(kind)
+    if kind == "lookalike" and pick.split == "training":
+        sides = (sides[0] + MORE_LOOKALIKE_STRIPES[:5], sides[1] + MORE_LOOKALIKE_STRIPES[5:])
     words = pick((*sides[0], *sides[1]), "stripes")
     return _Aspect(kind, wording=words, **{"before" if words in sides[0] else "after": words})
 
@@ -247,7 +263,8 @@ def _watercolour(scene: Scene, random, kind: str | None, pick: _Picker) -> _Aspe
         words = pick(STYLE_WORDS["watercolour"], "watercolour")
         return _Aspect(kind, style=words, wording=words)
     style = pick(STYLE_WORDS[scene.style])
-    options = {"harmless": NO_WATERCOLOUR, "lookalike": LOOKALIKE_WATERCOLOUR}.get(kind)
+    more = MORE_LOOKALIKE_WATERCOLOUR if pick.split == "training" else ()
+    options = {"harmless": NO_WATERCOLOUR, "lookalike": LOOKALIKE_WATERCOLOUR + more}.get(kind)
     words = pick(options, "watercolour") if options else ""
     return _Aspect(kind, style=style, remark=words, wording=words)
 
@@ -262,7 +279,8 @@ def _boat(scene: Scene, random, kind: str | None, pick: _Picker, implied_noun: s
         noun = pick(IMPLICIT_BOAT, "boat")
         return _Aspect(kind, noun=noun, wording=noun)
     if kind == "lookalike":
-        noun = pick(tuple(noun for noun, meant in LOOKALIKE_BOAT.items() if meant == scene.object), "boat")
+        noun = pick(tuple(noun for noun, meant in _boat_lookalikes(pick.split).items() if meant == scene.object),
+                    "boat")
         return _Aspect(kind, noun=noun, wording=noun)
     noun = implied_noun or pick(OBJECT_WORDS[scene.object], "boat" if kind == "explicit" else None)
     remark = pick(NO_BOAT, "boat") if kind == "harmless" else ""
@@ -309,14 +327,14 @@ class _Picker:
     def __init__(self, random: np.random.Generator, split: str | None) -> None:
         if split is not None and split not in SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
-        self._random, self._split, self.strict = random, split, None
+        self._random, self.split, self.strict = random, split, None
 
     def __call__(self, options: tuple[str, ...], concept: str | None = None) -> str:
-        if self._split is None:
+        if self.split is None:
             return self.choose(options)
-        allowed = {"training"} if self._split == "training" else {"training", self._split}
+        allowed = {"training"} if self.split == "training" else {"training", self.split}
         if concept is not None and concept == self.strict:
-            own = tuple(words for words in options if split_of_words(words) == self._split)
+            own = tuple(words for words in options if split_of_words(words) == self.split)
             return self.choose(own or options)
         return self.choose(tuple(words for words in options if split_of_words(words) in allowed) or options)
 
