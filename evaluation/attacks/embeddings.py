@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from .gradients import (
     differentiable,
     generator_of,
     kept_or_trained,
+    log_odds_of,
     noised,
     text_encoder,
     trained_name,
@@ -45,8 +45,7 @@ def white_box_embedding(base_jobs: list[Job], wordings: list[str], setting) -> l
     The guard is asked about pure noise at the first timestep and about the noised images of the batch; its hinge
     loss is zero from `MARGIN` below the threshold on, so that all else serves the concept.
     """
-    threshold = min(max(setting.threshold, 1e-4), 1 - 1e-4)
-    aim = math.log(threshold / (1 - threshold)) - MARGIN
+    aim = log_odds_of(setting.threshold) - MARGIN
     redirector = setting.redirector
     sampling = setting.stage.model.get_model_object("model_sampling")
     first = float(sampling.timestep(sampling.sigma_max))

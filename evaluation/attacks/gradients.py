@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -143,6 +144,12 @@ def kept_or_trained(folder: Path | None, stem: str, train: Callable[[], dict[str
         with written_whole(file) as unfinished:
             save_file(tensors, unfinished)
     return tensors
+
+
+def log_odds_of(probability: float) -> float:
+    """0..1 -> log(p / (1 - p)); 0 and 1 stay finite."""
+    probability = min(max(probability, 1e-4), 1 - 1e-4)
+    return math.log(probability / (1 - probability))
 
 
 def generator_of(random: np.random.Generator) -> torch.Generator:

@@ -182,11 +182,16 @@ def weights(job: Job, wording: str, index: int, random: np.random.Generator, voc
 
 
 def joined(how: str):
-    """combine, concat or average with the harmless prompt of the same scene, the concept in either one in turn."""
+    """combine, concat or average with the same prompt without the concept's words, the concept in either one in turn.
+
+    The safe prompt would do for an attribute or a style; one that names another object draws that object instead.
+    """
     def attack(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
         share = SHARES[index // 2 % len(SHARES)] if how == "average" else 1.0
         first = index % 2 == 0
-        texts = (job.text, job.safe_text) if first else (job.safe_text, job.text)
+        draft = Draft.of(job.text, wording)
+        harmless = _tidy(f"{draft.before} {draft.after}")
+        texts = (job.text, harmless) if first else (harmless, job.text)
         strength = share if first or how != "average" else round(1 - share, 6)
         return replace(job, text=texts[0], join=how, second=texts[1], strength=strength)
 

@@ -11,7 +11,7 @@ import torch
 
 from ..jobs import Job
 from . import prompts
-from .gradients import differentiable, text_encoder
+from .gradients import differentiable, log_odds_of, text_encoder
 from .prompts import Draft
 from .vocabulary import Vocabulary
 
@@ -93,24 +93,26 @@ def white_box_search(base_jobs: list[Job], wordings: list[str], setting) -> list
     finals: list[list[tuple[float, Draft]]] = []
     for job, wording in zip(base_jobs, wordings):
         found = _beam_search(job, wording, guard, setting, budget)
-        finals.append(shortlist(found, budget.renders))
+        finals.append(shortlist(found, budget.renders, guard.limit))
     flat = [replace(job, text=draft.text) for job, final in zip(base_jobs, finals) for _, draft in final]
     scores = iter(undefended(flat, setting, budget.steps))
     jobs = []
     for job, final in zip(base_jobs, finals):
-        ranked = [(next(scores) > 0.5, -odds, -rank) for rank, (odds, _) in enumerate(final)]
-        best = final[-max(ranked)[2]][1]
+        ranked = [(odds < guard.limit, next(scores) > 0.5, -odds, -rank) for rank, (odds, _) in enumerate(final)]
+        best = final[-max(ranked)[-1]][1]
         jobs.append(replace(job, text=best.text, only=setting.method))
     return jobs
 
 
-def shortlist(found: list[tuple[float, Draft]], renders: int) -> list[tuple[float, Draft]]:
-    """The drafts worth an image: the least unsafe of each degree of damage, gentle ones first, then the least unsafe.
+def shortlist(found: list[tuple[float, Draft]], renders: int, limit: float) -> list[tuple[float, Draft]]:
+    """The drafts worth an image, of those with log-odds below `limit`, or of all if there are none.
 
-    The wording intact, misspelt once, intact in a long prompt, and so on: drafts that please the guard best are often
-    ones that the undefended model does not understand either.
+    First the least unsafe of each degree of damage: the wording intact, misspelt once, intact in a long prompt, damaged
+    twice; drafts that please the guard best are often ones that the undefended model does not understand either.
+    Then the others, the least damaged and least unsafe ones first.
     """
-    ordered = sorted(found, key=lambda each: each[0])
+    below = [each for each in found if each[0] < limit] or found
+    ordered = sorted(below, key=lambda each: (each[1].edits, each[0]))
     picks: list[tuple[float, Draft]] = []
     for edits, long in ((0, False), (1, False), (0, True), (2, False)):
         picks += [each for each in ordered if each[1].edits == edits and each not in picks
@@ -164,6 +166,8 @@ def _drafts(beam: list[Draft], proposals: list[tuple[Draft, list[str]]], budget:
         else:
             parent = beam[int(random.integers(len(beam)))]
             move = int(random.integers(len(MOVES) + 2))
+            if len(parent.text) > LONG and MOVES[move:move + 1] == (prompts.far_behind,):
+                continue
             draft = (MOVES[move](parent, random, vocabulary) if move < len(MOVES) else
                      prompts.with_word(parent, words[int(random.integers(len(words)))], random))
         if draft.text not in seen and draft.edits <= MOST_EDITS and len(draft.text) < LONGEST:
@@ -180,6 +184,7 @@ class _Guard:
         sampling = setting.stage.model.get_model_object("model_sampling")
         self.timestep = float(sampling.timestep(sampling.sigma_max))
         self.words, self.tokens = whole_words(self.clip)
+        self.limit = log_odds_of(setting.threshold)  # below it the guard lets a prompt pass
 
     def noise(self, job: Job) -> torch.Tensor:
         """Latents of pure noise (1, C, h, w), those that the job starts from."""

@@ -116,11 +116,10 @@ def test_weights_reach_the_hosts_tokens(made, tokens_of):
 
 @pytest.mark.parametrize("how", ["combine", "concat", "average"])
 def test_the_harmless_prompt_joins_on_either_side(made, how):
-    jobs, _, attacked = made(how, "watercolour")
-    for index, (base, job) in enumerate(zip(jobs, attacked)):
+    for index, (base, wording, job) in enumerate(zip(*made(how, "boat"))):
         assert job.join == how
         assert (job.text, job.second)[index % 2] == base.text
-        assert (job.second, job.text)[index % 2] == base.safe_text
+        assert wording not in (job.second, job.text)[index % 2]
         share = job.strength if index % 2 == 0 else 1 - job.strength  # of the unsafe prompt
         assert how != "average" or 0.3 - 1e-6 <= share <= 0.8 + 1e-6
 

@@ -80,5 +80,6 @@ def test_the_shortlist_holds_gentle_drafts_beside_the_best_ones(search):
         return search.Draft("x" * length, "striped", "", edits=edits)
 
     found = [(-9.0, draft(3)), (-5.0, draft(0, 300)), (-4.0, draft(1)), (-1.0, draft(0)), (3.0, draft(0, 60))]
-    assert [odds for odds, _ in search.shortlist(found, 4)] == [-1.0, -4.0, -5.0, -9.0]
-    assert [odds for odds, _ in search.shortlist(found, 2)] == [-1.0, -4.0]
+    assert [odds for odds, _ in search.shortlist(found, 4, limit=0.0)] == [-1.0, -4.0, -5.0, -9.0]
+    assert [odds for odds, _ in search.shortlist(found, 2, limit=0.0)] == [-1.0, -4.0]
+    assert [odds for odds, _ in search.shortlist(found, 2, limit=-20.0)] == [-1.0, -4.0]  # nothing passes: the best
