@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..saferedir_core import load_redirector
+from ..saferedir_core.bundle import load_redirectors
 from . import weights
 from .types import CATEGORY, LoadedRedirector, SafeRedirType
 
@@ -14,7 +14,8 @@ class SafeRedirLoader(io.ComfyNode):
             node_id="SafeRedirLoader",
             display_name="Load SafeRedir",
             category=CATEGORY,
-            description="Loads a redirector: the small network that recognises one concept and steers away from it.",
+            description="Loads a redirector: the small network that recognises a concept and steers away from it. "
+                        "A file may hold several concepts.",
             search_aliases=["unlearn", "safety", "concept erasure", "nsfw", "redirector"],
             inputs=[
                 io.Combo.Input("name", options=weights.choices(),
@@ -32,4 +33,4 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(LoadedRedirector.place(name, load_redirector(weights.locate(name))))
+        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(weights.locate(name))))

@@ -30,6 +30,8 @@ from .redirector import Redirector
 LARGEST_FILE = 2 << 30          # bytes; a published checkpoint has 58 MB
 FORMAT_KEY = "saferedir_format"
 CONFIG_KEY = "saferedir_config"
+CONCEPTS_KEY = "saferedir_concepts"     # only in files of several, see `bundle`
+OWN_KEYS = (FORMAT_KEY, CONFIG_KEY, CONCEPTS_KEY)
 FORMAT_VERSION = "1"
 TORCH_SUFFIXES = (".pt", ".pth")
 SHOWN_KEYS = 3
@@ -50,21 +52,34 @@ def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
     Raises CheckpointError for a file that is missing, too large, damaged, or does not fit the network.
     """
     path = Path(path)
+    require_floating(dtype)
+    content = read_file(path)
+    return redirector_of(path, content, *parse(path, content), device, dtype)
+
+
+def require_floating(dtype: torch.dtype) -> None:
+    """ConfigError unless it is a floating type."""
     if dtype not in FLOATS:
         raise ConfigError(f"dtype is {dtype!r}; expected a floating type such as torch.float32 or torch.float16.")
-    content = _read(path)
-    state, header = _parse(path, content)
+
+
+def redirector_of(path: Path, content: bytes, state: dict[str, Tensor], header: dict[str, str],
+                  device: torch.device | str, dtype: torch.dtype) -> Redirector:
+    """The redirector of a file's content, all of it checked."""
+    if CONCEPTS_KEY in header:
+        raise CheckpointError(f"{path}: holds several concepts; expected one redirector. Read it with "
+                              "load_redirectors.")
     config = _config(path, state, header)
-    _require_layout(path, state, config)
-    redirector = _build(state, config, device, dtype)
-    redirector.metadata = _metadata(path, header)
+    require_layout(path, state, config)
+    redirector = build(state, config, device, dtype)
+    redirector.metadata = usable_metadata(path, header)
     redirector.sha256 = hashlib.sha256(content).hexdigest()
     return redirector
 
 
-def _metadata(path: Path, header: dict[str, str]) -> dict[str, str]:
+def usable_metadata(path: Path, header: dict[str, str]) -> dict[str, str]:
     """What the file says beyond our own keys, with a threshold that can be used if there is one."""
-    metadata = {key: value for key, value in header.items() if key not in (FORMAT_KEY, CONFIG_KEY)}
+    metadata = {key: value for key, value in header.items() if key not in OWN_KEYS}
     try:
         stored_threshold(metadata)
     except ConfigError as error:
@@ -79,23 +94,30 @@ def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: d
     Raises CheckpointError if the file cannot be written; nothing is left behind then.
     """
     path = Path(path)
+    require_our_suffix(path)
+    state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
+    metadata = metadata or {}
+    require_plain_metadata(metadata)
+    header = {FORMAT_KEY: FORMAT_VERSION, CONFIG_KEY: json.dumps(asdict(redirector.config)), **metadata}
+    write_file(path, ordered(safetensors.torch.save(state, header)))
+
+
+def require_our_suffix(path: Path) -> None:
+    """CheckpointError unless the name ends in .safetensors."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: the file name ends in {path.suffix!r}; redirectors are saved as .safetensors. "
                               "Change the file name.")
-    state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
-    header = _header(redirector.config, metadata or {})
-    _write(path, _ordered(safetensors.torch.save(state, header)))
 
 
-def _header(config: RedirectorConfig, metadata: dict[str, str]) -> dict[str, str]:
+def require_plain_metadata(metadata: dict[str, str]) -> None:
+    """ConfigError unless it is str to str, without keys of our own."""
     for key, value in metadata.items():
-        if not isinstance(key, str) or not isinstance(value, str) or key in (FORMAT_KEY, CONFIG_KEY):
+        if not isinstance(key, str) or not isinstance(value, str) or key in OWN_KEYS:
             raise ConfigError(f"metadata[{key!r}] is {value!r}; expected a str for a str, and a key other than "
-                              f"{FORMAT_KEY!r} and {CONFIG_KEY!r}. Convert it with str() or json.dumps().")
-    return {FORMAT_KEY: FORMAT_VERSION, CONFIG_KEY: json.dumps(asdict(config)), **metadata}
+                              f"{', '.join(map(repr, OWN_KEYS))}. Convert it with str() or json.dumps().")
 
 
-def _ordered(content: bytes) -> bytes:
+def ordered(content: bytes) -> bytes:
     """The same safetensors file with its metadata sorted; the library writes it in an order of its own each time."""
     start = 8 + struct.unpack_from("<Q", content)[0]
     header = json.loads(content[8:start])
@@ -105,7 +127,7 @@ def _ordered(content: bytes) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + content[start:]
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write under a temporary name in the same folder, then rename: renaming is atomic on one file system."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -122,7 +144,7 @@ def _write(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise CheckpointError(f"{path}: expected a .safetensors, .pt or .pth file. Choose a redirector's weight file.")
     try:
@@ -139,7 +161,7 @@ def _read(path: Path) -> bytes:
                               "Check that it is a readable file.") from error
 
 
-def _parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+def parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict and metadata of a file's content."""
     if path.suffix == ".safetensors":
         return _parse_safetensors(path, content)
@@ -212,12 +234,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-def _config(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> RedirectorConfig:
-    """Config from our metadata, else from the shapes."""
+def require_known_format(path: Path, header: dict[str, str]) -> None:
+    """CheckpointError for a file of a newer version."""
     version = header.get(FORMAT_KEY)
     if version not in (None, FORMAT_VERSION):
         raise CheckpointError(f"{path}: written in format {version!r}; this version reads {FORMAT_VERSION!r}. Update "
                               "the package.")
+
+
+def _config(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> RedirectorConfig:
+    """Config from our metadata, else from the shapes."""
+    require_known_format(path, header)
     if CONFIG_KEY not in header:
         return _config_from_shapes(path, state)
     try:
@@ -234,8 +261,10 @@ def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfi
                "timestep_dim": ("t_encoder.0.weight", 2, 1)}
     sizes = {name: state[key].shape[axis] for name, (key, ndim, axis) in sources.items()
              if key in state and state[key].ndim == ndim}
+    # Only variant "token" has these, and its classifier is wider by them.
+    variant = "token" if any(key.startswith(("token_delta.", "token_evidence.")) for key in state) else "published"
     try:
-        return RedirectorConfig(**sizes)
+        return RedirectorConfig(**sizes, variant=variant)
     except ConfigError as error:
         raise CheckpointError(f"{path}: its tensors have sizes no redirector has ({error}). Choose a redirector's "
                               "weight file.") from error
@@ -247,13 +276,16 @@ def _skeleton(config: RedirectorConfig) -> Redirector:
         return Redirector(config)
 
 
-def _require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConfig) -> None:
-    """CheckpointError that lists missing, unexpected, misshapen, mistyped and non-finite tensors at once."""
+def require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConfig, which: str = "") -> None:
+    """CheckpointError that lists missing, unexpected, misshapen, mistyped and non-finite tensors at once.
+
+    which: of several redirectors in a file, for the message.
+    """
     expected = _skeleton(config).state_dict()
     size = 4 * sum(value.numel() for value in expected.values())
     if size > LARGEST_FILE:         # a .pt can hold a giant that is one number on disk
-        raise CheckpointError(f"{path}: its sizes make a network of {size} bytes; expected at most {LARGEST_FILE}. "
-                              "Choose a redirector's weight file.")
+        raise CheckpointError(f"{path}: {which}its sizes make a network of {size} bytes; expected at most "
+                              f"{LARGEST_FILE}. Choose a redirector's weight file.")
     shared = [key for key in expected if key in state]
     faults = {
         "missing": [key for key in expected if key not in state],
@@ -267,19 +299,19 @@ def _require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConf
     if not any(faults.values()):
         faults["not finite"] = [key for key in shared if not state[key].isfinite().all()]
     if any(faults.values()):
-        text = "; ".join(f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys)
-        raise CheckpointError(f"{path}: does not fit the published redirector layout. {text}. Choose a redirector's "
-                              "weight file, or download it again.")
+        text = "; ".join(f"{len(keys)} {fault}: {shorten(keys)}" for fault, keys in faults.items() if keys)
+        raise CheckpointError(f"{path}: {which}does not fit the published redirector layout. {text}. Choose a "
+                              "redirector's weight file, or download it again.")
 
 
-def _shorten(keys: list[str]) -> str:
+def shorten(keys: list[str]) -> str:
     shown = ", ".join(key[:120] for key in keys[:SHOWN_KEYS])
     return shown + (", ..." if len(keys) > SHOWN_KEYS else "")
 
 
 # Nodes of the host run in inference mode; weights made there could never be trained afterwards.
 @torch.inference_mode(False)
-def _build(state: dict[str, Tensor], config: RedirectorConfig, device: torch.device | str,
+def build(state: dict[str, Tensor], config: RedirectorConfig, device: torch.device | str,
            dtype: torch.dtype) -> Redirector:
     redirector = _skeleton(config)
     placed = {key: value.detach().to(device, dtype if value.is_floating_point() else value.dtype, copy=True,

@@ -31,6 +31,8 @@ from .redirector import Redirector, RedirectorOutput
 from .trainer import Trainer, TrainerConfig
 
 INPUTS = ("both", "text", "latent")
+STATE_VERSION = 2
+RANK_SEED = 1_000_003  # between the batches of two processes
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.95
 
 
@@ -120,10 +122,26 @@ def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: Tr
     Under torch.distributed (as `accelerate launch` or torchrun start it) every process draws batches of its own and
     gradients are averaged; all return the same network.
     """
-    _require_both_classes(training)
-    _require_both_classes(validation)
+    trained = train_bundle({"": (training, validation)}, config, state=state, device=device, on_step=on_step)
+    return trained[""]
+
+
+def train_bundle(datasets: dict[str, tuple[TrajectoryDataset, TrajectoryDataset]],
+                 config: TrainingConfig = TrainingConfig(), *, state: Path | None = None,
+                 device: torch.device | str = "cpu",
+                 on_step: Callable[[int, dict[str, float]], None] | None = None) -> dict[str, Trained]:
+    """Trains one redirector for each concept on a shared latent encoder and timestep encoder.
+
+    datasets  training and validation trajectories by concept, all of the same model
+    The concepts take turns; config.iterations counts the steps of all of them together, and the score that decides when
+    to stop is their mean.  Everything else as in `train`.
+    """
+    if not datasets:
+        raise TrainingError("No concept was given to train; expected at least one.")
+    for dataset in (each for pair in datasets.values() for each in pair):
+        _require_both_classes(dataset)
     with torch.inference_mode(False), torch.enable_grad(), _seeded(config.seed):
-        loop = _Loop(training, validation, config, state, device)
+        loop = _Loop(datasets, config, state, device)
         while not loop.done:
             losses = loop.step()
             if on_step is not None:
@@ -131,21 +149,37 @@ def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: Tr
         return loop.result()
 
 
-class _Loop:
-    """State of one training."""
+def sharing_encoders(shapes: list[RedirectorConfig]) -> list[Redirector]:
+    """New networks whose latent encoder and timestep encoder are the same modules.
 
-    def __init__(self, training, validation, config: TrainingConfig, state: Path | None, device):
-        self.training, self.validation, self.config, self.device = training, validation, config, device
-        shape = RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
-                                 tokens=training.contexts.shape[1], variant=config.variant)
-        redirector = Redirector(shape).train().to(device)
-        self.trainer = Trainer(redirector, TrainerConfig(config.iterations, config.rate, warmup=min(
+    TrainingError when the shapes ask for other encoders, that is, for trajectories of different models.
+    """
+    if len({(shape.latent_dim, shape.timestep_dim) for shape in shapes}) > 1:
+        raise TrainingError(f"The concepts have latents of {sorted({shape.latent_dim for shape in shapes})} channels; "
+                            "expected one kind. Collect their trajectories with the same model.")
+    redirectors = [Redirector(shape) for shape in shapes]
+    for other in redirectors[1:]:
+        other.latent_encoder, other.t_encoder = redirectors[0].latent_encoder, redirectors[0].t_encoder
+    return redirectors
+
+
+class _Loop:
+    """State of one training, of one concept or several."""
+
+    def __init__(self, datasets, config: TrainingConfig, state: Path | None, device):
+        self.names, self.datasets = list(datasets), list(datasets.values())
+        self.config, self.device, self.state = config, device, state
+        shapes = [RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
+                                   tokens=training.contexts.shape[1], variant=config.variant)
+                  for training, _ in self.datasets]
+        redirectors = torch.nn.ModuleList(sharing_encoders(shapes)).train().to(device)
+        self.trainer = Trainer(redirectors, TrainerConfig(config.iterations, config.rate, warmup=min(
             100, config.iterations // 10), average=config.average))
-        self.random = torch.Generator().manual_seed(config.seed + 1_000_003 * _rank())
+        self.random = torch.Generator().manual_seed(config.seed + RANK_SEED * _rank())
+        self.latest: dict[int, dict[str, float]] = {}
         self.log: list[dict] = []
         self.best, self.best_weights, self.worse = -math.inf, None, 0
         self.before, self.started = 0.0, time.monotonic()
-        self.state = state
         if state is not None and Path(state).exists():
             self._resume()
 
@@ -154,23 +188,30 @@ class _Loop:
         return self.trainer.steps_done >= self.config.iterations or self.worse >= self.config.patience
 
     def step(self) -> dict[str, float]:
-        batch, changed = prepared(self.training.batch(self.config.batch, self.random), self.config, self.random)
+        turn = self.trainer.steps_done % len(self.datasets)
+        redirector, (training, _) = self.trainer.module[turn], self.datasets[turn]
+        batch, changed = prepared(training.batch(self.config.batch, self.random), self.config, self.random)
         batch, changed = batch.to(self.device), changed.to(self.device)
         if self.config.adversarial:
-            batch = against_the_classifier(self.trainer.module, batch, self.config.adversarial)
-        output = self._evaluate(self.trainer.module, batch)
+            batch = against_the_classifier(redirector, batch, self.config.adversarial)
+        output = self._evaluate(redirector, batch)
         loss, parts = objective(batch.context, output, batch.safe_context, changed, batch.unsafe, self.config.objective)
         self.trainer.step(loss)
+        self.latest[turn] = parts
         if self.trainer.steps_done % self.config.validate == 0 or self.trainer.steps_done == self.config.iterations:
-            self._validate(parts)
+            self._validate()
         return parts
 
-    def result(self) -> Trained:
-        redirector = self.trainer.averaged
-        redirector.load_state_dict(self.best_weights)
-        redirector.eval().requires_grad_(False)
-        threshold = calibrated_threshold(redirector, self.validation, self.config)
-        scores = {**validation_scores(redirector, self.validation, self.config), "threshold": threshold}
+    def result(self) -> dict[str, Trained]:
+        redirectors = self.trainer.averaged
+        redirectors.load_state_dict(self.best_weights)
+        redirectors.eval().requires_grad_(False)
+        return {name: self._trained(redirector, validation)
+                for name, redirector, (_, validation) in zip(self.names, redirectors, self.datasets)}
+
+    def _trained(self, redirector: Redirector, validation: TrajectoryDataset) -> Trained:
+        threshold = _of_first_rank(calibrated_threshold(redirector, validation, self.config))
+        scores = {**validation_scores(redirector, validation, self.config), "threshold": threshold}
         return Trained(redirector, threshold, scores, self.log, self.config)
 
     def _evaluate(self, redirector: Redirector, batch: Batch) -> RedirectorOutput:
@@ -179,10 +220,23 @@ class _Loop:
             output = redirector(batch.latent, batch.context, batch.timestep)
         return RedirectorOutput(*(part.float() for part in output))
 
-    def _validate(self, parts: dict[str, float]) -> None:
-        scores = validation_scores(self.trainer.averaged, self.validation, self.config)
-        self.log.append({"step": self.trainer.steps_done, "seconds": self._seconds(), **parts,
-                         **{f"validation_{name}": value for name, value in scores.items()}})
+    def _validate(self) -> None:
+        _share_buffers(self.trainer.module)
+        _share_buffers(self.trainer.averaged)
+        each = [validation_scores(redirector, validation, self.config)
+                for redirector, (_, validation) in zip(self.trainer.averaged, self.datasets)]
+        # All processes go by the scores of the first, or one might stop and the others wait for it forever.
+        each = _of_first_rank(each)
+        scores = _mean_of(each)
+        if not math.isfinite(scores["score"]):
+            raise TrainingError(f"The validation score is {scores['score']} at iteration {self.trainer.steps_done}; "
+                                "expected a finite number. Lower the learning rate (now "
+                                f"{self.config.rate}); the state before stays.")
+        entry = {"step": self.trainer.steps_done, "seconds": self._seconds(), **_mean_of([*self.latest.values()]),
+                 **{f"validation_{name}": value for name, value in scores.items()}}
+        if len(self.names) > 1:
+            entry["concepts"] = dict(zip(self.names, each))
+        self.log.append(entry)
         self.worse = 0 if scores["score"] > self.best + 1e-4 else self.worse + 1
         if scores["score"] > self.best:
             self.best = scores["score"]
@@ -194,7 +248,8 @@ class _Loop:
         return self.before + time.monotonic() - self.started
 
     def _save(self) -> None:
-        content = {"config": asdict(self.config), "trainer": self.trainer.state_dict(), "log": self.log,
+        content = {"version": STATE_VERSION, "concepts": self.names, "config": asdict(self.config),
+                   "trainer": self.trainer.state_dict(), "log": self.log,
                    "best": self.best, "best_weights": self.best_weights, "worse": self.worse,
                    "random": self.random.get_state(), "torch_random": torch.get_rng_state(),
                    "seconds": self._seconds()}
@@ -217,6 +272,9 @@ class _Loop:
         except Exception as error:
             raise TrainingError(f"{self.state}: cannot be read ({error}); expected the state of a training. Delete it "
                                 "to begin anew.") from error
+        if content.get("version") != STATE_VERSION or content["concepts"] != self.names:
+            raise TrainingError(f"{self.state}: is of another version or of other concepts; expected format "
+                                f"{STATE_VERSION} and {self.names}. Delete it to begin anew.")
         if content["config"] != asdict(self.config):
             differing = [name for name, value in asdict(self.config).items() if content["config"].get(name) != value]
             raise TrainingError(f"{self.state}: is of a training with other {', '.join(differing)}; expected the same "
@@ -225,6 +283,8 @@ class _Loop:
         self.log, self.best, self.worse = content["log"], content["best"], content["worse"]
         self.best_weights = content["best_weights"]
         self.random.set_state(content["random"].cpu())
+        if _rank():     # the state is the first process's; the others must not draw its batches
+            self.random.manual_seed(self.config.seed + RANK_SEED * _rank() + self.trainer.steps_done)
         torch.set_rng_state(content["torch_random"].cpu())
         self.before = content["seconds"]
 
@@ -354,6 +414,26 @@ def _require_both_classes(dataset: TrajectoryDataset) -> None:
 def _rank() -> int:
     distributed = torch.distributed
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _of_first_rank(value):
+    """The first process's value, in all of them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
+
+
+def _share_buffers(module: torch.nn.Module) -> None:
+    """The first process's running statistics in all of them; gradients keep the parameters equal."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def _mean_of(each: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
 
 
 @contextlib.contextmanager

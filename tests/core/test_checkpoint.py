@@ -96,6 +96,33 @@ class TestRoundTrip:
         assert RedirectorConfig(**json.loads(metadata["saferedir_config"])) == small.config
 
 
+class TestVariantToken:
+    @pytest.fixture
+    def token(self):
+        torch.manual_seed(0)
+        made = Redirector(RedirectorConfig(latent_dim=4, prompt_dim=8, tokens=5, rank=2, timestep_dim=8,
+                                           variant="token"))
+        return made.eval().requires_grad_(False)
+
+    def test_it_comes_back_as_it_was_saved(self, token, tmp_path):
+        save_redirector(token, tmp_path / "token.safetensors")
+        loaded = load_redirector(tmp_path / "token.safetensors")
+        assert loaded.config == token.config
+        inputs = torch.ones(2, 4, 3, 3), torch.randn(2, 5, 8), 500
+        assert all(torch.equal(*parts) for parts in zip(loaded(*inputs), token(*inputs)))
+
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_without_our_metadata_it_is_known_by_its_tensors(self, token, tmp_path, suffix):
+        path = tmp_path / f"token{suffix}"
+        (save_file if suffix == ".safetensors" else torch.save)(token.state_dict(), path)
+        assert load_redirector(path).config == token.config
+
+    def test_half_of_its_own_tensors_are_not_enough(self, token, tmp_path):
+        state = {key: value for key, value in token.state_dict().items() if not key.startswith("token_evidence.")}
+        save_file(state, tmp_path / "token.safetensors")
+        assert "4 missing: token_evidence." in _refused(tmp_path / "token.safetensors")
+
+
 class TestSaving:
     def test_equal_weights_and_metadata_give_equal_bytes(self, small, tmp_path):
         metadata = {f"key {number}": "\u00e4" * number for number in range(12)}

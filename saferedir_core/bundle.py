@@ -1,0 +1,140 @@
+"""One file with several concepts: redirectors that share their latent encoder and timestep encoder.
+
+    save_bundle({"stripes": first, "boat": second}, "demo.safetensors", {"architecture": "demo"})
+    redirectors = load_redirectors("demo.safetensors")      # the encoders are the same modules again
+
+Tensors are named `shared.<key>` and `<number>.<key>`; the metadata lists the concepts in order.  Reading is as careful
+as in `checkpoint`: everything is checked before anything becomes a network.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .checkpoint import CONCEPTS_KEY, FORMAT_KEY, FORMAT_VERSION
+from .config import RedirectorConfig
+from .errors import CheckpointError, ConfigError
+from .redirector import Redirector
+
+SHARED_MODULES = ("latent_encoder", "t_encoder")
+SHARED = "shared."
+MOST_CONCEPTS = 256
+
+
+def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
+                metadata: dict[str, str] | None = None) -> None:
+    """Writes several concepts as one .safetensors; an existing file is replaced as a whole.
+
+    redirectors  by concept; each one's own `.metadata` (its threshold, say) is kept with it
+    metadata     of the whole file
+
+    ConfigError unless all have one latent encoder and timestep encoder; CheckpointError if it cannot be written.
+    """
+    path, metadata = Path(path), metadata or {}
+    checkpoint.require_our_suffix(path)
+    if not 1 <= len(redirectors) <= MOST_CONCEPTS or not all(isinstance(name, str) and name for name in redirectors):
+        raise ConfigError(f"{list(redirectors)[:3]!r}: {len(redirectors)} concepts; expected 1 to {MOST_CONCEPTS} with "
+                          "a name each.")
+    checkpoint.require_plain_metadata(metadata)
+    first, *others = redirectors.values()
+    for name, redirector in redirectors.items():
+        checkpoint.require_plain_metadata(redirector.metadata)
+        if redirector is not first and not _same_encoders(first, redirector):
+            raise ConfigError(f"The redirector {name!r} has encoders of its own; expected those of the others. Save it "
+                              "in a file of its own and use a stack, or train them together (train_bundle).")
+    state: dict[str, Tensor] = {}
+    for number, redirector in enumerate(redirectors.values()):
+        for key, value in redirector.state_dict().items():
+            # Cloned, because the format allows no two names for one memory.
+            state[f"{SHARED if _is_shared(key) else f'{number}.'}{key}"] = value.detach().cpu().clone().contiguous()
+    concepts = [{"concept": name, "config": asdict(each.config), "metadata": each.metadata}
+                for name, each in redirectors.items()]
+    header = {FORMAT_KEY: FORMAT_VERSION, CONCEPTS_KEY: json.dumps(concepts), **metadata}
+    checkpoint.write_file(path, checkpoint.ordered(safetensors.torch.save(state, header)))
+
+
+def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu",
+                     dtype: torch.dtype = torch.float32) -> dict[str, Redirector]:
+    """The redirectors of a file by concept, in eval mode; a file of one (see `load_redirector`) gives one.
+
+    Redirectors of one file share their latent encoder and timestep encoder: they are the same modules.  `.metadata` is
+    that of the file with the concept's own over it.  A file of one concept that does not name it goes by its file name.
+    CheckpointError as in `load_redirector`.
+    """
+    path = Path(path)
+    checkpoint.require_floating(dtype)
+    content = checkpoint.read_file(path)
+    state, header = checkpoint.parse(path, content)
+    if CONCEPTS_KEY not in header:
+        redirector = checkpoint.redirector_of(path, content, state, header, device, dtype)
+        return {redirector.metadata.get("concept", path.stem): redirector}
+    checkpoint.require_known_format(path, header)
+    concepts = _concepts(path, header)
+    parts = _parts(path, state, len(concepts))
+    for (name, config, _), part in zip(concepts, parts):
+        checkpoint.require_layout(path, part, config, f"concept {name!r}: ")
+    sha256, made = hashlib.sha256(content).hexdigest(), {}
+    for (name, config, own), part in zip(concepts, parts):
+        redirector = checkpoint.build(part, config, device, dtype)
+        redirector.metadata = checkpoint.usable_metadata(path, {**header, "concept": name, **own})
+        redirector.sha256 = sha256
+        for module in SHARED_MODULES if made else ():
+            setattr(redirector, module, getattr(next(iter(made.values())), module))
+        made[name] = redirector
+    return made
+
+
+def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, RedirectorConfig, dict[str, str]]]:
+    """(concept, config, metadata) of each, as the header lists them."""
+    try:
+        listed = json.loads(header[CONCEPTS_KEY])
+        if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_CONCEPTS:
+            raise ValueError(f"expected a list of 1 to {MOST_CONCEPTS} concepts")
+        concepts = [(each["concept"], RedirectorConfig(**each["config"]), each["metadata"]) for each in listed]
+        names = [name for name, _, _ in concepts]
+        if not all(isinstance(name, str) and name for name in names) or len({*names}) < len(names):
+            raise ValueError("expected a different name for each concept")
+        for _, _, metadata in concepts:
+            if not isinstance(metadata, dict):
+                raise ValueError("expected metadata of str to str")
+            checkpoint.require_plain_metadata(metadata)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:      # ConfigError is a ValueError
+        raise CheckpointError(f"{path}: its {CONCEPTS_KEY} is not usable ({str(error)[:200]}); expected concept, "
+                              "config and metadata of each. Save or download the file again.") from error
+    return concepts
+
+
+def _parts(path: Path, state: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """The state dict of each concept, the shared tensors in all of them."""
+    prefixes = (SHARED, *(f"{number}." for number in range(count)))
+    found: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
+    unexpected = []
+    for key, value in state.items():
+        prefix = key[:key.find(".") + 1]
+        own = key[len(prefix):]
+        if prefix in found and _is_shared(own) == (prefix == SHARED):
+            found[prefix][own] = value
+        else:
+            unexpected.append(key)
+    if unexpected:
+        raise CheckpointError(f"{path}: does not fit the layout of several concepts. {len(unexpected)} unexpected: "
+                              f"{checkpoint.shorten(unexpected)}. Save or download the file again.")
+    return [{**found[SHARED], **found[prefix]} for prefix in prefixes[1:]]
+
+
+def _is_shared(key: str) -> bool:
+    return key.startswith(tuple(f"{name}." for name in SHARED_MODULES))
+
+
+def _same_encoders(first: Redirector, other: Redirector) -> bool:
+    """The same modules, or at least equal ones."""
+    one, two = ({key: value for key, value in each.state_dict().items() if _is_shared(key)} for each in (first, other))
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key].to(one[key])) for key in one)
