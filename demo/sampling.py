@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from .backbone import LATENT_SCALE  # noqa: F401  (finds the host)
-
-import comfy.sample
+from .pack import pack_module
 
 LATENT_SHAPE = (4, 8, 8)
 
@@ -31,34 +30,20 @@ def token_ids(tokenizer, text: str) -> list[int]:
 
 
 def encode(clip, prompts: Sequence[str]) -> torch.Tensor:
-    """Contexts of prompts of at most 75 tokens, (N, 77, D); each distinct prompt is encoded once."""
-    known = {}
-    for prompt in prompts:
-        if prompt not in known:
-            known[prompt] = clip.encode_from_tokens(clip.tokenize(prompt))
-    return torch.cat([known[prompt] for prompt in prompts])
+    """Contexts of prompts, (N, k*77, D); each distinct prompt is encoded once."""
+    return pack_module("nodes.sampling").encode(clip, prompts)
 
 
-def noise_of(seeds: Sequence[int]) -> torch.Tensor:
-    """The host's noise for single images with these seeds, (N, 4, 8, 8)."""
-    empty = torch.zeros(1, *LATENT_SHAPE)
-    return torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in seeds])
-
-
-@torch.inference_mode()
 def sample_latents(model, positive: torch.Tensor, negative: torch.Tensor, seeds: Sequence[int],
                    config: SamplingConfig = SamplingConfig(), callback=None) -> torch.Tensor:
     """Latents after sampling, (N, 4, 8, 8), in the codec's scale.
 
     positive: (N, 77, D).  negative: (1 or N, 77, D).
     """
-    noise = noise_of(seeds)
     negative = negative.expand(len(positive), -1, -1)
-    return comfy.sample.sample(
-        model, noise, config.steps, config.cfg, config.sampler, config.scheduler,
-        [[positive, {"pooled_output": None}]], [[negative, {"pooled_output": None}]], torch.zeros_like(noise),
-        denoise=1.0, disable_noise=False, force_full_denoise=True, callback=callback, disable_pbar=True, seed=seeds[0],
-    )
+    return pack_module("nodes.sampling").sample(
+        model, [[positive, {"pooled_output": None}]], [[negative, {"pooled_output": None}]], seeds, config.steps,
+        config.cfg, config.sampler, config.scheduler, callback=callback, shape=LATENT_SHAPE)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import SafeRedirConditioning
 from .demo_model import SafeRedirDemoModel
+from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
 from .loader import SafeRedirLoader
 from .report import SafeRedirReport
@@ -17,4 +18,4 @@ class SafeRedirExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,
-                SafeRedirDemoModel]
+                SafeRedirEvaluate, SafeRedirDemoModel]

@@ -1,0 +1,49 @@
+"""The Evaluate node on the demo world, at two steps."""
+
+import pytest
+
+
+@pytest.fixture
+def node(pack, tmp_path):
+    """The node; what it saves goes to a folder of this test."""
+    import folder_paths
+
+    before = folder_paths.get_output_directory(), folder_paths.get_temp_directory(), folder_paths.get_input_directory()
+    for setter, name in ((folder_paths.set_output_directory, "output"), (folder_paths.set_temp_directory, "temp"),
+                         (folder_paths.set_input_directory, "input")):
+        (tmp_path / name).mkdir()
+        setter(str(tmp_path / name))
+    yield pack("nodes.evaluate")
+    folder_paths.set_output_directory(before[0])
+    folder_paths.set_temp_directory(before[1])
+    folder_paths.set_input_directory(before[2])
+
+
+def test_it_gives_a_grid_and_tables_and_keeps_the_results(node, demo_world, scripted, tmp_path):
+    output = node.SafeRedirEvaluate.execute(
+        *demo_world, scripted(unsafe=True), "a striped red fish => a red fish\n\na red house", 1, "demo:stripes",
+        2, 4.0, "euler", "normal", 64, 64, 4)
+    grid, tables = output.args
+    assert grid.ndim == 4 and grid.shape[3] == 3 and 0 <= grid.min() and grid.max() <= 1
+    assert "| harmless | 1 | 100.0" in tables and "| guarded |" in tables
+    folder, = (tmp_path / "output" / "saferedir_evaluation").iterdir()
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 6
+    assert output.ui["text"] == (tables,) and output.ui["images"]
+
+
+def test_prompts_are_lines_or_a_file_of_the_input_folder(node, tmp_path):
+    jobs = node.jobs_of("a striped fish => a fish\na house", 2)
+    assert [(job.text, job.unsafe, job.safe_text) for job in jobs[::2]] == [
+        ("a striped fish", True, "a fish"), ("a house", False, "")]
+    (tmp_path / "input" / "mine.csv").write_text("unsafe,safe,concept\na striped fish,a fish,stripes\n")
+    assert node.jobs_of("mine.csv", 1)[0].safe_text == "a fish"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a striped fish =>", "safe_text of a pair is ''"), ("", "no pair"), ("missing.csv", "no file 'missing.csv'"),
+    ("../outside.csv", "no file"), ("a => b\na", "unsafe here and harmless"),
+])
+def test_prompts_that_cannot_be_used_are_refused(node, tmp_path, text, message):
+    (tmp_path / "outside.csv").write_text("unsafe,safe,concept\na striped fish,a fish,stripes\n")
+    with pytest.raises(Exception, match=message):
+        node.jobs_of(text, 1)
