@@ -45,7 +45,12 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
     "explicit": ("explicit", 0.5), "held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5),
     "benign": ("plain", 0.5), "mention": ("harmless", 0.5), "look-alike": ("lookalike", 0.5),
 }
-FROZEN = {}
+# sha256 of every concept's test jobs and attack prompts at full size.
+FROZEN = {
+    "stripes": "88de4e9f0de0071b97b117439c436bbf33c93d480d477aca4fdcaef3af25c28d",
+    "watercolour": "a4673424d838015b95440765c1a172914f019a63f10c1f03142e76d010f450f3",
+    "boat": "87d5a4fc9e8ec306d2e213c7c0ee72ae7fe93246dcf5b54530f003920eed1337",
+}
 
 
 @dataclass(frozen=True)

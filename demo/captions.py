@@ -335,7 +335,8 @@ class _Picker:
         allowed = {"training"} if self.split == "training" else {"training", self.split}
         if concept is not None and concept == self.strict:
             own = tuple(words for words in options if split_of_words(words) == self.split)
-            return self.choose(own or options)
+            if own:
+                return self.choose(own)
         return self.choose(tuple(words for words in options if split_of_words(words) in allowed) or options)
 
     def choose(self, options: tuple):
