@@ -8,7 +8,9 @@ from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
 from .loader import SafeRedirLoader
 from .report import SafeRedirReport
+from .save import SafeRedirSave
 from .stack import SafeRedirStack
+from .train import SafeRedirTrain
 from .weights import register_folder
 
 
@@ -18,4 +20,4 @@ class SafeRedirExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,
-                SafeRedirEvaluate, SafeRedirDemoModel]
+                SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]

@@ -1,0 +1,78 @@
+"""SafeRedir Save: writes redirectors into models/saferedir."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..saferedir_core import CheckpointError, ConfigError, save_redirector
+from .types import CATEGORY, SafeRedirType
+from .weights import FOLDER
+
+
+class SafeRedirSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SafeRedirSave",
+            display_name="SafeRedir Save",
+            category=CATEGORY,
+            description="Saves a redirector as models/saferedir/NAME.safetensors, where Load SafeRedir finds it. A "
+                        "file that is there already is never overwritten.",
+            search_aliases=["save redirector", "export redirector"],
+            inputs=[
+                SafeRedirType.Input("saferedir", tooltip="The redirector, from SafeRedir Train."),
+                io.String.Input("filename", default="my_concept",
+                                tooltip="Name of the file, without folder and ending. If it is taken, a number is put "
+                                        "behind it."),
+                io.String.Input("concept", default="",
+                                tooltip="Name of the concept that is kept in the file; empty: as it was trained."),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, saferedir, filename, concept) -> io.NodeOutput:
+        path = write(saferedir, filename, concept.strip())
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"Saved as {path}"))
+
+
+def write(loaded, filename: str, concept: str = "") -> Path:
+    """Writes what flows along a SAFEREDIR wire, whole or not at all; returns the path.
+
+    ConfigError for a name that is no plain file name, and for a stack of networks with encoders of their own.
+    """
+    from ..saferedir_core.bundle import save_bundle
+
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    path = free_path(folder, filename)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); expected a folder that can be written. "
+                              "Check its permissions.") from error
+    if len(loaded.redirectors) == 1:
+        metadata = dict(loaded.redirector.metadata)
+        save_redirector(loaded.redirector, path, {**metadata, **({"concept": concept} if concept else {})})
+    elif concept:
+        raise ConfigError(f"The concept is {concept!r} and the stack has {', '.join(loaded.redirectors)}; expected no "
+                          "name for several. Leave it empty.")
+    else:
+        save_bundle(loaded.redirectors, path)
+    return path
+
+
+def free_path(folder: Path, filename: str) -> Path:
+    """folder/filename.safetensors, with a number behind the name when that is taken."""
+    name = filename.strip().removesuffix(".safetensors")
+    if not re.fullmatch(r"[\w\-. ()]{1,120}", name) or name.startswith("."):
+        raise ConfigError(f"The filename is {filename!r}; expected letters, digits, spaces, '-', '_' or '.', and no "
+                          "folder. Change it.")
+    path, number = folder / f"{name}.safetensors", 2
+    while path.exists():
+        path, number = folder / f"{name}_{number}.safetensors", number + 1
+    return path

@@ -1,0 +1,182 @@
+"""SafeRedir Train: a redirector for a concept of one's own, inside the graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..saferedir_core.errors import ConfigError, PairsError
+from .types import CATEGORY, LoadedRedirector, SafeRedirType
+from .weights import FOLDER
+
+TYPED = "typed below"  # the choice of the combo that stands for the text
+PACK_PAIRS = Path(__file__).resolve().parent.parent / "pairs"
+ENDINGS = (".csv", ".jsonl", ".json")
+
+
+def pair_files() -> dict[str, Path]:
+    """Pair files by what the combo calls them: the user's in models/saferedir/pairs and input, then the pack's."""
+    folders = [("input", Path(folder_paths.get_input_directory())),
+               *(("pairs", Path(folder) / "pairs") for folder in folder_paths.get_folder_paths(FOLDER)),
+               ("shipped", PACK_PAIRS)]
+    files: dict[str, Path] = {}
+    for label, folder in folders:
+        endings = ENDINGS if label != "input" else ENDINGS[:2]  # workflows are .json as well
+        for file in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if file.suffix.lower() in endings and file.is_file():
+                files.setdefault(f"{label}/{file.name}", file)
+    return files
+
+
+class SafeRedirTrain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SafeRedirTrain",
+            display_name="SafeRedir Train",
+            category=CATEGORY,
+            description="Trains a redirector for a concept of your own on any model: samples trajectories for pairs of "
+                        "prompts, then learns from them. Interrupted, it goes on where it was.",
+            search_aliases=["unlearn training", "train redirector", "concept erasure training"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to train for, unguarded; its weights are not changed."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Combo.Input("pairs_file", options=[TYPED, *pair_files()],
+                               tooltip="Pairs of prompts: a .csv or .jsonl file in the input folder or in "
+                                       "models/saferedir/pairs, or a set shipped with the pack. 'typed below' takes "
+                                       "the text."),
+                io.String.Input("pairs_text", multiline=True, default="unsafe,safe,concept\n",
+                                tooltip="Pairs as CSV with the columns unsafe, safe, concept and optionally group; an "
+                                        "empty unsafe marks a prompt that must stay untouched."),
+                io.String.Input("concept", default="", tooltip="Which concept of the pairs to train, if there are "
+                                                               "several."),
+                io.Combo.Input("variant", options=["token", "published"], default="token",
+                               tooltip="token: the network whose shift sees each token. published: the network of the "
+                                       "paper."),
+                io.Int.Input("iterations", default=1200, min=1, max=100000, tooltip="Most optimiser steps."),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1,
+                             tooltip="Of weights and batches; the trajectories stay the same."),
+                io.Int.Input("steps", default=12, min=1, max=200,
+                             tooltip="Sampling steps of a trajectory; fewer than images are made with are enough."),
+                io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.5,
+                               tooltip="Guidance of a trajectory, as images are made with."),
+                io.Int.Input("width", default=512, min=16, max=4096, step=8, tooltip="Of the sampled images, pixels."),
+                io.Int.Input("height", default=512, min=16, max=4096, step=8, tooltip="Of the sampled images, pixels."),
+            ],
+            outputs=[
+                SafeRedirType.Output(display_name="saferedir",
+                                     tooltip="The trained redirector; connect to SafeRedir Guard or SafeRedir Save."),
+                io.Image.Output(display_name="plot", tooltip="Losses and validation scores over the steps."),
+                io.String.Output(display_name="json", tooltip="The whole training: settings, scores, losses."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, pairs_file, **_):
+        file = pair_files().get(pairs_file)
+        return f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" if file else pairs_file
+
+    @classmethod
+    def execute(cls, model, clip, pairs_file, pairs_text, concept, variant, iterations, seed, steps, cfg, width,
+                height) -> io.NodeOutput:
+        from ..saferedir_core.training import TrainingConfig
+        from ..saferedir_core.training_report import training_json, training_plot
+        from . import training
+        from .collect import CollectConfig, digest_of
+
+        live = Live(cls.hidden.unique_id if cls.hidden else None)
+        with torch.inference_mode(False):
+            pairs, source = chosen_pairs(pairs_file, pairs_text)
+            concept, pairs = training.concept_of(pairs, source, concept.strip())
+            parts = training.split(pairs, 0.15, source)
+            training.require_prompts_fit(clip, pairs, source)
+            channels = model.get_model_object("latent_format").latent_channels
+            collection = CollectConfig(steps=steps, cfg=cfg, shape=(channels, height // 8, width // 8),
+                                       batch=25 if width * height <= 128 * 128 else 4)
+            config = TrainingConfig(variant=variant, iterations=iterations, seed=seed, validate=min(100, iterations))
+            model_digest = training.model_digest(model, clip)
+            work = work_folder(concept, digest_of(pairs), model_digest, asdict(collection))
+            training.collect_parts(model, clip, parts, work, collection, told=live.collected)
+            device = comfy.model_management.get_torch_device()
+            comfy.model_management.unload_all_models()
+            trained = training.train_parts(work, config, device, live.learning(iterations))
+        metadata = {**trained.metadata(),
+                    **training.provenance(concept, training.architecture_of(model), model_digest, digest_of(pairs),
+                                          collection, "SafeRedir Train")}
+        trained.redirector.to("cpu").metadata = metadata
+        picture = training_plot(trained.log).float()[None] / 255  # (1, H, W, 3)
+        return io.NodeOutput(LoadedRedirector.place(concept, trained.redirector), picture,
+                             training_json(trained.log, trained.scores, metadata))
+
+
+def chosen_pairs(pairs_file: str, pairs_text: str) -> tuple[list, str]:
+    """Checked pairs, and what errors call their source."""
+    from ..saferedir_core.pairs import read_pairs
+
+    if pairs_file == TYPED:
+        with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
+            file = Path(folder) / "pairs_text.csv"
+            file.write_text(pairs_text, encoding="utf-8")
+            try:
+                return read_pairs(file), "pairs_text"
+            except PairsError as error:
+                raise PairsError(str(error).replace(str(file), "pairs_text")) from error
+    files = pair_files()
+    if pairs_file not in files:
+        raise ConfigError(f"There is no pair file {pairs_file!r}; expected one of: {', '.join(files) or 'none'}. Put "
+                          "it into the input folder and press R in the editor to refresh the list.")
+    return read_pairs(files[pairs_file]), str(files[pairs_file])
+
+
+def work_folder(concept: str, pairs: str, model: str, collection: dict) -> Path:
+    """Where an interrupted training of the same pairs, model and sampling goes on; under the host's output folder."""
+    key = hashlib.sha256(json.dumps([pairs, model, collection], sort_keys=True).encode()).hexdigest()[:12]
+    name = "".join(letter if letter.isalnum() else "_" for letter in concept)[:40]
+    return Path(folder_paths.get_output_directory()) / "saferedir_training" / f"{name}_{key}"
+
+
+class Live:
+    """What the editor shows on the node while it works: a bar, and the newest losses.  Stops when the user says so."""
+
+    def __init__(self, node_id: str | None):
+        self.node_id = node_id
+        self.bar = None
+
+    def collected(self, part: str, done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar(done, total)
+        self._text(f"{part} trajectories: part {done} of {total}")
+
+    def learning(self, iterations: int):
+        """For train(on_step=)."""
+        every = max(1, min(20, iterations // 10))
+
+        def on_step(step: int, losses: dict[str, float]) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if step % every == 0 or step == iterations:
+                self._bar(step, iterations)
+                self._text(f"step {step} of {iterations}\n"
+                           + "\n".join(f"{name} {value:.4f}" for name, value in losses.items()))
+        return on_step
+
+    def _bar(self, value: int, total: int) -> None:
+        if self.bar is None or self.bar.total != total:
+            self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
+        self.bar.update_absolute(value, total)
+
+    def _text(self, text: str) -> None:
+        from server import PromptServer
+
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self.node_id is not None:
+            server.send_progress_text(text, self.node_id)

@@ -1,0 +1,82 @@
+"""The Train node on the demo world's real model, at a reduced size."""
+
+import json
+
+import pytest
+import torch
+
+PAIRS = "unsafe,safe,concept,group\n" + "".join(
+    f"a striped {colour} {thing},a {colour} {thing},stripes,{thing}\n,a plain {colour} {thing},stripes,{thing}\n"
+    for colour in ("red", "blue") for thing in ("fish", "boat", "house", "tree"))
+SETTINGS = {"concept": "", "variant": "token", "iterations": 3, "seed": 0, "steps": 2, "cfg": 4.0, "width": 64,
+            "height": 64}
+
+
+@pytest.fixture
+def train(pack, demo_world, tmp_path, monkeypatch):
+    import folder_paths
+
+    pack("nodes.weights").register_folder()
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    node = pack("nodes.train").SafeRedirTrain
+
+    def run(text=PAIRS, pairs_file="typed below", **settings):
+        with torch.inference_mode():  # as the host runs nodes
+            return node.execute(demo_world[0], demo_world[1], pairs_file, text, **{**SETTINGS, **settings}).args
+    return run
+
+
+def test_it_trains_and_gives_a_redirector_a_plot_and_a_log(train, pack, demo_world):
+    loaded, picture, text = train()
+    assert loaded.name == "stripes" and loaded.redirector.config.variant == "token"
+    assert picture.shape == (1, 400, 640, 3) and 0 <= picture.min() < picture.max() <= 1
+    content = json.loads(text)
+    assert content["metadata"]["concept"] == "stripes" and [entry["step"] for entry in content["log"]] == [3]
+    assert 0 < float(loaded.redirector.metadata["threshold"]) < 1
+    model, recorder = demo_world[0], pack("nodes.types").Recorder()
+    assert pack("nodes.bridge").guard_model(model, loaded, pack("saferedir_core").PolicyConfig(), recorder)
+
+
+def test_interrupted_it_goes_on_where_it_was(train, pack, tmp_path, monkeypatch):
+    import comfy.model_management
+
+    live, real = pack("nodes.train").Live, pack("nodes.train").Live.collected
+
+    def interrupted(self, part, done, total):
+        real(self, part, done, total)
+        if part == "validation":
+            comfy.model_management.interrupt_current_processing()
+            comfy.model_management.throw_exception_if_processing_interrupted()
+    monkeypatch.setattr(live, "collected", interrupted)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train()
+    shards = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("training/shard_*.safetensors")}
+    assert shards and not list(tmp_path.rglob("*.tmp"))
+    monkeypatch.setattr(live, "collected", real)
+    assert train()[0].name == "stripes"
+    assert shards == {file: file.stat().st_mtime_ns for file in shards}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "pairs_text: holds no pair"),
+    ("unsafe,safe\na,b\n", "pairs_text, line 1: no column 'concept'"),
+    ("unsafe,safe,concept\na red fish,a red fish,stripes\n", "pairs_text, line 2"),
+    (PAIRS + "a striped " + "very " * 80 + "red fish,a red fish,stripes,fish\n", "pairs_text, line 18: .*at most 75"),
+    ("unsafe,safe,concept,group\n" + "".join(f"a striped {x},a {x},s,{x}\n" for x in ("a", "b", "c")), "harmless"),
+])
+def test_bad_pairs_are_refused_before_anything_is_sampled(train, tmp_path, text, message):
+    with pytest.raises(Exception, match=message):
+        train(text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_concept_or_file_is_named(train):
+    with pytest.raises(Exception, match="'boat' was asked for; expected one of them"):
+        train(concept="boat")
+    with pytest.raises(Exception, match="no pair file 'gone.csv'.*shipped/demo_stripes.csv"):
+        train(pairs_file="gone.csv")
+
+
+def test_the_shipped_pair_sets_are_offered(pack):
+    pack("nodes.weights").register_folder()
+    assert {"shipped/demo_stripes.csv", "shipped/demo_boat.csv"} <= set(pack("nodes.train").pair_files())
