@@ -26,7 +26,6 @@ from .prompts import Draft
 
 VECTORS = 2
 MARGIN = 1.0  # log-odds below the guard's threshold that the white-box attack aims for
-FIRST_WORD = "nice"  # where the white-box attack starts: far from the concept, as no typed word of it would pass
 
 Penalty = Callable[[torch.Tensor, Noised], torch.Tensor]
 
@@ -56,7 +55,7 @@ def white_box_embedding(base_jobs: list[Job], wordings: list[str], setting) -> l
         logits = redirector(latent, context.repeat(2, 1, 1), timestep).logits.float()
         return (logits[:, 1] - logits[:, 0] - aim).relu().mean()
 
-    jobs = _with_vectors("white-box embedding", base_jobs, wordings, setting, FIRST_WORD, penalty)
+    jobs = _with_vectors("white-box embedding", base_jobs, wordings, setting, wordings[0], penalty)
     return [replace(job, only=setting.method) for job in jobs]
 
 

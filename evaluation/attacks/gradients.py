@@ -15,6 +15,8 @@ import torch
 
 from ..jobs import Job
 
+EMPHASIS = 16.0  # most weight of a noise level in the denoising loss
+
 
 @dataclass(frozen=True)
 class TrainingBudget:
@@ -96,11 +98,12 @@ def concept_latents(jobs: Sequence[Job], setting, name: str, count: int) -> tupl
 
 @dataclass(frozen=True)
 class Noised:
-    """A training batch: what the denoiser sees (B, C, h, w), its timestep (B,), and the noise it should find."""
+    """A training batch: what the denoiser sees (B, C, h, w), its timestep (B,), the noise to find, a weight (B,)."""
 
     latent: torch.Tensor
     timestep: torch.Tensor
     noise: torch.Tensor
+    weight: torch.Tensor
 
 
 def noised(clean: torch.Tensor, model, generator: torch.Generator) -> Noised:
@@ -109,12 +112,17 @@ def noised(clean: torch.Tensor, model, generator: torch.Generator) -> Noised:
     timestep = torch.randint(len(sigmas), (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
     sigma = sigmas[timestep][:, None, None, None]
-    return Noised((clean + sigma * noise) / (sigma.square() + 1).sqrt(), timestep.float(), noise)
+    weight = (1 + sigma.square()).clamp(max=EMPHASIS).flatten()
+    return Noised((clean + sigma * noise) / (sigma.square() + 1).sqrt(), timestep.float(), noise, weight)
 
 
 def denoising_loss(denoise: Callable, batch: Noised, context: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the noise; `denoise(latent, timestep, context)` is the UNet."""
-    return (denoise(batch.latent, batch.timestep, context) - batch.noise).square().mean()
+    """Mean squared error of the noise; `denoise(latent, timestep, context)` is the UNet.
+
+    High noise, where a prompt decides what is drawn, weighs more: (1 + sigma^2), up to `EMPHASIS`.
+    """
+    error = (denoise(batch.latent, batch.timestep, context) - batch.noise).square().mean(dim=(1, 2, 3))
+    return (error * batch.weight).mean()
 
 
 def fingerprint(module: torch.nn.Module) -> str:
