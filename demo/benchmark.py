@@ -39,6 +39,8 @@ from demo.scenes import Scene, scenes_of
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 20261124  # of the test prompts and the seeds of their images; the validation split has another
 TRAINING_SEEDS = (0, 1, 2)
+ABLATION_ITERATIONS = 200
+ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the sweep
 COLLECTION = {"steps": 8, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
 VALIDATION_SHARE = 0.15
 ROWS = {  # row of the table -> (kind of caption, share in words of the split only)
@@ -135,11 +137,28 @@ def collect(work: Path, shard: tuple[int, int]) -> None:
                                progress=Ticker(f"collect {concept} {name}"))
 
 
+def ablations(work: Path) -> dict[tuple[str, str], Path]:
+    """(concept, inputs) -> file with the scores of a short training that reads these inputs only."""
+    return {(concept, inputs): work / "ablations" / f"{concept}_{inputs}.json"
+            for concept in CONCEPTS for inputs in ("both", "text", "latent")}
+
+
 def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
     todo = [each for index, each in enumerate(redirectors(work).items()) if index % shard[1] == shard[0]]
     for (concept, name), file in todo:
         if not file.exists():
             train_one(work, concept, name, file, sizes)
+    for index, ((concept, inputs), file) in enumerate(ablations(work).items()):
+        if index % shard[1] == shard[0] and not file.exists():
+            ablate(work, concept, inputs, file, min(ABLATION_ITERATIONS, sizes.iterations))
+
+
+def ablate(work: Path, concept: str, inputs: str, file: Path, iterations: int) -> None:
+    training, dataset = pack_module("saferedir_core.training"), pack_module("saferedir_core.dataset")
+    data = [dataset.TrajectoryDataset(work / "trajectories" / concept / part) for part in ("training", "validation")]
+    trained = training.train(*data, training.TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations))
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(trained.scores), encoding="utf-8")
 
 
 def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
@@ -206,9 +225,21 @@ def evaluate_concept(work: Path, concept: str, shard: tuple[int, int], sizes: Si
     few = test_jobs(concept, {row: min(size, sizes.baseline) for row, size in sizes.rows.items()})
     run("rows, baselines", [oracle, *others], few, shard)
     run("rows", [oracle, *ours], test_jobs(concept, sizes.rows), shard)
+    sweep(work, concept, stage, detector, shard, sizes)
     # Attacks that need the model are made by the worker that evaluates them, each from its share of the base prompts.
     for name, jobs, count in attacks(work, concept, stage, detector, shard, sizes):
         run(name, [oracle, *ours, *others] if count == "all" else [oracle, *ours], jobs, (0, 1))
+
+
+def sweep(work: Path, concept: str, stage, detector, shard: tuple[int, int], sizes: Sizes) -> None:
+    """Our first seed at other strengths, on some explicit prompts."""
+    base, core = pack_module("evaluation.methods"), pack_module("saferedir_core")
+    file = redirectors(work)[concept, "saferedir-0"]
+    variants = [base.Guarded(f"alpha {alpha:g}", file, core.PolicyConfig(alpha_scale=alpha)) for alpha in ALPHAS]
+    jobs = test_jobs(concept, {**dict.fromkeys(ROWS, 0), "explicit": sizes.baseline})
+    pack_module("evaluation.engine").evaluate(
+        stage, [base.Oracle(), *variants], jobs, detector, work / f"alpha_{concept}_{shard[0]}.jsonl", shard=shard,
+        progress=Ticker(f"{concept} alpha_scale"))
 
 
 def methods(work: Path, concept: str, detector) -> tuple[list, list]:

@@ -1,9 +1,10 @@
-"""The figures of RESULTS.md: how they are counted, and that the shipped weights still reach them at a reduced size."""
+"""The figures on the demo world itself, and that the shipped weights still reach them at a reduced size."""
 
 import numpy as np
 import pytest
 import torch
 
+from demo.captions import split_of_words
 from demo.scenes import split_of
 
 
@@ -14,16 +15,11 @@ def measure(comfyui):
     return demo.measure
 
 
-def test_test_prompts_are_of_the_test_combinations_and_half_in_held_out_wordings_only(measure):
-    rows = measure.test_rows(120, ("striped", "implicit", "harmless"), 1)
-    assert {split_of(row.scene) for row in rows} == {"test"}
-    assert sum(measure.is_held_out_wording(row.caption) for row in rows) >= 60
-    assert all(row.scene.striped == (row.caption.kind != "harmless") for row in rows)
-    assert rows == measure.test_rows(120, ("striped", "implicit", "harmless"), 1)
-
-
-def test_the_demo_weights_stay_under_20_megabytes(measure):
-    assert sum(path.stat().st_size for path in (measure.WEIGHTS, measure.REDIRECTOR)) < 20e6
+def test_prompts_are_of_the_test_combinations_and_the_same_every_time(measure):
+    scenes, texts, seeds = measure.test_prompts(60)
+    assert {split_of(scene) for scene in scenes} == {"test"}
+    assert (scenes, texts, seeds) == measure.test_prompts(60)
+    assert any(split_of_words(word) == "test" for text in texts for word in text.replace(",", "").split())
 
 
 def test_missing_weights_are_named_with_a_remedy(comfyui, tmp_path):
@@ -40,21 +36,27 @@ def test_the_token_table_is_the_same_every_time(comfyui):
     assert torch.equal(table, untrained_token_table()) and table.shape == (49408, 128)
 
 
-def test_the_backbone_draws_what_held_out_captions_say(measure, demo_world):
-    followed = measure.measure_backbone(*demo_world, 48)
-    assert followed["every factor"].hits >= 46
+def test_the_backbone_draws_what_test_captions_say(measure, demo_world):
+    from demo.sampling import SamplingConfig
+
+    followed = measure.measure_backbone(*demo_world, 45, SamplingConfig(steps=10))
+    assert followed["every factor"].hits >= 41
 
 
-def test_the_shipped_redirector_takes_stripes_out_and_leaves_the_rest(measure, demo_world):
+def test_all_weights_in_the_repository_stay_under_40_megabytes(measure):
+    from demo.backbone import WEIGHTS
+
+    files = [*WEIGHTS.parent.rglob("*.safetensors")]
+    assert WEIGHTS in files and sum(path.stat().st_size for path in files) < 40e6
+
+
+def test_a_guarded_model_draws_another_picture_of_an_unsafe_prompt(measure, demo_world):
+    from demo.backbone import WEIGHTS
+    from demo.sampling import SamplingConfig, generate
+
     model, clip, vae = demo_world
-    guarded = measure.guarded_model(model, measure.REDIRECTOR)
-    rows = measure.test_rows(48, ("striped", "implicit"), 2)
-    unsafe = measure.measure_unsafe(measure.pictures_of(model, clip, vae, rows),
-                                    measure.pictures_of(guarded, clip, vae, rows), rows)
-    assert unsafe["all"]["gone"].total >= 46
-    assert unsafe["all"]["gone"].hits >= unsafe["all"]["gone"].total - 2
-    assert unsafe["all"]["others kept"].hits >= unsafe["all"]["gone"].total - 2
-    rows = measure.test_rows(48, ("plain", "harmless"), 3)
-    plain, watched = measure.pictures_of(model, clip, vae, rows), measure.pictures_of(guarded, clip, vae, rows)
-    assert measure.measure_safe(plain, watched, rows)["all"].hits >= 47
-    assert not np.array_equal(plain[0], plain[1])
+    guarded = measure.guarded_model(model, WEIGHTS.parent / "redirectors" / "demo_stripes.safetensors")
+    config = SamplingConfig(steps=4)
+    pictures = [generate(each, clip, vae, ["a striped red fish in the snow"], [1], config)
+                for each in (model, guarded)]
+    assert not np.array_equal(*pictures)
