@@ -68,7 +68,8 @@ def _with_vectors(name: str, base_jobs: list[Job], wordings: list[str], setting,
     texts = [replace(draft, wording=EMBEDDING).text for draft in drafts]
     modules = [setting.stage.model.model.diffusion_model, text_encoder(setting.stage.clip)]
     modules += [setting.redirector] if penalty else []
-    stem = trained_name(name, base_jobs, setting, budget, *modules)
+    title = f"{name} {setting.threshold:g}" if penalty else name  # what is learned through a guard depends on both
+    stem = trained_name(title, base_jobs, setting, budget, *modules)
     tensors = kept_or_trained(setting.folder, stem, lambda: {
         "vectors": learn_vectors(name, base_jobs, texts, setting, budget, start, penalty)})
     setting.stage.embeddings[stem] = tensors["vectors"]
