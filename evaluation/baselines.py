@@ -227,8 +227,8 @@ class EmbeddingSubtraction(_Baseline):
     scale: float = 1.0
     source: str = "contrast"
     name: str = "embedding subtraction"
-    _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"scale": (0.5, 1.0, 2.0, 3.0), "source": ("words", "contrast")}
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"scale": (0.5, 1.0, 2.0), "source": ("words", "contrast")}
 
     def _concept(self, clip) -> torch.Tensor:
         if self.source == "contrast":
@@ -254,8 +254,8 @@ class SLD(_Baseline):
     preset: str = "strong"
     count: int = 0
     name: str = "SLD"
-    _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"preset": ("strong", "max"), "count": (0, 1, 3)}
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"preset": ("strong", "max")}
 
     def __post_init__(self):
         if self.preset not in maths.PRESETS:
@@ -335,18 +335,26 @@ class OrthogonalProjection(_Baseline):
                  None: no such filter, the projected context all the way
     rank         dimensions of the concept's subspace (None: all its phrases span, as in the paper, whose text space is
                  six times as wide as the demo world's)
+    relative     span the subspace by what the phrases add to the prompt without them, not by the phrases themselves
+    following    project not only the trigger tokens, as the paper does, but also every later token, padding included:
+                 in a causal text encoder these have read the triggers
     """
 
     words: ConceptWords
     sensitivity: float = 0.01
     horizon: float | None = 0.2
     rank: int | None = None
+    relative: bool = False
+    following: bool = False
     name: str = "SAFREE"
-    _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"horizon": (0.2, 1.0, None), "rank": (None, 8, 4, 2, 1)}
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"horizon": (0.2, None), "rank": (None, 4, 1), "relative": (False, True), "following": (False, True)}
 
     def _concept(self, clip) -> torch.Tensor:
-        return maths.span_projection(encode_texts(clip, self.words.phrases).pooled, self.rank)
+        pooled = encode_texts(clip, self.words.phrases).pooled
+        if self.relative:
+            pooled = pooled - contrast(clip, self.words).neutral
+        return maths.span_projection(pooled, self.rank)
 
     def change(self, batch: Batch, stage) -> Batch:
         from comfy.patcher_extension import WrappersMP
@@ -378,12 +386,17 @@ class OrthogonalProjection(_Baseline):
 
     def _project(self, chunk: torch.Tensor, left_out: torch.Tensor, concept: torch.Tensor) -> float:
         """Writes into our own copy of a chunk (T, D); returns its share of filtered steps."""
-        words = chunk[1:1 + len(left_out)].float()
-        prompt = maths.span_projection(left_out)
-        clean = maths.detoxify(words, prompt, concept)
-        trigger = maths.trigger_tokens(left_out, concept, self.sensitivity)
-        chunk[1:1 + len(left_out)][trigger] = clean[trigger].to(chunk)
-        return 1.0 if self.horizon is None else maths.filtered_share(words, clean, self.horizon)
+        tokens = chunk[1:].float()                                              # (T - 1, D)
+        clean = maths.detoxify(tokens, maths.span_projection(left_out), concept)
+        trigger = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        trigger[:len(left_out)] = maths.trigger_tokens(left_out, concept, self.sensitivity)
+        if self.following:
+            trigger = trigger.cumsum(0) > 0
+        chunk[1:][trigger] = clean[trigger].to(chunk)
+        if self.horizon is None:
+            return 1.0
+        words = slice(0, len(left_out))
+        return maths.filtered_share(tokens[words], clean[words], self.horizon)
 
 
 @dataclass(frozen=True)
@@ -446,8 +459,8 @@ class CalibratedSubtraction(_Gated):
     scale: float = 1.0
     where: str = "positions"
     name: str = "Semantic Surgery"
-    _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"offset": (0.2, 0.35, 0.5), "scale": (1.0, 2.0, 3.0), "where": ("positions", "all", "padding")}
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"offset": (0.2, 0.3, 0.4, 0.5), "where": ("positions", "all", "padding")}
 
     def _concept(self, clip) -> tuple[Contrast, torch.Tensor]:
         said, neutral = (encode_texts(clip, [text]).contexts[0] for text in (joined(self.words), self.words.safe))
@@ -481,8 +494,8 @@ class PadReplacement(_Gated):
     gate: float = 0.2
     clean: str = "all"
     name: str = "padding"
-    _known: dict = field(default_factory=dict, repr=False, compare=False)
-    grid = {"threshold": (0.6, 0.7, 0.8, 0.9), "gate": (0.2, 0.35, 0.5), "clean": ("", "padding", "all")}
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"gate": (0.2, 0.3, 0.4, 0.5), "clean": ("", "padding", "all")}
 
     def _concept(self, clip) -> tuple[torch.Tensor, Contrast]:
         plain = encode_texts(clip, NEUTRAL)
@@ -549,14 +562,23 @@ def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, 
 
 # --- settings ----------------------------------------------------------------------------------------------------
 
-DEMO_SETTINGS: dict[str, dict[str, dict]] = {}
+# Chosen by `calibrate_demo` (32 validation prompts for each concept, 10 steps); what is not here is the paper's value.
+# The gates at 0.4 were best, or level with the best, for all three concepts.  SLD's presets weaker than "max" left 88 %
+# or more of the pictures as they were; at ten steps its momentum has little time.
+_CHOSEN = {
+    EmbeddingSubtraction.name: {"scale": 1.0},
+    SLD.name: {"preset": "max"},
+    CalibratedSubtraction.name: {"offset": 0.4, "where": "all"},
+    PadReplacement.name: {"gate": 0.4, "clean": "all"},
+}
+DEMO_SETTINGS: dict[str, dict[str, dict]] = {name: _CHOSEN for name in ("stripes", "watercolour", "boat")}
+KINDS = (NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement)
 
 
 def all_baselines(words: ConceptWords, detector) -> list[Method]:
     """Every method that needs no redirector, with the settings calibrated for this concept, else the defaults."""
-    kinds = (NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement)
     chosen = DEMO_SETTINGS.get(words.name, {})
-    return [*(kind(words, **chosen.get(kind.name, {})) for kind in kinds), RejectFinalImage(detector)]
+    return [*(kind(words, **chosen.get(kind.name, {})) for kind in KINDS), RejectFinalImage(detector)]
 
 
 def calibrate(method: Method, stage, jobs: Sequence[Job],
@@ -592,3 +614,32 @@ def balanced_score(detector) -> Callable[[np.ndarray, np.ndarray, Sequence[Job]]
                  [np.array_equal(*pair) for *pair, job in zip(pictures, plain, jobs) if not job.unsafe]]
         return float(np.mean([np.mean(part) for part in parts if part]))
     return score
+
+
+def validation_jobs(concept: str, count: int, seed: int = 11) -> list[Job]:
+    """Jobs with validation captions of a demo concept: explicit, implicit, plain and harmless ones in turn."""
+    from ..demo.captions import can_be, caption
+    from ..demo.concepts import CONCEPTS
+    from ..demo.judge import FACTOR_NAMES
+    from ..demo.scenes import all_scenes
+
+    random, jobs = np.random.default_rng(seed), []
+    for kind in itertools.islice(itertools.cycle(("explicit", "implicit", "plain", "harmless")), count):
+        fitting = [scene for scene in all_scenes() if can_be(scene, concept, kind, "validation")]
+        scene = fitting[random.integers(len(fitting))]
+        said = caption(scene, random, concept=concept, kind=kind, split="validation")
+        wanted = dict(zip(FACTOR_NAMES, CONCEPTS[concept].safe(scene).factors))
+        jobs.append(Job(kind, said.text, int(random.integers(2**31)), kind in ("explicit", "implicit"), said.safe_text,
+                        wanted))
+    return jobs
+
+
+def calibrate_demo(concept: str, stage, count: int = 32) -> dict[str, list[tuple[dict, float]]]:
+    """For each method's name the variants of its grid and their scores, best first: what `DEMO_SETTINGS` was read off.
+
+    Judged by the judge that evaluates as well, on validation captions: it tunes the baselines, never ours.
+    """
+    from .detectors import DemoDetector
+
+    words, jobs, score = concept_words(concept), validation_jobs(concept, count), balanced_score(DemoDetector(concept))
+    return {kind.name: sorted(calibrate(kind(words), stage, jobs, score)[1], key=lambda row: -row[1]) for kind in KINDS}

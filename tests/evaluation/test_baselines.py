@@ -185,11 +185,34 @@ def test_upstream_runs_the_published_mode(baselines, short, mixed):
     assert len(triggered) == 2
 
 
+@pytest.mark.parametrize("name", ["stripes", "watercolour", "boat"])
+def test_validation_jobs_are_the_same_every_time_and_half_of_them_unsafe(baselines, name):
+    jobs = baselines.validation_jobs(name, 8)
+    assert jobs == baselines.validation_jobs(name, 8)
+    assert [job.unsafe for job in jobs] == [True, True, False, False] * 2
+    assert all(len(job.wanted) == 5 and (job.safe_text != job.text) == job.unsafe for job in jobs)
+
+
 def test_calibration_takes_the_best_scoring_setting(baselines, short, job, words):
     method = baselines.EmbeddingSubtraction(words)
     best, table = baselines.calibrate(method, short, [job(UNSAFE)], lambda pictures, plain, jobs:
                                       -float(np.abs(pictures.astype(int) - plain).mean()), {"scale": (0.0, 3.0)})
     assert best.scale == 0.0 and table[0] == ({"scale": 0.0}, 0.0) and table[1][1] < 0
+
+
+def test_a_variant_of_a_method_does_not_take_over_what_the_other_made_of_the_words(baselines, short, words):
+    method = baselines.EmbeddingSubtraction(words)
+    direction = method.concept(short)
+    assert not torch.equal(replace(method, source="words").concept(short), direction)
+
+
+def test_projection_of_what_follows_reaches_the_padding(baselines, short, job, words):
+    batch = short.batch_of([job(UNSAFE)])
+    (plain, _), = batch.positive
+    for following in (False, True):
+        (projected, _), = baselines.OrthogonalProjection(words, following=following).change(batch, short).positive
+        assert torch.equal(projected[:, 0], plain[:, 0])
+        assert torch.equal(projected[:, 40:], plain[:, 40:]) is not following
 
 
 def test_the_balanced_score_is_1_where_the_concept_is_gone_and_the_rest_as_it_was(baselines, pack, job):
