@@ -6,7 +6,9 @@ One command, resumable: killed and started again it goes on where it was.  Its s
 
     collect     trajectories of the training pairs, through the host's sampler
     train       three seeds of our default for each concept, and the published design with position-wise targets
-    evaluate    the frozen test prompts and every attack, all methods side by side
+    evaluate    ours on the frozen test prompts
+    compare     everything else on some of them
+    attack      every attack, on ours and on everything else
     write       demo/RESULTS.md, docs/benchmark.jpg and the plots
 
 The test prompts (`test_jobs`) were frozen, by the digests in `FROZEN`, before the last training: test combinations of
@@ -206,29 +208,42 @@ class Ticker:
 
 
 def evaluate(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
+    """Ours on every row."""
     for concept in CONCEPTS:
-        evaluate_concept(work, concept, shard, sizes)
+        arena = Arena(work, concept, shard)
+        arena.run("rows", arena.ours, test_jobs(concept, sizes.rows), shard)
 
 
-def evaluate_concept(work: Path, concept: str, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Everything on one concept, this worker's share of it, into results_<concept>_<worker>.jsonl."""
-    engine, detectors = pack_module("evaluation.engine"), pack_module("evaluation.detectors")
-    stage = pack_module("evaluation.stage").demo_stage()
-    detector = detectors.DemoDetector(concept)
-    results = work / f"results_{concept}_{shard[0]}.jsonl"
-    ours, others = methods(work, concept, detector)
+def compare(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
+    """Everything else on the first prompts of every row; ours at other strengths."""
+    for concept in CONCEPTS:
+        arena = Arena(work, concept, shard)
+        few = {row: min(size, sizes.baseline) for row, size in sizes.rows.items()}
+        arena.run("comparison", arena.others, test_jobs(concept, few), shard)
+        sweep(work, concept, arena.stage, arena.detector, shard, sizes)
 
-    def run(what: str, which: list, jobs: list, part: tuple[int, int]) -> None:
-        engine.evaluate(stage, which, jobs, detector, results, shard=part, progress=Ticker(f"{concept} {what}"))
 
-    oracle = pack_module("evaluation.methods").Oracle()
-    few = test_jobs(concept, {row: min(size, sizes.baseline) for row, size in sizes.rows.items()})
-    run("rows, baselines", [oracle, *others], few, shard)
-    run("rows", [oracle, *ours], test_jobs(concept, sizes.rows), shard)
-    sweep(work, concept, stage, detector, shard, sizes)
-    # Attacks that need the model are made by the worker that evaluates them, each from its share of the base prompts.
-    for name, jobs, count in attacks(work, concept, stage, detector, shard, sizes):
-        run(name, [oracle, *ours, *others] if count == "all" else [oracle, *ours], jobs, (0, 1))
+def attack(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
+    """Every attack; those that need the model are made by the worker that evaluates them, from its share."""
+    for concept in CONCEPTS:
+        arena = Arena(work, concept, shard)
+        for name, jobs, compared in attacks(work, concept, arena.stage, arena.detector, shard, sizes):
+            arena.run(name, [*arena.ours, *arena.others] if compared else arena.ours, jobs, (0, 1))
+
+
+class Arena:
+    """One concept's model, judge and methods in one worker, whose results go to results_<concept>_<worker>.jsonl."""
+
+    def __init__(self, work: Path, concept: str, shard: tuple[int, int]) -> None:
+        self.concept, self.results = concept, work / f"results_{concept}_{shard[0]}.jsonl"
+        self.stage = pack_module("evaluation.stage").demo_stage()
+        self.detector = pack_module("evaluation.detectors").DemoDetector(concept)
+        self.ours, self.others = methods(work, concept, self.detector)
+
+    def run(self, what: str, which: list, jobs: list, part: tuple[int, int]) -> None:
+        pack_module("evaluation.engine").evaluate(
+            self.stage, [pack_module("evaluation.methods").Oracle(), *which], jobs, self.detector, self.results,
+            shard=part, progress=Ticker(f"{self.concept} {what}"))
 
 
 def sweep(work: Path, concept: str, stage, detector, shard: tuple[int, int], sizes: Sizes) -> None:
@@ -253,7 +268,7 @@ def methods(work: Path, concept: str, detector) -> tuple[list, list]:
 
 
 def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], sizes: Sizes):
-    """(name, jobs, "all" or "ours") of every attack, this worker's share."""
+    """(name, jobs, whether all methods are compared) of every attack, this worker's share."""
     package = pack_module("evaluation.attacks")
     core = pack_module("saferedir_core")
 
@@ -270,18 +285,18 @@ def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], s
         if not attack.needs:
             made = package.attack_jobs(name, *base(sizes.attack), setting)
             few = {job.id for job in package.attack_jobs(name, *base(sizes.baseline_attack), setting)}
-            yield name, [job for job in made if job.id in few], "all"
-            yield name, [job for job in made if job.id not in few], "ours"
+            yield name, [job for job in made if job.id in few], True
+            yield name, [job for job in made if job.id not in few], False
         elif "redirector" in attack.needs:
             for seed in TRAINING_SEEDS:
                 redirector = core.load_redirector(redirectors(work)[concept, f"saferedir-{seed}"])
                 through = replace(setting, redirector=redirector, method=f"saferedir-{seed}",
                                   threshold=float(redirector.metadata["threshold"]))
-                yield name, package.attack_jobs(name, *base(sizes.costly), through), "ours"
+                yield name, package.attack_jobs(name, *base(sizes.costly), through), False
         elif number % shard[1] == shard[0]:  # one vector or one backbone for all prompts: one worker makes it
             jobs, wordings = attack_base(concept, sizes.costly)
             made = package.attack_jobs(name, jobs, wordings, setting)
-            yield name, made, "all" if name.startswith("LoRA") or name == "textual inversion" else "ours"
+            yield name, made, name.startswith("LoRA") or name == "textual inversion"
 
 
 def main() -> None:
@@ -307,7 +322,8 @@ def main() -> None:
     write_results(arguments.work, sizes)
 
 
-STAGES = {"collect": lambda work, shard, sizes: collect(work, shard), "train": train, "evaluate": evaluate}
+STAGES = {"collect": lambda work, shard, sizes: collect(work, shard), "train": train, "evaluate": evaluate,
+          "compare": compare, "attack": attack}
 
 
 def side_by_side(arguments: argparse.Namespace, stage: str) -> None:
@@ -319,7 +335,8 @@ def side_by_side(arguments: argparse.Namespace, stage: str) -> None:
                for index in range(arguments.workers)]
     codes = [worker.wait() for worker in workers]
     if any(codes):
-        raise SystemExit(f"{stage}: a worker ended with {codes}; see above, then run the same command again, it goes on")
+        raise SystemExit(f"{stage}: the workers ended with {codes}; see above, then run the same command again: it "
+                         "goes on where it was")
 
 
 def note_seconds(work: Path, stage: str, seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from demo.files import read_provenance, sha256, written_whole
 from demo.measure import guarded_model, machine, measure_backbone, measure_judge, seconds_per_image, table
 from demo.pack import pack_module
 from demo.sampling import SamplingConfig
-from saferedir_core.metrics import Share, share
+from saferedir_core.metrics import Share
 
 ROOT = benchmark.ROOT
 OURS, REFERENCES = "saferedir", ("unguarded", "oracle")
@@ -129,7 +129,8 @@ def side_by_side(results: Results) -> str:
     oracle = [results.shared(goal.rows)["methods"].get("oracle", {}) for goal in GOALS]
     lines = [(label(name), *(percent(column.get(name, {}).get(goal.figure)) for goal, column in zip(GOALS, columns)))
              for name in names]
-    lines.insert(1, ("oracle (the safe prompt)", *(percent(each.get(goal.figure)) for goal, each in zip(GOALS, oracle))))
+    best = [percent(each.get(goal.figure)) for goal, each in zip(GOALS, oracle)]
+    lines.insert(1, ("oracle (the safe prompt)", *best))
     counts = [max((figures["n"] // figures["seeds"] for figures in column.values()), default=0) for column in columns]
     lines.append(("*images*", *counts))
     return table(("method", "FSR", "FSR unseen, implicit", "kept", "benign identical", "mentions identical",
@@ -307,13 +308,15 @@ def page(work: Path, results: dict[str, Results], seconds: dict, judged: dict[st
          times: dict[str, float]) -> str:
     provenance = read_provenance(WEIGHTS)
     better = ahead(results)
-    compared = ("On no row and no task is any other method ahead of ours on these images." if not better else
-                "Where another method is ahead of ours on these images:\n\n" + "\n".join(f"- {line}" for line in better))
+    compared = "On no row and no task is any other method ahead of ours on these images."
+    if better:
+        compared = "\n".join(("Where another method is ahead of ours on these images:", "",
+                              *(f"- {line}" for line in better)))
     images = sum(len(each.lines) for each in results.values())
     return f"""# Results in the demo world
 
-Written by `python quickstart.py run demo/benchmark.py` on {date.today()}: collecting {seconds.get('collect', 0):.0f} s,
-training {seconds.get('train', 0):.0f} s, evaluating {seconds.get('evaluate', 0):.0f} s ({images} images judged).
+Written by `python quickstart.py run demo/benchmark.py` on {date.today()}; {images} images judged. Its stages took
+{', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())}.
 Machine: {machine()}; two workers of one thread each.
 Seeds: test prompts {benchmark.SEED}, trainings {', '.join(map(str, benchmark.TRAINING_SEEDS))}.
 
@@ -363,8 +366,8 @@ seconds: per image in batches of 25 with one thread, while another worker ran be
 
 {numbers_table(results)}
 
-One image at {SAMPLING.steps} steps, alone, takes {times['unguarded']:.2f} s, guarded {times['guarded']:.2f} s (medians of
-9, taken in turn). The guard's share is large here because the denoiser is tiny.
+One image at {SAMPLING.steps} steps, alone, takes {times['unguarded']:.2f} s, guarded {times['guarded']:.2f} s (medians
+of 9, taken in turn). The guard's share is large here because the denoiser is tiny.
 
 ![FSR against everything else kept as alpha_scale varies](../docs/benchmark-alpha.png)
 

@@ -1,9 +1,9 @@
 """Captions of the demo world: templates, synonyms, implicit wordings, harmless mentions and look-alikes.
 
-A caption says every factor of a scene in one of many wordings.  Each of the three concepts (`demo.concepts`) can be said
-outright ("striped", "aquarelle", "yacht"), implied by words that never name it ("clownfish" is striped, "by elin vale" is
-a watercolour), denied ("without stripes"), or left out.  Look-alikes use a concept's words and mean something else
-("boathouse").  A style that is left out means flat, an attribute that is left out means plain.
+A caption says every factor of a scene in one of many wordings.  Each of the three concepts (`demo.concepts`) can be
+said outright ("striped", "aquarelle", "yacht"), implied by words that never name it ("clownfish" is striped, "by elin
+vale" is a watercolour), denied ("without stripes"), or left out.  Look-alikes use a concept's words and mean something
+else ("boathouse").  A style that is left out means flat, an attribute that is left out means plain.
 
 Every wording belongs to one split.  The backbone knows them all; a redirector is trained on "training" wordings and
 templates, tuned on "validation" ones and tested on "test" ones, which also have templates the backbone never saw.
@@ -81,8 +81,9 @@ LOOKALIKE_BOAT = {"gravy boat": "cup", "boathouse": "house", "boat shed": "house
 MORE_LOOKALIKE_STRIPES = ("striking", "stray", "stringy", "strong", "bandaged", "with a string", "with a street sign",
                           "with a rubber band", "with a barn", "with a baseline", "with a strap", "with a pin")
 MORE_LOOKALIKE_WATERCOLOUR = ("paint tin label", "freshly painted", "wash basin advert", "watering can nearby",
-                              "colour chart", "waterproof", "by the waterfall", "please paint it", "painted fence nearby",
-                              "aquarium nearby", "by eleanor hale", "by thomas bright", "on dry paper", "garden postcard")
+                              "colour chart", "waterproof", "by the waterfall", "please paint it",
+                              "painted fence nearby", "aquarium nearby", "by eleanor hale", "by thomas bright",
+                              "on dry paper", "garden postcard")
 MORE_LOOKALIKE_BOAT = {"boatman's house": "house", "boat show tent": "tent", "sailcloth tent": "tent",
                        "shipyard car": "car", "sail-shaped umbrella": "umbrella", "fishing umbrella": "umbrella",
                        "steamboat cup": "cup", "mast-high tree": "tree", "boat-nosed fish": "fish"}

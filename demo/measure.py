@@ -59,7 +59,8 @@ def measure_backbone(model, clip, vae, count: int, config: SamplingConfig) -> di
     return {"every factor": share(hits.all(1)), **{name: share(each) for name, each in zip(names, hits.T)}}
 
 
-def seconds_per_image(models: dict[str, object], clip, vae, config: SamplingConfig, rounds: int = 9) -> dict[str, float]:
+def seconds_per_image(models: dict[str, object], clip, vae, config: SamplingConfig,
+                      rounds: int = 9) -> dict[str, float]:
     """Median time of one image, one at a time, the models in turn; the first round does not count."""
     times = {name: [] for name in models}
     for seed in range(rounds + 1):

@@ -297,8 +297,8 @@ def validate(module: Backbone, tokens: list[int], vae, validation) -> dict:
 
 
 def write(arguments, module: Backbone, tokens: list[int], vae, history) -> None:
-    provenance = {"command": "demo/train_codec.py, then demo/train_backbone.py" + (
-                     f" --start (weights of {sha256(arguments.start)[:12]})" if arguments.start else ""), "seed": arguments.seed,
+    started = f" --start (weights of {sha256(arguments.start)[:12]})" if arguments.start else ""
+    provenance = {"command": f"demo/train_codec.py, then demo/train_backbone.py{started}", "seed": arguments.seed,
                   "iterations": arguments.iterations + arguments.finish, "history": history, "torch": torch.__version__,
                   "codec": json.loads((arguments.work / "codec.json").read_text())}
     save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, tokens),
