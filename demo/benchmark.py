@@ -292,7 +292,10 @@ def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], s
                 redirector = core.load_redirector(redirectors(work)[concept, f"saferedir-{seed}"])
                 through = replace(setting, redirector=redirector, method=f"saferedir-{seed}",
                                   threshold=float(redirector.metadata["threshold"]))
-                yield name, package.attack_jobs(name, *base(sizes.costly), through), False
+                if name == "white-box search":
+                    yield name, package.attack_jobs(name, *base(sizes.costly), through), False
+                elif (number + seed) % shard[1] == shard[0]:  # one vector for all prompts
+                    yield name, package.attack_jobs(name, *attack_base(concept, sizes.costly), through), False
         elif number % shard[1] == shard[0]:  # one vector or one backbone for all prompts: one worker makes it
             jobs, wordings = attack_base(concept, sizes.costly)
             made = package.attack_jobs(name, jobs, wordings, setting)
