@@ -76,8 +76,10 @@ def main(argv: list[str]) -> int:
         parser().error("--work is missing; with --collect-only it names the folder of the trajectories")
     if arguments.shard != (0, 1) and not arguments.collect_only:
         parser().error("--shard collects a part only; it goes with --collect-only, and --merge trains afterwards")
-    from saferedir_core.errors import SafeRedirError
+    from demo.pack import pack_module
 
+    # The pack's own copy of the core throughout: classes of a second one would not be recognised.
+    SafeRedirError = pack_module("saferedir_core.errors").SafeRedirError
     try:
         with distributed() as (rank, world):
             return Training(arguments, argv, rank, world).run()
@@ -120,14 +122,12 @@ class Training:
 
     def run(self) -> int:
         from demo.host import prepare
-        from saferedir_core.pairs import read_pairs
+        from demo.pack import pack_module
 
         arguments = self.arguments
         self.require_writable_names()
-        pairs = read_pairs(arguments.pairs)
+        pairs = pack_module("saferedir_core.pairs").read_pairs(arguments.pairs)
         prepare()
-        from demo.pack import pack_module
-
         training = pack_module("nodes.training")
         concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
         parts = training.split(chosen, arguments.validation_share, arguments.pairs)
@@ -155,8 +155,9 @@ class Training:
         return 0
 
     def require_writable_names(self) -> None:
-        from saferedir_core.errors import ConfigError
+        from demo.pack import pack_module
 
+        ConfigError = pack_module("saferedir_core.errors").ConfigError
         if self.out and self.out.suffix != ".safetensors":
             raise ConfigError(f"--out is {self.out}; expected a name that ends in .safetensors. Change it.")
         if self.out and not self.out.parent.is_dir():
@@ -167,18 +168,18 @@ class Training:
                                   "folder that can be written. Choose another.") from error
 
     def training_config(self):
-        from saferedir_core.training import TrainingConfig
+        from demo.pack import pack_module
 
         arguments = self.arguments
-        return TrainingConfig(variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed,
-                              inputs=arguments.inputs, adversarial=arguments.adversarial,
-                              validate=max(1, min(100, arguments.iterations)))
+        return pack_module("saferedir_core.training").TrainingConfig(
+            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
+            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
 
     def load(self):
         """CollectConfig, MODEL and CLIP."""
         from demo.pack import pack_module
-        from saferedir_core.errors import ConfigError
 
+        ConfigError = pack_module("saferedir_core.errors").ConfigError
         arguments, usual = self.arguments, DEMO if self.arguments.model == "demo" else CHECKPOINT
         size = arguments.size or usual["size"]
         collect = pack_module("nodes.collect")
@@ -201,8 +202,9 @@ class Training:
     def load_checkpoint(self, file: Path):
         import comfy.sd
 
-        from saferedir_core.errors import CheckpointError
+        from demo.pack import pack_module
 
+        CheckpointError = pack_module("saferedir_core.errors").CheckpointError
         if not file.is_file():
             raise CheckpointError(f"{file}: there is no such file; expected a checkpoint, or 'demo'. Check --model.")
         self.say(f"loading {file}")
@@ -226,19 +228,19 @@ class Training:
         from PIL import Image
 
         from demo.files import written_whole
-        from saferedir_core import TrainingError, save_redirector
-        from saferedir_core.training_report import training_json, training_plot
+        from demo.pack import pack_module
 
-        save_redirector(trained.redirector.half(), self.out, metadata)
+        core, report = pack_module("saferedir_core"), pack_module("saferedir_core.training_report")
+        core.save_redirector(trained.redirector.half(), self.out, metadata)
         try:
             with written_whole(self.out.with_suffix(".json")) as file:
-                file.write_text(training_json(trained.log, trained.scores, metadata), encoding="utf-8")
+                file.write_text(report.training_json(trained.log, trained.scores, metadata), encoding="utf-8")
             with written_whole(self.out.with_suffix(".png")) as file:
-                Image.fromarray(training_plot(trained.log).numpy()).save(file)
+                Image.fromarray(report.training_plot(trained.log).numpy()).save(file)
         except OSError as error:
-            raise TrainingError(f"{self.out.parent}: log and plot cannot be written ({error.strerror or error}); "
-                                f"expected some space. The redirector {self.out.name} is written; run the same command "
-                                "again for the rest.") from error
+            raise core.TrainingError(f"{self.out.parent}: log and plot cannot be written ({error.strerror or error}); "
+                                     f"expected some space. The redirector {self.out.name} is written; run the same "
+                                     "command again for the rest.") from error
         scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
         self.say(f"written {self.out}, {self.seconds():.0f} s: {scores}")
 

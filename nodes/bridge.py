@@ -38,7 +38,7 @@ log = logging.getLogger("saferedir")
 def run_of(redirectors: Redirector | Mapping[str, Redirector], config: PolicyConfig,
            original: torch.Tensor) -> RedirectionRun | StackedRun:
     """The run of one redirector, or of several at once."""
-    if isinstance(redirectors, Redirector):
+    if not isinstance(redirectors, Mapping):
         return RedirectionRun(redirectors, config, original)
     if len(redirectors) == 1:
         return RedirectionRun(*redirectors.values(), config, original)
@@ -56,7 +56,7 @@ def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[
     if not conditioning:
         raise ContextError("The conditioning is empty; expected at least one prompt. Connect CLIP Text Encode.")
     out = []
-    redirector = redirectors if isinstance(redirectors, Redirector) else next(iter(redirectors.values()))
+    redirector = next(iter(redirectors.values())) if isinstance(redirectors, Mapping) else redirectors
     for context, options in conditioning:
         require_fitting_context(context, redirector)
         generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)

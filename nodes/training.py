@@ -116,8 +116,10 @@ def model_digest(model, clip) -> str:
     digest = hashlib.sha256()
     for module in (model.model.diffusion_model, clip.cond_stage_model):
         for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(_sampled(value))
+            # These make the pooled output, which nothing here reads, and are left undefined when a file lacks them.
+            if not name.endswith(("text_projection.weight", "text_projection", "logit_scale")):
+                digest.update(f"{name}{tuple(value.shape)}".encode())
+                digest.update(_sampled(value))
     for patcher in (model, clip.patcher):
         for key in sorted(patcher.patches, key=str):
             digest.update(str(key).encode())

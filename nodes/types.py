@@ -41,7 +41,7 @@ class LoadedRedirector:
 
         Networks placed together may share modules: they are one model to the host.
         """
-        if isinstance(redirectors, Redirector):
+        if not isinstance(redirectors, Mapping):
             redirectors = {redirectors.metadata.get("concept", name): redirectors}
         require_stackable(redirectors)
         # In a module of its own, because the host sets attributes on what it places (`device`, for one).

@@ -49,7 +49,9 @@ def direction_loss(delta: Tensor, target: Tensor, changed: Tensor, unsafe: Tenso
 
 def mask_loss(token_mask: Tensor, changed: Tensor) -> Tensor:
     """Binary cross-entropy of the token mask against the pseudo-label, all rows: (B, T) twice -> ()."""
-    return F.binary_cross_entropy(token_mask.float().clamp(1e-6, 1 - 1e-6), changed.float())
+    # Written out, because torch's own refuses NaN with an error of its own, or ends the process on a GPU.
+    mask, changed = token_mask.float().clamp(1e-6, 1 - 1e-6), changed.float()
+    return -(changed * mask.log() + (1 - changed) * (1 - mask).log()).mean()
 
 
 def alpha_loss(context: Tensor, output: RedirectorOutput, safe_context: Tensor, unsafe: Tensor,

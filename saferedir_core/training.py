@@ -78,6 +78,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         for name, value, fits, expected in (
+            ("iterations", self.iterations, self.iterations >= 1, "1 or more"),
             ("batch", self.batch, self.batch >= 2, "2 or more"),
             ("validate", self.validate, self.validate >= 1, "1 or more"),
             ("patience", self.patience, self.patience >= 1, "1 or more"),
@@ -270,9 +271,11 @@ class _Loop:
         try:
             content = torch.load(self.state, map_location=self.device, weights_only=True)
         except Exception as error:
-            raise TrainingError(f"{self.state}: cannot be read ({error}); expected the state of a training. Delete it "
-                                "to begin anew.") from error
-        if content.get("version") != STATE_VERSION or content["concepts"] != self.names:
+            # torch's own text is not passed on: it advises to load the file with code execution allowed.
+            raise TrainingError(f"{self.state}: cannot be read ({type(error).__name__}); expected the state of a "
+                                "training. Delete it to begin anew.") from error
+        if not isinstance(content, dict) or (content.get("version"), content.get("concepts")) != (
+                STATE_VERSION, self.names):
             raise TrainingError(f"{self.state}: is of another version or of other concepts; expected format "
                                 f"{STATE_VERSION} and {self.names}. Delete it to begin anew.")
         if content["config"] != asdict(self.config):
