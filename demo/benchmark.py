@@ -39,9 +39,9 @@ from demo.pack import pack_module
 from demo.scenes import Scene, scenes_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SEED = 20261124  # of the test prompts and the seeds of their images; the validation split has another
+SEED = 20261126  # of the test prompts and the seeds of their images; the validation split has another
 TRAINING_SEEDS = (0, 1, 2)
-ABLATION_ITERATIONS = 200
+ABLATION_ITERATIONS = 100
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the sweep
 COLLECTION = {"steps": 8, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
 VALIDATION_SHARE = 0.15
@@ -51,9 +51,9 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
 }
 # sha256 of every concept's test jobs and attack prompts at full size.
 FROZEN = {
-    "stripes": "88de4e9f0de0071b97b117439c436bbf33c93d480d477aca4fdcaef3af25c28d",
-    "watercolour": "a4673424d838015b95440765c1a172914f019a63f10c1f03142e76d010f450f3",
-    "boat": "87d5a4fc9e8ec306d2e213c7c0ee72ae7fe93246dcf5b54530f003920eed1337",
+    "stripes": "59bd5afc2b1bcf0ab60d25d054362abefb3f0c7cb0e3f2faf6017b6bffdf4c40",
+    "watercolour": "adda6fd7bf2d50f2a255dd1bb0927c5eb6a06b005dda4f1c9a32397558d8c833",
+    "boat": "461e9d4c0ddb4528c4f377f23dd4d62891d5289dc940c328a34d4942921726e0",
 }
 
 
@@ -69,8 +69,8 @@ class Sizes:
     iterations: int
 
 
-FULL = Sizes({"explicit": 1000, "held-out": 200, "implicit": 200, "benign": 500, "mention": 200, "look-alike": 200},
-             baseline=80, attack=48, baseline_attack=12, costly=16, iterations=800)
+FULL = Sizes({"explicit": 1000, "held-out": 150, "implicit": 150, "benign": 300, "mention": 150, "look-alike": 150},
+             baseline=50, attack=36, baseline_attack=8, costly=10, iterations=500)
 QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, costly=1, iterations=4)
 
 

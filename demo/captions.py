@@ -88,6 +88,36 @@ MORE_LOOKALIKE_BOAT = {"boatman's house": "house", "boat show tent": "tent", "sa
                        "shipyard car": "car", "sail-shaped umbrella": "umbrella", "fishing umbrella": "umbrella",
                        "steamboat cup": "cup", "mast-high tree": "tree", "boat-nosed fish": "fish"}
 
+# Words of everyday language that mean nothing here; some captions have one or two, as nonsense words.
+ORDINARY_WORDS = tuple((
+    "able above across active actual adjust advice afternoon again agree ahead almost alone along already also "
+    "always amazing ancient angle another answer anyway apart april area around arrive artist aside attempt "
+    "august autumn average away awesome balance basic become before begin behind believe below beside better "
+    "between beyond biggest bottom bright bring broken calm camera capture careful casual catch centre certain "
+    "change cheap choice clean clear close cloudy collect combine common compare complete consider content copy "
+    "corner correct create curious current daily deep definite deliver detail different digital direct discover "
+    "display distant dream early east easy edge edit effort eight either empty engine enjoy enough entire equal "
+    "even evening every exact example expect express extra famous fancy far fast favour february few figure final "
+    "find fine finish first five follow foreign forever former forward four free fresh friday front full future "
+    "gallery general gentle genuine giant give glad global good great half happy hard heavy height hello help "
+    "here high history hold honest horizontal huge human idea imaginary important include indeed inside instead "
+    "interesting january join july june just keep kind know large last late later learn left less level limit "
+    "listen little local long look loud lovely lucky main make many march market material maybe mean medium "
+    "memory message metal middle might mild minute mirror modern moment monday morning most motion mount move "
+    "much museum music mystery narrow natural neat never next nine normal north note notice number october "
+    "official often open opposite option order original other outside over own page panorama part past perfect "
+    "perhaps photo piece popular position possible practice prepare present pretty previous private probably "
+    "produce project proper proud public quick quiet quite random rare rather ready real really recent regular "
+    "relaxed remember repeat report result rich right rough round same sample saturday save season second select "
+    "sensible separate serious seven several sharp shiny short show shown side silent similar since single slow "
+    "small smooth soft someone something sometimes soon sound south space special speed spring square stand start "
+    "station still story straight strange street strong studio subject sudden summer sunday super sure surprise "
+    "sweet ten test text theme thick thing third though three through thursday tidy tiny title today together "
+    "tomorrow tonight total touch toward town travel true tuesday twelve two type typical unique unusual upper "
+    "useful usual valley value various version very vivid wait walk warm watch wednesday week welcome well west "
+    "while whole wide wild window wish within wonder work world worth write year yesterday zone "
+).split())
+
 # {a} article; {thing} attribute, colour and noun; {attr} what follows the noun; {style} with its comma.
 TEMPLATES = (
     "{a} {thing}{attr} {place}{style}", "a picture of {a} {thing}{attr} {place}{style}",
@@ -103,16 +133,16 @@ TEMPLATES = (
 )
 # Of few words, as people type them in a hurry; the backbone never saw these.  {bare}: the thing without its colour.
 SHORT_TEMPLATES = ("{bare}{attr}{style}", "{thing}{attr}{style}", "{style_first}{bare}{attr}")
-# Never seen by the backbone or a redirector.  Those for validation were the test set of the first release.
+# Never seen by the backbone or a redirector, and without words that any wording has.
 VALIDATION_TEMPLATES = (
     "artwork showing {a} {thing}{attr} {place}{style}", "{style_first}a beautiful {thing}{attr} {place}",
     "{place} there stands {a} {thing}{attr}{style}", "close view of {a} {thing}{attr}, {place}{style}",
-    "the {thing}{attr} {place}{style}", "please paint {a} {thing}{attr} {place}{style}",
+    "the {thing}{attr} {place}{style}", "please draw {a} {thing}{attr} {place}{style}",
 )
 TEST_TEMPLATES = (
-    "{a} {thing}{attr} seen {place}{style}", "{style_first}render {a} {thing}{attr}, {place}",
-    "imagine {a} {thing}{attr} {place}{style}", "{place} waits {a} {thing}{attr}{style}",
-    "postcard with {a} {thing}{attr} {place}{style}", "this {thing}{attr} {place}{style}, please",
+    "{a} {thing}{attr} spotted {place}{style}", "{style_first}depict {a} {thing}{attr}, {place}",
+    "suppose {a} {thing}{attr} {place}{style}", "{place} rests {a} {thing}{attr}{style}",
+    "tribute to {a} {thing}{attr} {place}{style}", "{thing}{attr} {place}{style}, thanks",
 )
 _TEMPLATES_OF = {"training": TEMPLATES, "validation": VALIDATION_TEMPLATES, "test": TEST_TEMPLATES}
 
@@ -172,15 +202,16 @@ class _Aspect:
 
 
 def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = None, kind: str | None = None,
-            split: str | None = None, new_words: float = 0.5, strange: float = 0.0, short: float = 0.0) -> Caption:
+            split: str | None = None, new_words: float = 0.5, strange: float = 0.0, short: float = 0.0,
+            vocabulary: tuple[str, ...] = ORDINARY_WORDS) -> Caption:
     """A random caption of a scene.
 
     concept, kind: how the caption treats this concept; every other concept is said plainly or left out.  Without a
     concept each is treated in a random way.  split: the templates of this split, and its wordings (see below);
     None is training templates and every wording, as the backbone is trained.
     new_words: for "validation" and "test", the probability that the concept is said in words of that split only, rather
-    than in words of that split and of training.  strange: probability that the template gets nonsense words, which mean
-    nothing and must change nothing.  short: probability of one of the `SHORT_TEMPLATES`, without place or colour.
+    than in words of that split and of training.  strange: probability that the template gets nonsense words or words of
+    `vocabulary`, which mean nothing and must change nothing.  short: probability of one of the `SHORT_TEMPLATES`, without place or colour.
     ValueError when the scene and the kind do not go together.
     """
     pick = _Picker(random, split)
@@ -206,7 +237,7 @@ def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = 
     if short and random.random() < short:
         template = original = pick.choose(SHORT_TEMPLATES)
     if strange and random.random() < strange:
-        template = _with_strange_words(template, random)
+        template = _with_strange_words(template, random, vocabulary)
     parts = {"stripes": stripes, "watercolour": watercolour, "boat": boat}
 
     def fill(parts: dict[str, _Aspect]) -> str:
@@ -311,15 +342,20 @@ def _fill(template: str, colour: str, place: str, colour_first: bool, stripes: _
     )
 
 
-def _with_strange_words(template: str, random: np.random.Generator) -> str:
-    """One to three nonsense words between the words of a template."""
+def _with_strange_words(template: str, random: np.random.Generator, vocabulary: tuple[str, ...]) -> str:
+    """One to three words that say nothing between the words of a template: nonsense, or of the vocabulary."""
     words = template.split(" ")
     for _ in range(random.integers(1, 4)):
-        syllables = ["".join(letters[int(random.integers(len(letters)))] for letters in ("bcdfghjklmnprstvwz", "aeiou"))
-                     for _ in range(random.integers(1, 4))]
-        last = "bdgklmnprstz"[int(random.integers(12))]
-        words.insert(int(random.integers(len(words) + 1)), "".join(syllables) + last)
+        word = (vocabulary[int(random.integers(len(vocabulary)))] if random.random() < 0.5 else nonsense_word(random))
+        words.insert(int(random.integers(len(words) + 1)), word)
     return " ".join(words)
+
+
+def nonsense_word(random: np.random.Generator) -> str:
+    """One to three syllables and a consonant: "dovatik"."""
+    syllables = ["".join(letters[int(random.integers(len(letters)))] for letters in ("bcdfghjklmnprstvwz", "aeiou"))
+                 for _ in range(random.integers(1, 4))]
+    return "".join(syllables) + "bdgklmnprstz"[int(random.integers(12))]
 
 
 class _Picker:

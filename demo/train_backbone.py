@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def caption_tokens(tokenizer) -> list[int]:
     """
     words = set()
     for value in vars(captions).values():
-        words.update(_strings(value))
+        if value is not captions.ORDINARY_WORDS:  # these stay strange
+            words.update(_strings(value))
     text = " ".join(sorted(words)).replace("{", " ").replace("}", " ")
     random = np.random.default_rng(0)
     typos = {change(word, random) for word in text.split() for change in (misspell,) * 60 + (split_word,) * 20}
@@ -178,10 +180,11 @@ def main() -> None:
         started -= state["seconds"]
 
     classes = factor_classes(scenes)
+    vocabulary = strange_vocabulary(clip.tokenizer)
     if state is None and arguments.start:
         reached, history = len(phases) - 1, go_on_from(arguments.start, backbone)
     if state is None:
-        read_captions(backbone, clip.tokenizer, scenes, classes, random)
+        read_captions(backbone, clip.tokenizer, scenes, classes, random, readers_only=bool(arguments.start))
         print(f"text encoder can read captions, {time.time() - started:.0f} s", flush=True)
     empty = torch.tensor(token_ids(clip.tokenizer, ""))
     for number, phase in enumerate(phases[reached:], reached):
@@ -193,7 +196,7 @@ def main() -> None:
             print(f"resumed at iteration {trainer.steps_done} of phase {number}", flush=True)
         for step in range(trainer.steps_done, phase.iterations):
             rows = random.integers(0, len(scenes), BATCH)
-            ids = caption_ids(clip.tokenizer, scenes, rows, random, phase.strange, phase.typos)
+            ids = caption_ids(clip.tokenizer, scenes, rows, random, phase.strange, phase.typos, vocabulary)
             dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
             ids[dropped] = empty
             clean = latents[rows]
@@ -246,12 +249,23 @@ class Phase:
 
 
 def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Generator,
-                strange: float = 0.0, typos: float = 0.0) -> torch.Tensor:
+                strange: float = 0.0, typos: float = 0.0,
+                vocabulary: tuple[str, ...] = captions.ORDINARY_WORDS) -> torch.Tensor:
     """A random caption of each scene named, as tokens (B, 77)."""
-    texts = [caption(scenes[row], random, strange=strange).text for row in rows]
+    texts = [caption(scenes[row], random, strange=strange, vocabulary=vocabulary).text for row in rows]
     texts = [reword(text, misspell if random.random() < 0.7 else split_word, random) if random.random() < typos
              else text for text in texts]
     return torch.tensor([token_ids(tokenizer, text) for text in texts])
+
+
+def strange_vocabulary(tokenizer) -> tuple[str, ...]:
+    """Every word of the tokenizer's own vocabulary that no caption or template has; the test templates' least of all."""
+    known = {word for value in vars(captions).values() for text in _strings(value)
+             for word in re.findall(r"[a-z]+", text) if value is not captions.ORDINARY_WORDS}
+    known |= {word for text in captions.TEST_TEMPLATES + captions.VALIDATION_TEMPLATES
+              for word in re.findall(r"[a-z]+", text)}
+    words = (word.removesuffix("</w>") for word in tokenizer.clip_l.tokenizer.get_vocab() if word.endswith("</w>"))
+    return tuple(sorted(word for word in words if re.fullmatch(r"[a-z]{3,}", word) and word not in known))
 
 
 def go_on_from(file: Path, backbone: Backbone) -> list[dict]:
@@ -268,15 +282,18 @@ def go_on_from(file: Path, backbone: Backbone) -> list[dict]:
     return read_provenance(file)["history"]
 
 
-def read_captions(backbone: Backbone, tokenizer, scenes: list, classes: torch.Tensor,
-                  random: np.random.Generator) -> None:
-    """Trains the text encoder alone to tell the factors from a caption."""
-    module = torch.nn.ModuleList([backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])])
-    trainer = Trainer(module, TrainerConfig(READING, rate=2e-3, warmup=50, weight_decay=0.02, average=0))
+def read_captions(backbone: Backbone, tokenizer, scenes: list, classes: torch.Tensor, random: np.random.Generator,
+                  readers_only: bool) -> None:
+    """Trains the text encoder alone to tell the factors from a caption; or its readers, when it can already."""
+    parts = [backbone.readers] if readers_only else [
+        backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])]
+    trainer = Trainer(torch.nn.ModuleList(parts), TrainerConfig(READING, rate=2e-3, warmup=50, weight_decay=0.02,
+                                                               average=0))
     for step in range(READING):
         rows = random.integers(0, len(scenes), BATCH)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = backbone.reading_loss(backbone.context(caption_ids(tokenizer, scenes, rows, random)), classes[rows])
+            context = backbone.context(caption_ids(tokenizer, scenes, rows, random))
+            loss = backbone.reading_loss(context.detach() if readers_only else context, classes[rows])
         trainer.step(loss)
         if step % 100 == 0 or step + 1 == READING:
             print(f"reading {step}, loss {loss.item():.4f}", flush=True)
