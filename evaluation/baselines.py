@@ -336,6 +336,7 @@ class OrthogonalProjection(_Baseline):
     rank         dimensions of the concept's subspace (None: all its phrases span, as in the paper, whose text space is
                  six times as wide as the demo world's)
     relative     span the subspace by what the phrases add to the prompt without them, not by the phrases themselves
+    within       stay within the span of the prompt's masked embeddings, as in the paper
     following    project not only the trigger tokens, as the paper does, but also every later token, padding included:
                  in a causal text encoder these have read the triggers
     """
@@ -345,10 +346,12 @@ class OrthogonalProjection(_Baseline):
     horizon: float | None = 0.2
     rank: int | None = None
     relative: bool = False
+    within: bool = True
     following: bool = False
     name: str = "SAFREE"
     _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
-    grid = {"horizon": (0.2, None), "rank": (None, 4, 1), "relative": (False, True), "following": (False, True)}
+    grid = {"horizon": (0.2, None), "rank": (None, 4, 1), "relative": (False, True), "within": (False, True),
+            "following": (False, True)}
 
     def _concept(self, clip) -> torch.Tensor:
         pooled = encode_texts(clip, self.words.phrases).pooled
@@ -387,7 +390,8 @@ class OrthogonalProjection(_Baseline):
     def _project(self, chunk: torch.Tensor, left_out: torch.Tensor, concept: torch.Tensor) -> float:
         """Writes into our own copy of a chunk (T, D); returns its share of filtered steps."""
         tokens = chunk[1:].float()                                              # (T - 1, D)
-        clean = maths.detoxify(tokens, maths.span_projection(left_out), concept)
+        prompt = maths.span_projection(left_out) if self.within else torch.eye(tokens.shape[1]).to(tokens)
+        clean = maths.detoxify(tokens, prompt, concept)
         trigger = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         trigger[:len(left_out)] = maths.trigger_tokens(left_out, concept, self.sensitivity)
         if self.following:
@@ -562,16 +566,28 @@ def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, 
 
 # --- settings ----------------------------------------------------------------------------------------------------
 
-# Chosen by `calibrate_demo` (32 validation prompts for each concept, 10 steps); what is not here is the paper's value.
-# The gates at 0.4 were best, or level with the best, for all three concepts.  SLD's presets weaker than "max" left 88 %
-# or more of the pictures as they were; at ten steps its momentum has little time.
-_CHOSEN = {
-    EmbeddingSubtraction.name: {"scale": 1.0},
-    SLD.name: {"preset": "max"},
-    CalibratedSubtraction.name: {"offset": 0.4, "where": "all"},
-    PadReplacement.name: {"gate": 0.4, "clean": "all"},
+# Read off grids of `calibrate` on 24 to 32 validation prompts for each concept at 10 steps; the rest is the papers'.
+# - The gates (offset, gate) lie in the middle of what scored best: stripes 0.3 to 0.45 (0.5 loses half of the unsafe
+#   prompts), watercolour 0.45 (0.4 opens for one harmless prompt in five), boat 0.4 (0.3 for one in four).
+# - What is taken out must be taken out of every token: out of the padding alone leaves 38 to 69 % of the stripes, and
+#   replacing words without it all of them, since this text encoder's later tokens have read the concept.
+# - SLD's "strong" left 88 % of the stripes and 94 % of the watercolours, "max" 25 to 56 % of all three concepts.
+# - SAFREE as published (horizon 0.2, trigger tokens only) left all stripes and watercolours, for the same reason.
+_SUBTRACTION = {"scale": 1.0, "source": "contrast"}
+DEMO_SETTINGS: dict[str, dict[str, dict]] = {
+    "stripes": {
+        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},
+        OrthogonalProjection.name: {"horizon": None, "rank": 1, "within": False, "following": True},
+        CalibratedSubtraction.name: {"offset": 0.35, "where": "all"}, PadReplacement.name: {"gate": 0.35}},
+    "watercolour": {
+        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},
+        OrthogonalProjection.name: {"horizon": None, "rank": 4, "relative": True, "following": True},
+        CalibratedSubtraction.name: {"offset": 0.45, "where": "all"}, PadReplacement.name: {"gate": 0.45}},
+    "boat": {
+        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max", "count": 3},
+        OrthogonalProjection.name: {"horizon": None, "rank": 8, "relative": True, "within": False, "following": True},
+        CalibratedSubtraction.name: {"offset": 0.4, "where": "all"}, PadReplacement.name: {"gate": 0.4}},
 }
-DEMO_SETTINGS: dict[str, dict[str, dict]] = {name: _CHOSEN for name in ("stripes", "watercolour", "boat")}
 KINDS = (NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement)
 
 
@@ -635,7 +651,7 @@ def validation_jobs(concept: str, count: int, seed: int = 11) -> list[Job]:
 
 
 def calibrate_demo(concept: str, stage, count: int = 32) -> dict[str, list[tuple[dict, float]]]:
-    """For each method's name the variants of its grid and their scores, best first: what `DEMO_SETTINGS` was read off.
+    """For each method's name the variants of its whole grid and their scores, best first.
 
     Judged by the judge that evaluates as well, on validation captions: it tunes the baselines, never ours.
     """
