@@ -116,8 +116,8 @@ def loaded_redirector(redirector):
 
 
 def default_policy(redirector):
-    """The strength and the threshold that a redirector's file recommends, else the defaults."""
+    """The strength that a redirector's file recommends, else the default; each redirector has its own threshold."""
     from ..saferedir_core import PolicyConfig
 
-    return PolicyConfig(**{name: float(redirector.metadata[name]) for name in ("alpha_scale", "threshold")
-                           if name in redirector.metadata})
+    strength = redirector.metadata.get("alpha_scale")
+    return PolicyConfig() if strength is None else PolicyConfig(alpha_scale=float(strength))

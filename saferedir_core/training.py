@@ -60,7 +60,7 @@ class TrainingConfig:
     """
 
     variant: str = "token"
-    iterations: int = 1200
+    iterations: int = 500
     batch: int = 64
     rate: float = 1e-3
     average: float = 0.99

@@ -49,4 +49,4 @@ def test_the_strength_that_a_file_recommends_is_used(methods, always):
     redirector = always(True).redirector
     redirector.metadata = {"alpha_scale": "1.75", "threshold": "0.25"}
     policy = methods.default_policy(redirector)
-    assert (policy.alpha_scale, policy.threshold) == (1.75, 0.25)
+    assert (policy.alpha_scale, policy.threshold) == (1.75, None)  # each redirector of a stack has its own threshold
