@@ -211,7 +211,8 @@ def caption(scene: Scene, random: np.random.Generator, *, concept: str | None = 
     None is training templates and every wording, as the backbone is trained.
     new_words: for "validation" and "test", the probability that the concept is said in words of that split only, rather
     than in words of that split and of training.  strange: probability that the template gets nonsense words or words of
-    `vocabulary`, which mean nothing and must change nothing.  short: probability of one of the `SHORT_TEMPLATES`, without place or colour.
+    `vocabulary`, which mean nothing and must change nothing.  short: probability of one of the `SHORT_TEMPLATES`,
+    without place or colour.
     ValueError when the scene and the kind do not go together.
     """
     pick = _Picker(random, split)

@@ -259,7 +259,7 @@ def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Gen
 
 
 def strange_vocabulary(tokenizer) -> tuple[str, ...]:
-    """Every word of the tokenizer's own vocabulary that no caption or template has; the test templates' least of all."""
+    """Every word of the tokenizer's own vocabulary that no caption and no template has, whatever its split."""
     known = {word for value in vars(captions).values() for text in _strings(value)
              for word in re.findall(r"[a-z]+", text) if value is not captions.ORDINARY_WORDS}
     known |= {word for text in captions.TEST_TEMPLATES + captions.VALIDATION_TEMPLATES
