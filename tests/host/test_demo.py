@@ -10,6 +10,7 @@ import pytest
 from demo.client import ExecutionFailed, PromptRefused
 from demo.judge import judge
 from demo.workflow import to_api
+from saferedir_core import load_redirector
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 ENLARGED = 4  # the demo workflow enlarges its pictures by this, without smoothing
@@ -62,7 +63,7 @@ def small(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[::ENLARGED, ::ENLARGED])
 
 
-@pytest.mark.parametrize("name", ["demo", "sd15"])
+@pytest.mark.parametrize("name", ["demo", "sd15", "stacked", "train"])
 def test_every_node_of_a_shipped_workflow_is_known_and_names_its_pack(name, object_info):
     content = workflow(name)
     graph = to_api(content, object_info)
@@ -128,6 +129,42 @@ def test_the_report_takes_a_picture_as_well_as_a_latent(server, demo_graph):
     decode["inputs"]["samples"] = graph[report]["inputs"]["samples"]
     graph[report]["inputs"]["samples"] = [next(key for key, value in graph.items() if value is decode), 0]
     assert Result(server, graph).report["status"] == "redirected"
+
+
+@pytest.fixture
+def template(object_info):
+    """template(name, steps, batch): a shipped workflow in API form, made quick."""
+    def quick(name: str, steps: int, batch: int) -> dict:
+        graph = to_api(workflow(name), object_info)
+        for value in graph.values():
+            if value["class_type"] == "KSampler":
+                value["inputs"]["steps"] = steps
+            if value["class_type"] == "EmptyLatentImage":
+                value["inputs"]["batch_size"] = batch
+        return graph
+    return quick
+
+
+def test_the_stacked_workflow_takes_both_concepts_out(server, template):
+    graph = template("stacked", steps=10, batch=2)
+    history = server.queue(graph)
+    before, after = ([judge(small(picture.array())) for picture in server.images(history, node(graph, title))]
+                     for title in ("Unguarded", "Guarded"))
+    assert [(each.object, each.striped) for each in before] == [("boat", True)] * 2
+    assert [(each.object, each.striped) for each in after] == [("car", False)] * 2
+    report = json.loads(history["outputs"][node(graph, "Report as JSON")]["text"][0])
+    assert {each["concept"] for each in report["concepts"]} == {"stripes", "boat"}
+
+
+def test_the_train_workflow_trains_guards_and_saves(server, server_process, template):
+    graph = template("train", steps=2, batch=1)
+    graph[of_type(graph, "SafeRedirTrain")]["inputs"].update(iterations=2, steps=1)
+    history = server.queue(graph)
+    report = history["outputs"][of_type(graph, "SafeRedirReport")]["saferedir"][0]
+    assert report["redirector"]["metadata"]["concept"] == "umbrella"
+    assert len(server.images(history, node(graph, "Guarded"))) == 1
+    saved = list(server_process.base.rglob("my_umbrella.safetensors"))
+    assert saved and load_redirector(saved[0]).metadata["command"] == "SafeRedir Train"
 
 
 @pytest.fixture
