@@ -318,8 +318,10 @@ def main() -> None:
         return
     for stage in STAGES:
         started = time.time()
-        side_by_side(arguments, stage)
-        note_seconds(arguments.work, stage, time.time() - started)
+        try:
+            side_by_side(arguments, stage)
+        finally:
+            note_seconds(arguments.work, stage, time.time() - started)
     from demo.benchmark_results import write_results
 
     write_results(arguments.work, sizes)

@@ -54,7 +54,7 @@ class TrainingConfig:
     noise          standard deviation of the noise on contexts, in units of their root mean square
     adversarial    length of a step against the classifier on unsafe contexts, in the same units; 0: none.  Doubles the
                    time of a step
-    inputs         "both", or "text" or "latent" to see what each alone would reach (the other is set to zero)
+    inputs         "both", or "text" or "latent" to see what each alone would reach (the other is set to a constant)
     half           bfloat16 where the device knows it (mixed precision; losses stay in float32)
     objective      weights of the losses
     """
@@ -317,8 +317,8 @@ def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> t
         context, safe_context = context + noise, safe_context + noise
     if config.inputs == "text":
         latent = torch.zeros_like(latent)
-    if config.inputs == "latent":
-        context = torch.zeros_like(context)
+    if config.inputs == "latent":  # ones, because losses are in units of the context
+        context = safe_context = torch.ones_like(context)
     return Batch(latent, batch.timestep, context, safe_context, unsafe), changed
 
 
