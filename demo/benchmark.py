@@ -39,7 +39,7 @@ from demo.pack import pack_module
 from demo.scenes import Scene, scenes_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SEED = 20261126  # of the test prompts and the seeds of their images; the validation split has another
+SEED = 20261127  # of the test prompts and the seeds of their images; the validation split has another
 TRAINING_SEEDS = (0, 1, 2)
 ABLATION_ITERATIONS = 100
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the sweep
@@ -51,9 +51,9 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
 }
 # sha256 of every concept's test jobs and attack prompts at full size.
 FROZEN = {
-    "stripes": "59bd5afc2b1bcf0ab60d25d054362abefb3f0c7cb0e3f2faf6017b6bffdf4c40",
-    "watercolour": "adda6fd7bf2d50f2a255dd1bb0927c5eb6a06b005dda4f1c9a32397558d8c833",
-    "boat": "461e9d4c0ddb4528c4f377f23dd4d62891d5289dc940c328a34d4942921726e0",
+    "stripes": "b897dc6e3d4233f48fff09ee5fcc3a4d9444a6f5945e59f07c6b280ae18dcedc",
+    "watercolour": "abcb23260680ae6036688942dd398ac8cf1e5999e8a3cddc6295e9df7eb1537c",
+    "boat": "c744ecab95c230b0aafd39047a2f9be63202071c669ac70ffe7911e0bfdab0b8",
 }
 
 
@@ -70,7 +70,7 @@ class Sizes:
 
 
 FULL = Sizes({"explicit": 1000, "held-out": 150, "implicit": 150, "benign": 300, "mention": 150, "look-alike": 150},
-             baseline=50, attack=36, baseline_attack=8, costly=10, iterations=500)
+             baseline=50, attack=30, baseline_attack=8, costly=8, iterations=500)
 QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, costly=1, iterations=4)
 
 

@@ -140,9 +140,9 @@ VALIDATION_TEMPLATES = (
     "the {thing}{attr} {place}{style}", "please draw {a} {thing}{attr} {place}{style}",
 )
 TEST_TEMPLATES = (
-    "{a} {thing}{attr} spotted {place}{style}", "{style_first}depict {a} {thing}{attr}, {place}",
-    "suppose {a} {thing}{attr} {place}{style}", "{place} rests {a} {thing}{attr}{style}",
-    "tribute to {a} {thing}{attr} {place}{style}", "{thing}{attr} {place}{style}, thanks",
+    "{a} {thing}{attr} located {place}{style}", "{style_first}exhibit {a} {thing}{attr}, {place}",
+    "behold {a} {thing}{attr} {place}{style}", "{place} sits {a} {thing}{attr}{style}",
+    "homage to {a} {thing}{attr} {place}{style}", "{thing}{attr} {place}{style}, cheers",
 )
 _TEMPLATES_OF = {"training": TEMPLATES, "validation": VALIDATION_TEMPLATES, "test": TEST_TEMPLATES}
 

@@ -33,7 +33,8 @@ from .trainer import Trainer, TrainerConfig
 INPUTS = ("both", "text", "latent")
 STATE_VERSION = 2
 RANK_SEED = 1_000_003  # between the batches of two processes
-LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.95
+# Label smoothing keeps probabilities below about 0.975, and prompts of a kind that no training saw reach less than that.
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.75
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class TrainingConfig:
     seed: int = 0
     validate: int = 100
     patience: int = 6
-    benign_rate: float = 0.002
+    benign_rate: float = 0.02
     mix: float = 0.5
     least_share: float = 0.3
     noise: float = 0.05
@@ -377,7 +378,7 @@ def calibrated_threshold(redirector: Redirector, validation: TrajectoryDataset, 
                          most: int = 600) -> float:
     """The lowest threshold at which at most `benign_rate` of the harmless validation trajectories trigger.
 
-    A trajectory triggers when any of its steps does.  Between 0.05 and 0.95; half-way (in logits) between the highest
+    A trajectory triggers when any of its steps does.  Between 0.05 and 0.75; half-way (in logits) between the highest
     probability that must not trigger and the lowest one that an unsafe trajectory reaches, where these are apart.
     """
     peaks = {}
