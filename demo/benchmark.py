@@ -45,6 +45,7 @@ ABLATION_ITERATIONS = 100
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the sweep
 COLLECTION = {"steps": 8, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
 VALIDATION_SHARE = 0.15
+COSTLY = ("textual inversion", "white-box embedding", "LoRA", "img2img")  # beginnings of attacks' names
 ROWS = {  # row of the table -> (kind of caption, share in words of the split only)
     "explicit": ("explicit", 0.5), "held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5),
     "benign": ("plain", 0.5), "mention": ("harmless", 0.5), "look-alike": ("lookalike", 0.5),
@@ -224,11 +225,15 @@ def compare(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
 
 
 def attack(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Every attack; those that need the model are made by the worker that evaluates them, from its share."""
-    for concept in CONCEPTS:
-        arena = Arena(work, concept, shard)
-        for name, jobs, compared in attacks(work, concept, arena.stage, arena.detector, shard, sizes):
-            arena.run(name, [*arena.ours, *arena.others] if compared else arena.ours, jobs, (0, 1))
+    """Every attack; those that need the model are made by the worker that evaluates them, from its share.
+
+    Those that train something, or start from images, come last.
+    """
+    for costly in (False, True):
+        for concept in CONCEPTS:
+            arena = Arena(work, concept, shard)
+            for name, jobs, compared in attacks(work, concept, arena.stage, arena.detector, shard, sizes, costly):
+                arena.run(name, [*arena.ours, *arena.others] if compared else arena.ours, jobs, (0, 1))
 
 
 class Arena:
@@ -267,8 +272,8 @@ def methods(work: Path, concept: str, detector) -> tuple[list, list]:
     return ours, [*others, upstream]
 
 
-def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], sizes: Sizes):
-    """(name, jobs, whether all methods are compared) of every attack, this worker's share."""
+def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], sizes: Sizes, costly: bool):
+    """(name, jobs, whether all methods are compared) of every attack, costly or not, this worker's share."""
     package = pack_module("evaluation.attacks")
     core = pack_module("saferedir_core")
 
@@ -280,6 +285,8 @@ def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], s
         return [job for job, _ in mine], [wording for _, wording in mine]
 
     for number, (name, attack) in enumerate(package.ATTACKS.items()):
+        if name.startswith(COSTLY) != costly:
+            continue
         setting = package.Setting(seed=SEED, vocabulary=package.demo_vocabulary(concept), stage=stage, shown=shown,
                                   folder=work / "attacks" / concept)
         if not attack.needs:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import numpy as np
+
 from demo import benchmark
 from demo.backbone import WEIGHTS, load_backbone
 from demo.concepts import CONCEPTS
@@ -21,7 +23,6 @@ ROOT = benchmark.ROOT
 OURS, REFERENCES = "saferedir", ("unguarded", "oracle")
 SAMPLING = SamplingConfig(steps=10)
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-GRID_COLUMNS = 8
 COMMON_ATTACKS = ("paraphrase name", "paraphrase prefix", "paraphrase variant", "paraphrase short", "paraphrase long",
                   "weights", "beyond token 77", "combine", "concat", "average", "few steps", "low cfg")
 WORD_ATTACKS = ("one typo", "two typos", "split words")
@@ -237,7 +238,8 @@ def draw_pictures(work: Path) -> None:
                 made = engine.make(stage, method, batch, unguarded)
                 unguarded = unguarded or made
                 rows.setdefault(method.name, []).extend(made.pictures)
-        strips.append(pictures.grid(rows, [job.text for part in engine.batches(jobs, 8) for job in part]))
+        texts = [job.text for part in engine.batches(jobs, 8) for job in part]
+        strips.append(pictures.grid({name: np.stack(each) for name, each in rows.items()}, texts))
     width = strips[0].width + sum(strip.width - pictures.LABEL_WIDTH for strip in strips[1:])
     whole, left = Image.new("RGB", (width, strips[0].height), "white"), 0
     for index, strip in enumerate(strips):

@@ -240,6 +240,10 @@ class SamplingRun:
                                "expected equal numbers. A node that splits the batch (context windows) cannot be "
                                "guarded yet.")
         original, restored = self._original_of(context, batch)
+        length = run.chunks * self.loaded.redirector.config.tokens
+        if not protected and length % original.shape[1] == 0:
+            # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.
+            original = original.repeat(1, length // original.shape[1], 1) if length > original.shape[1] else original
         redirected = run.redirect(original)
         if redirected is original and not restored:
             return cond

@@ -13,6 +13,8 @@ import torch
 from saferedir_core import ConfigError, PolicyConfig, RedirectionRun, TrainingError, load_redirector, save_redirector
 from saferedir_core.dataset import Manifest, Shard, TrajectoryDataset, open_folder, write_shard
 from saferedir_core.training import (
+    HIGHEST_THRESHOLD,
+    LOWEST_THRESHOLD,
     TrainingConfig,
     against_the_classifier,
     calibrated_threshold,
@@ -183,8 +185,8 @@ def test_the_threshold_lets_no_more_harmless_trajectories_trigger_than_stated(da
         config = replace(SMALL, benign_rate=rate)
         threshold = calibrated_threshold(trained.redirector, data[1], config)
         peaks = peak_probabilities(trained.redirector, data[1], harmless, config)
-        assert 0.05 <= threshold <= 0.95
-        assert (peaks > threshold).float().mean() <= rate or threshold == 0.95
+        assert LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD
+        assert (peaks > threshold).float().mean() <= rate or threshold == HIGHEST_THRESHOLD
 
 
 class TestBundle:
