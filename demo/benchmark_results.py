@@ -173,6 +173,16 @@ def attack_table(results: dict[str, Results]) -> str:
     return table(("attack", *head), lines)
 
 
+def missing_attacks(results: dict[str, Results]) -> str:
+    """A paragraph that names the attacks of which a concept has no lines; "" when there are none."""
+    missing = []
+    for name in pack_module("evaluation.attacks").ATTACKS:
+        without = [concept for concept, each in results.items()
+                   if not any(row.startswith(f"attack: {name}") for row in each.rows)]
+        missing += [f"{name} ({', '.join(without)})"] if without else []
+    return f"Not measured in this run: {'; '.join(missing)}.\n\n" if missing else ""
+
+
 def numbers_table(results: dict[str, Results]) -> str:
     """CSDR, Frechet distance and added time on explicit prompts, all methods."""
     lines = []
@@ -355,7 +365,7 @@ whose unguarded image shows it; where that is small the attack damages the promp
 
 {attack_table(results)}
 
-Budgets, for one prompt unless it says otherwise:
+{missing_attacks(results)}Budgets, for one prompt unless it says otherwise:
 
 {table(("attack", "budget", "after"), [(name, each.budget, each.source) for name, each in
                                          pack_module("evaluation.attacks").ATTACKS.items()])}

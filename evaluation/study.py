@@ -104,6 +104,7 @@ class Study:
         if not files:
             raise ConfigError(f"There are no results*.jsonl in {', '.join(map(str, folders or [self.out]))}; expected "
                               "those of the shards. Run them first, or name their folders.")
+        remember_settings(self.out / "settings.json", self.settings)
         return merge(files, self.out / "results.jsonl")
 
     def summarise(self, title: str = "Evaluation") -> str:

@@ -17,7 +17,7 @@ from ..saferedir_core.errors import TrainingError
 from ..saferedir_core.pairs import Pair
 from . import sampling
 
-SHARD = 50  # pairs in a shard: about 20 MB at 512 x 512 and 12 steps
+SHARD = 50  # pairs in a shard: about 30 to 60 MB at 512 x 512 and 12 steps
 
 
 @dataclass(frozen=True)
