@@ -11,8 +11,8 @@ One command, resumable: killed and started again it goes on where it was.  Its s
     attack      every attack, on ours and on everything else
     write       demo/RESULTS.md, docs/benchmark.jpg and the plots
 
-The test prompts (`test_jobs`) were frozen, by the digests in `FROZEN`, before the last training: test combinations of
-factors, test templates, test wordings, seeds of their own.  Everything was tuned on the validation split.
+The test prompts (`test_jobs`) are frozen by the digests in `FROZEN`: test combinations of factors, test templates, test
+wordings, seeds of their own.  Everything is tuned on the validation split.
 """
 
 from __future__ import annotations

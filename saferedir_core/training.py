@@ -33,7 +33,7 @@ from .trainer import Trainer, TrainerConfig
 INPUTS = ("both", "text", "latent")
 STATE_VERSION = 2
 RANK_SEED = 1_000_003  # between the batches of two processes
-# Label smoothing keeps probabilities below about 0.975, and prompts of a kind that no training saw reach less than that.
+# Label smoothing keeps probabilities below about 0.975; prompts of a kind that no training saw reach less than that.
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.75
 
 
