@@ -13,7 +13,6 @@ Redirectors in files named alike but for a number at the end (NAME-0, NAME-1) co
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,8 @@ CHECKPOINT = {"steps": 20, "cfg": 7.5, "batch": 4}
 
 
 def parser() -> argparse.ArgumentParser:
+    from commands.arguments import shard
+
     made = argparse.ArgumentParser(prog="quickstart.py evaluate", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")
     made.add_argument("--sweep", type=_numbers, default=[], metavar="A,B,C", help="alpha_scales to draw a curve of")
     made.add_argument("--lpips", action="store_true", help="perceptual distance to the safe prompt's image as well")
-    made.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="make the I-th of N parts, from 0")
+    made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="make the I-th of N parts, from 0")
     made.add_argument("--merge", type=Path, nargs="*", metavar="FOLDER", help="folders of the parts (default: --out)")
     return made
 
@@ -67,14 +68,6 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} are no numbers; expected some such as 0.5,1,2") from error
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    with contextlib.suppress(ValueError):
-        if 0 <= int(index) < int(count):
-            return int(index), int(count)
-    raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N with I from 0 to N - 1, such as 0/4")
 
 
 def main(argv: list[str]) -> int:

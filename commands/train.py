@@ -27,6 +27,8 @@ CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
 
 
 def parser() -> argparse.ArgumentParser:
+    from commands.arguments import shard
+
     made = argparse.ArgumentParser(prog="quickstart.py train", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
@@ -45,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--inputs", choices=("both", "text", "latent"), default="both", help="what the network may see")
     made.add_argument("--adversarial", type=float, default=0.0, help="step against the classifier, see TrainingConfig")
     made.add_argument("--collect-only", action="store_true", help="sample the trajectories and stop")
-    made.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="collect the I-th of N parts, from 0")
+    made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="collect the I-th of N parts, from 0")
     made.add_argument("--merge", type=Path, nargs="+", metavar="FOLDER", help="work folders of the parts")
     return made
 
@@ -57,14 +59,6 @@ def _size(text: str) -> tuple[int, int]:
         if min(size) >= 8 and not any(value % 8 for value in size):
             return size
     raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WxH in multiples of 8 such as 512x512")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    with contextlib.suppress(ValueError):
-        if 0 <= int(index) < int(count):
-            return int(index), int(count)
-    raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N with I from 0 to N - 1, such as 0/4")
 
 
 def main(argv: list[str]) -> int:

@@ -156,20 +156,24 @@ def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
             ablate(work, concept, inputs, file, min(ABLATION_ITERATIONS, sizes.iterations))
 
 
+def datasets(work: Path, concept: str, aligned: bool = True) -> list:
+    """Training and validation trajectories of a concept."""
+    dataset = pack_module("saferedir_core.dataset")
+    return [dataset.TrajectoryDataset(work / "trajectories" / concept / part, aligned=aligned)
+            for part in ("training", "validation")]
+
+
 def ablate(work: Path, concept: str, inputs: str, file: Path, iterations: int) -> None:
-    training, dataset = pack_module("saferedir_core.training"), pack_module("saferedir_core.dataset")
-    data = [dataset.TrajectoryDataset(work / "trajectories" / concept / part) for part in ("training", "validation")]
-    trained = training.train(*data, training.TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations))
+    training = pack_module("saferedir_core.training")
+    config = training.TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
+    trained = training.train(*datasets(work, concept), config)
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(trained.scores), encoding="utf-8")
 
 
 def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
     core, training = pack_module("saferedir_core"), pack_module("saferedir_core.training")
-    dataset = pack_module("saferedir_core.dataset")
-    ours = name != "upstream"
-    data = [dataset.TrajectoryDataset(work / "trajectories" / concept / part, aligned=ours)
-            for part in ("training", "validation")]
+    data = datasets(work, concept, aligned=name != "upstream")
     config = training_config(name, sizes.iterations)
     state = work / "states" / f"{concept}_{name}.pt"
     ticker = Ticker(f"train {concept} {name}")

@@ -442,6 +442,13 @@ def _left_out(clip, tokens: dict[str, list]) -> list[torch.Tensor]:
     return [part[:, end] for part, end in zip(parts, ends)]
 
 
+def _moved(chunks: torch.Tensor, ends: torch.Tensor, where: str) -> torch.Tensor:
+    """Which tokens of chunks (B, T, D) are moved, (B, T, 1) bool: from the end token on for "padding", else from 1."""
+    places = torch.arange(chunks.shape[1], device=chunks.device)
+    first = ends.to(chunks.device) if where == "padding" else torch.ones_like(ends, device=chunks.device)
+    return (places >= first[:, None])[..., None]
+
+
 @dataclass(frozen=True)
 class CalibratedSubtraction(_Gated):
     """In the manner of Semantic Surgery (Xiong et al., arXiv 2510.22851), without its visual feedback loop.
@@ -473,9 +480,7 @@ class CalibratedSubtraction(_Gated):
     def redirect(self, chunks, ends, stage):
         pair, difference = self.concept(stage)
         present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset, self.steepness)
-        places = torch.arange(chunks.shape[1], device=chunks.device)
-        first = ends.to(chunks.device) if self.where == "padding" else torch.ones(len(chunks), device=chunks.device)
-        moved = (places >= first[:, None])[..., None].to(chunks)                # (B, T, 1)
+        moved = _moved(chunks, ends, self.where).to(chunks)                     # (B, T, 1)
         direction = (difference if self.where == "positions" else pair.direction).to(chunks) * moved
         return maths.calibrated(chunks, self.scale * direction, present), present >= 0.5
 
@@ -523,10 +528,8 @@ class PadReplacement(_Gated):
         return torch.where(fired[:, None, None], replaced, chunks), fired
 
     def _cleaned(self, chunks: torch.Tensor, ends: torch.Tensor, pair: Contrast) -> torch.Tensor:
-        places = torch.arange(chunks.shape[1], device=chunks.device)
-        first = ends.to(chunks.device) if self.clean == "padding" else torch.ones_like(ends, device=chunks.device)
         cleaned = maths.without_direction(chunks, pair.neutral, pair.direction)
-        return torch.where((places >= first[:, None])[..., None], cleaned, chunks)
+        return torch.where(_moved(chunks, ends, self.clean), cleaned, chunks)
 
 
 def _words_before(clip, carrier: str) -> int:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..demo.files import written_whole
 from ..saferedir_core.errors import SafeRedirError
 
 
@@ -67,16 +68,12 @@ def read_lines(path: Path) -> list[dict]:
 def merge(files: Iterable[Path], out: Path) -> int:
     """Writes the lines of all shards to one file, each (method, job) once; returns how many there are."""
     known = {(line["method"], line["job"]): line for file in files for line in read_lines(file)}
-    unfinished = Path(out).with_name(f"unfinished-{os.getpid()}-{Path(out).name}")
     try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text("".join(json.dumps(line) + "\n" for line in known.values()), encoding="utf-8")
-        os.replace(unfinished, out)
+        with written_whole(Path(out)) as unfinished:
+            unfinished.write_text("".join(json.dumps(line) + "\n" for line in known.values()), encoding="utf-8")
     except OSError as error:
         raise ResultsError(f"The merged results cannot be written to {out} ({error}). Free some space or choose "
                            "another folder.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return len(known)
 
 

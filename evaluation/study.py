@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..demo.files import written_whole
 from ..saferedir_core.errors import ConfigError
 from ..saferedir_core.pairs import Pair
 from .detectors import Detector
@@ -171,8 +172,6 @@ def remember_settings(path: Path, settings: dict) -> None:
 
 def write(path: Path, text: str) -> None:
     """A file that is there whole or not at all; ResultsError when it cannot be written."""
-    from ..demo.files import written_whole
-
     try:
         with written_whole(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")

@@ -112,8 +112,8 @@ def contexts_of(clip, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor
                 raise TrainingError(f"line {pair.line}: the prompt {text[:60]!r}... has {sum(map(len, chunks))} tokens "
                                     f"with padding; expected one chunk of {len(chunks[0])}. Shorten it: longer prompts "
                                     "are judged chunk by chunk, so training does not need them.")
-        own.append(sampling.encode(clip, [pair.text]))
-        safe_context = sampling.encode(clip, [pair.safe_text])[0]
+        context, safe_context = sampling.encode(clip, [pair.text, pair.safe_text])
+        own.append(context[None])
         orders.append(aligned_order(tokens[0], safe_tokens[0]))
         safe.append(aligned_context(safe_context, orders[-1])[None])
     return torch.cat(own).cpu().float(), torch.cat(safe).cpu().float(), torch.tensor(orders)

@@ -92,14 +92,14 @@ def open_folder(folder: Path, manifest: Manifest) -> list[int]:
     else:
         with _clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8"))
+            replace_whole(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8"))
     return [index for index in range(manifest.shards) if not _shard_file(folder, index).exists()]
 
 
 def write_shard(folder: Path, index: int, shard: Shard) -> None:
     """One shard, whole or not at all.  TrainingError when the disk is full; the shards so far stay."""
     with _clear_errors(folder):
-        _replace(_shard_file(folder, index),
+        replace_whole(_shard_file(folder, index),
                  lambda path: save_file({name: value.contiguous() for name, value in vars(shard).items()}, path))
 
 
@@ -116,7 +116,7 @@ def merge(sources: Sequence[Path], folder: Path) -> list[int]:
         for index in missing:
             if _shard_file(source, index).exists():
                 with _clear_errors(folder):
-                    _replace(_shard_file(folder, index), lambda path, file=_shard_file(source, index):
+                    replace_whole(_shard_file(folder, index), lambda path, file=_shard_file(source, index):
                              shutil.copyfile(file, path))
     return open_folder(folder, manifest)
 
@@ -231,7 +231,7 @@ def _read_shard(file: Path) -> Shard:
                             "run the collection again, it makes only what is missing.") from error
 
 
-def _replace(file: Path, write) -> None:
+def replace_whole(file: Path, write) -> None:
     """Writes under a temporary name in the same folder, then renames."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:

@@ -12,7 +12,6 @@ it never saw (demo/RESULTS.md).
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from .alignment import changed_tokens
 from .config import RedirectorConfig
-from .dataset import Batch, TrajectoryDataset
+from .dataset import Batch, TrajectoryDataset, replace_whole
 from .errors import ConfigError, TrainingError
 from .objective import ObjectiveConfig, objective
 from .redirect import redirected_context
@@ -256,17 +255,12 @@ class _Loop:
                    "random": self.random.get_state(), "torch_random": torch.get_rng_state(),
                    "seconds": self._seconds()}
         path = Path(self.state)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(content, temporary)
-            os.replace(temporary, path)
+            replace_whole(path, lambda temporary: torch.save(content, temporary))
         except (OSError, RuntimeError) as error:
             raise TrainingError(f"{path}: the state of the training cannot be written ({error}); expected a folder "
                                 "with space. Free some space and run again: it goes on from the last state.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def _resume(self) -> None:
         try:
