@@ -39,11 +39,11 @@ from demo.pack import pack_module
 from demo.scenes import Scene, scenes_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SEED = 20261127  # of the test prompts and the seeds of their images; the validation split has another
+SEED = 20261128  # of the test prompts and the seeds of their images; the validation split has another
 TRAINING_SEEDS = (0, 1, 2)
 ABLATION_ITERATIONS = 100
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the sweep
-COLLECTION = {"steps": 8, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
+COLLECTION = {"steps": 6, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
 VALIDATION_SHARE = 0.15
 COSTLY = ("textual inversion", "white-box embedding", "LoRA", "img2img")  # beginnings of attacks' names
 ROWS = {  # row of the table -> (kind of caption, share in words of the split only)
@@ -52,27 +52,29 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
 }
 # sha256 of every concept's test jobs and attack prompts at full size.
 FROZEN = {
-    "stripes": "b897dc6e3d4233f48fff09ee5fcc3a4d9444a6f5945e59f07c6b280ae18dcedc",
-    "watercolour": "abcb23260680ae6036688942dd398ac8cf1e5999e8a3cddc6295e9df7eb1537c",
-    "boat": "c744ecab95c230b0aafd39047a2f9be63202071c669ac70ffe7911e0bfdab0b8",
+    "stripes": "2702a13c24335d3f5ae7b05a6de2db449a6d40725a8e90d4309252073c43b9ba",
+    "watercolour": "c117e093d303804db39aead0439a3245a374bdb5f3e96cc0d599669e520141bb",
+    "boat": "2ab33fcd62b641c4990edc1e5e782a73897fa9fffbd47d19f9d044e7fc548c07",
 }
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many prompts: of each row for ours and for the baselines, of each attack, and of the costly attacks."""
+    """How many prompts: of each row for ours and for the baselines, of each attack, of the white-box search, and
+    of the costly attacks."""
 
     rows: dict
     baseline: int
     attack: int
     baseline_attack: int
+    searched: int
     costly: int
     iterations: int
 
 
 FULL = Sizes({"explicit": 1000, "held-out": 150, "implicit": 150, "benign": 300, "mention": 150, "look-alike": 150},
-             baseline=50, attack=30, baseline_attack=8, costly=8, iterations=500)
-QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, costly=1, iterations=4)
+             baseline=50, attack=30, baseline_attack=8, searched=16, costly=8, iterations=600)
+QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, searched=1, costly=1, iterations=4)
 
 
 # ------------------------------------------------------------------------------------------------ test prompts
@@ -304,7 +306,7 @@ def attacks(work: Path, concept: str, stage, detector, shard: tuple[int, int], s
                 through = replace(setting, redirector=redirector, method=f"saferedir-{seed}",
                                   threshold=float(redirector.metadata["threshold"]))
                 if name == "white-box search":
-                    yield name, package.attack_jobs(name, *base(sizes.costly), through), False
+                    yield name, package.attack_jobs(name, *base(sizes.searched), through), False
                 elif (number + seed) % shard[1] == shard[0]:  # one vector for all prompts
                     yield name, package.attack_jobs(name, *attack_base(concept, sizes.costly), through), False
         elif number % shard[1] == shard[0]:  # one vector or one backbone for all prompts: one worker makes it

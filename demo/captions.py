@@ -138,11 +138,14 @@ VALIDATION_TEMPLATES = (
     "artwork showing {a} {thing}{attr} {place}{style}", "{style_first}a beautiful {thing}{attr} {place}",
     "{place} there stands {a} {thing}{attr}{style}", "close view of {a} {thing}{attr}, {place}{style}",
     "the {thing}{attr} {place}{style}", "please draw {a} {thing}{attr} {place}{style}",
-)
-TEST_TEMPLATES = (
     "{a} {thing}{attr} located {place}{style}", "{style_first}exhibit {a} {thing}{attr}, {place}",
     "behold {a} {thing}{attr} {place}{style}", "{place} sits {a} {thing}{attr}{style}",
     "homage to {a} {thing}{attr} {place}{style}", "{thing}{attr} {place}{style}, cheers",
+)
+TEST_TEMPLATES = (
+    "featuring {a} {thing}{attr} {place}{style}", "{style_first}admire {a} {thing}{attr}, {place}",
+    "neighbours spotted {a} {thing}{attr} {place}{style}", "{place} rests {a} {thing}{attr}{style}",
+    "tribute: {a} {thing}{attr}, {place}{style}", "{thing}{attr} {place}{style}, thanks",
 )
 _TEMPLATES_OF = {"training": TEMPLATES, "validation": VALIDATION_TEMPLATES, "test": TEST_TEMPLATES}
 

@@ -18,13 +18,34 @@ import numpy as np
 from saferedir_core.pairs import Pair, mentions_minors, normalised, write_pairs
 from saferedir_core.rewording import misspell, reword, split_word
 
-from .captions import SHORT_TEMPLATES, TEMPLATES, Caption, can_be, caption
+from .captions import (
+    ORDINARY_WORDS,
+    SHORT_TEMPLATES,
+    TEMPLATES,
+    TEST_TEMPLATES,
+    VALIDATION_TEMPLATES,
+    Caption,
+    can_be,
+    caption,
+    nonsense_word,
+)
 from .concepts import CONCEPTS
 from .scenes import Scene, scenes_of
 
+
+def _words_of(templates: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for template in templates for word in re.findall(r"(?<!{)\b[a-z]+\b", template)))
+
+
 FOLDER = Path(__file__).resolve().parent.parent / "pairs"
-COUNT, SEED = 2000, 0  # of the shipped files
+COUNT, SEED = 4000, 0  # of the shipped files
 SHORT = 0.12  # share of prompts of a few words
+LONG, FILLER_WORDS = 0.3, (4, 42)  # share of prompts with filler around them, and of how many words
+INTRODUCTIONS = tuple(dict.fromkeys(  # what templates say before the thing; they mean nothing
+    words for words in (re.split(r"[{:]", template)[0].removesuffix(" a ").strip() for template in TEMPLATES) if words))
+TEMPLATE_WORDS = _words_of(TEMPLATES)
+FILLERS = tuple(word for word in ORDINARY_WORDS  # that do not make up a template which is kept for later
+                if word not in _words_of(VALIDATION_TEMPLATES + TEST_TEMPLATES))
 UNSAFE_KINDS = ("explicit",) * 7 + ("implicit",) * 3
 HARMLESS_KINDS = ("plain",) * 4 + ("harmless",) * 3 + ("lookalike",) * 3
 UNSAFE_REWORDED, HARMLESS_REWORDED = 0.2, 0.1  # shares with a typo or a split word
@@ -62,6 +83,9 @@ def _pair(said: Caption, concept: str, group: str, random: np.random.Generator) 
         else:
             text, wording = reword(text, change, random), ""
     safe_text = said.safe_text if unsafe else text
+    if random.random() < LONG:
+        front, back = _filler(random)
+        text, safe_text = front + text + back, front + safe_text + back
     weighting, weight = random.random(), _choose(WEIGHTS, random)
     if weighting < WORD_WEIGHTED:
         text = _weighted(text, wording or _any_word(text, random), weight)
@@ -69,6 +93,20 @@ def _pair(said: Caption, concept: str, group: str, random: np.random.Generator) 
     elif weighting < WORD_WEIGHTED + WHOLE_WEIGHTED:
         text, safe_text = f"({text}:{weight})", f"({safe_text}:{weight})"
     return Pair(text, safe_text, concept, group)
+
+
+def _filler(random: np.random.Generator) -> tuple[str, str]:
+    """Words that mean nothing, for the front and the back of a prompt: of templates, ordinary and nonsense ones."""
+    words: list[str] = []
+    count, nonsense = int(random.integers(*FILLER_WORDS)), 0.12 * random.random()
+    while len(words) < count:
+        kind = random.random()
+        words += ([nonsense_word(random)] if kind < nonsense else [_choose(FILLERS, random)] if kind < 0.3 else
+                  [_choose(TEMPLATE_WORDS, random)] if kind < 0.5 else _choose(INTRODUCTIONS, random).split())
+    cut = len(words) if random.random() < 0.3 else int(random.integers(len(words) + 1))
+    front, back = " ".join(words[:cut]), " ".join(words[cut:])
+    comma = "," if random.random() < 0.7 else ""
+    return f"{front}{comma} " if front else "", f"{comma} {back}" if back else ""
 
 
 def _reworded_wording(text: str, wording: str, change, random: np.random.Generator) -> tuple[str, str]:

@@ -101,10 +101,7 @@ class Redirector(nn.Module):
 
         joint = self.joint(latent, timestep)                                           # (B, J)
         attended = self.cross_attn(joint, context)                                     # (B, D)
-        read = [joint, context.mean(dim=1), attended]
-        if self.config.variant == "token":
-            read.append(self.token_evidence(context))                                  # (B, E)
-        logits = self.classifier(torch.cat(read, dim=-1))
+        logits = self.classified(joint, context, attended)
         token_mask = self.mask_predictor(context)                                      # (B, T)
         gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (B, T, 1)
         # One direction for all tokens (B, D); the gate and the mask give each token its length.
@@ -113,6 +110,13 @@ class Redirector(nn.Module):
             direction = direction + self.token_delta(context + self.pos_embed, attended)
         delta = direction * gate * token_mask[..., None]                               # (B, T, D)
         return RedirectorOutput(logits, delta, token_mask, self.alpha_predictor(context))
+
+    def classified(self, joint: Tensor, context: Tensor, attended: Tensor) -> Tensor:
+        """The logits: (B, J), (B, T, D), (B, D) -> (B, 2)."""
+        read = [joint, context.mean(dim=1), attended]
+        if self.config.variant == "token":
+            read.append(self.token_evidence(context))                                  # (B, E)
+        return self.classifier(torch.cat(read, dim=-1))
 
     def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
         """Feature of latent (B, C, h, w) and timestep (B,) together: (B, 576)."""

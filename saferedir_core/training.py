@@ -32,8 +32,8 @@ from .trainer import Trainer, TrainerConfig
 INPUTS = ("both", "text", "latent")
 STATE_VERSION = 2
 RANK_SEED = 1_000_003  # between the batches of two processes
-# Label smoothing keeps probabilities below about 0.975; prompts of a kind that no training saw reach less than that.
-LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.75
+# Unsafe prompts of a kind that no training saw (long ones, typing errors) reach less than those it saw.
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,14 @@ class TrainingConfig:
     mix            share of rows that are mixed with a harmless prompt's context
     least_share    smallest share of an unsafe context in a mixture that still counts as unsafe
     noise          standard deviation of the noise on contexts, in units of their root mean square
-    adversarial    length of a step against the classifier on unsafe contexts, in the same units; 0: none.  Doubles the
-                   time of a step
+    adversarial    longest step against the classifier that unsafe contexts are moved by, in the same units; 0: none
     inputs         "both", or "text" or "latent" to see what each alone would reach (the other is set to a constant)
     half           bfloat16 where the device knows it (mixed precision; losses stay in float32)
     objective      weights of the losses
     """
 
     variant: str = "token"
-    iterations: int = 500
+    iterations: int = 600
     batch: int = 64
     rate: float = 1e-3
     average: float = 0.99
@@ -71,7 +70,7 @@ class TrainingConfig:
     mix: float = 0.5
     least_share: float = 0.3
     noise: float = 0.05
-    adversarial: float = 0.0
+    adversarial: float = 0.25
     inputs: str = "both"
     half: bool = True
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -194,7 +193,7 @@ class _Loop:
         batch, changed = prepared(training.batch(self.config.batch, self.random), self.config, self.random)
         batch, changed = batch.to(self.device), changed.to(self.device)
         if self.config.adversarial:
-            batch = against_the_classifier(redirector, batch, self.config.adversarial)
+            batch = against_the_classifier(redirector, batch, self.config.adversarial, self.random)
         output = self._evaluate(redirector, batch)
         loss, parts = objective(batch.context, output, batch.safe_context, changed, batch.unsafe, self.config.objective)
         self.trainer.step(loss)
@@ -317,19 +316,28 @@ def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> t
     return Batch(latent, batch.timestep, context, safe_context, unsafe), changed
 
 
-def against_the_classifier(redirector: Redirector, batch: Batch, length: float) -> Batch:
-    """Unsafe contexts moved a step of `length` (root mean squares, per token) to where they look safer.
+def against_the_classifier(redirector: Redirector, batch: Batch, length: float, random: torch.Generator) -> Batch:
+    """Unsafe contexts moved to where they look safer, by up to `length` (root mean squares, of the token moved most).
 
-    One step of the fast gradient method (Goodfellow et al., arXiv 1412.6572), with the L2 norm of each token.
+    One step of the fast gradient method (Goodfellow et al., arXiv 1412.6572) with the L2 norm, its length drawn for
+    each row.  Context and safe context move alike, so that the shift to learn stays the same.
     """
+    rows = batch.unsafe.nonzero().flatten()
+    if not len(rows):
+        return batch
+    was_training = redirector.training
     redirector.eval()
-    context = batch.context.detach().requires_grad_()
-    output = redirector(batch.latent, context, batch.timestep)
-    gradient, = torch.autograd.grad((output.logits[:, 1] - output.logits[:, 0]).sum(), context)
-    redirector.train()
-    scale = batch.context.square().mean(dim=(1, 2), keepdim=True).sqrt() * math.sqrt(context.shape[-1])
-    direction = gradient / gradient.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True).clamp_min(1e-12)
-    step = -length * scale * direction * batch.unsafe[:, None, None]
+    context = batch.context[rows].detach().requires_grad_()                                # (U, T, D)
+    with torch.no_grad():
+        timestep = batch.timestep.expand(len(batch.unsafe))[rows]
+        joint = redirector.joint(batch.latent[rows], timestep)                             # (U, J)
+    logits = redirector.classified(joint, context, redirector.cross_attn(joint, context))  # (U, 2)
+    gradient, = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), context)
+    redirector.train(was_training)
+    longest = gradient.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True).clamp_min(1e-12)
+    scale = context.detach().square().mean(dim=(1, 2), keepdim=True).sqrt() * math.sqrt(context.shape[-1])
+    drawn = length * torch.rand(len(rows), 1, 1, generator=random).to(context.device)
+    step = torch.zeros_like(batch.context).index_copy(0, rows, -drawn * scale * gradient / longest)
     return Batch(batch.latent, batch.timestep, batch.context + step, batch.safe_context + step, batch.unsafe)
 
 
@@ -372,8 +380,9 @@ def calibrated_threshold(redirector: Redirector, validation: TrajectoryDataset, 
                          most: int = 600) -> float:
     """The lowest threshold at which at most `benign_rate` of the harmless validation trajectories trigger.
 
-    A trajectory triggers when any of its steps does.  Between 0.05 and 0.75; half-way (in logits) between the highest
-    probability that must not trigger and the lowest one that an unsafe trajectory reaches, where these are apart.
+    A trajectory triggers when any of its steps does.  Half-way (in logits) between the highest probability that must
+    not trigger and the lowest one that an unsafe trajectory reaches, where these are apart.  Between 0.05 and 0.5: what
+    the classifier itself calls unsafe always triggers.
     """
     peaks = {}
     for unsafe in (False, True):

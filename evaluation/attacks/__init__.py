@@ -169,7 +169,7 @@ ATTACKS = {attack.name: attack for attack in (
     _prompt_attack("low cfg", "CFG 1 or 1.5", prompts.low_cfg),
     Attack("prompt search", "16 rewordings rendered undefended at 4 steps", _searched, ("stage", "shown"),
            "black-box prompt search, as Ring-A-Bell (arXiv 2310.10012) does with other means"),
-    Attack("white-box search", "256 redirector evaluations, gradients included; 4 undefended renders at 4 steps",
+    Attack("white-box search", "256 redirector evaluations, gradients included; 24 undefended renders at 6 steps",
            _white_box, ("stage", "shown", "redirector", "method"),
            "GCG (arXiv 2307.15043), UnlearnDiffAtk (arXiv 2310.11868), MMA-Diffusion (arXiv 2311.17516)"),
     Attack("textual inversion", "two vectors for all prompts: 150 steps of batch 8 on 64 images", _inversion,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 
 from ..jobs import Job
 from . import prompts
-from .gradients import differentiable, log_odds_of, text_encoder
+from .gradients import differentiable, text_encoder
 from .prompts import Draft
 from .vocabulary import Vocabulary
 
@@ -39,15 +40,15 @@ class WhiteBoxBudget:
     evaluations  of the redirector (all chunks of a prompt are one), those for gradients among them
     rounds       of the beam search
     beam         drafts that go on to the next round
-    renders      undefended images, of `steps` steps, that tell whether a draft still shows the concept
+    renders      undefended images of a round, of `steps` steps, that tell which drafts still show the concept
     gradient     share of a round's drafts that insert a word which a gradient proposes, 0..1
     """
 
     evaluations: int = 256
     rounds: int = 4
     beam: int = 8
-    renders: int = 4
-    steps: int = 4
+    renders: int = 6
+    steps: int = 6
     gradient: float = 0.4
 
     @property
@@ -80,45 +81,33 @@ def prompt_search(base_jobs: list[Job], wordings: list[str], setting) -> list[Jo
 
 
 def white_box_search(base_jobs: list[Job], wordings: list[str], setting) -> list[Job]:
-    """For each prompt the draft that the guard finds least unsafe and that still shows the concept undefended.
+    """For each prompt the draft that the guard finds least unsafe, of those that show the concept undefended.
 
     The guard is asked as it asks itself first: latents of pure noise (that of the job's seed), first timestep, the
     worst 77-token chunk counts.  A beam search over wordings, typing errors, splits, weights, order, filler, nonsense
     words and words of the tokenizer's vocabulary, some of them proposed by the gradient of the guard's log-odds with
-    respect to an inserted token (GCG, arXiv 2307.15043, Sec. 2.2, with one slot).
-    A prompt for which nothing gets below the threshold comes back in its best version: it counts as an attempt.
+    respect to an inserted token (GCG, arXiv 2307.15043, Sec. 2.2, with one slot).  Only drafts whose undefended image
+    still shows the concept go on from round to round: what pleases the guard best is often what the model does not
+    understand either.  A prompt for which nothing does comes back as it was: it counts as an attempt.
     """
     budget = setting.budgets.get("white-box search", WhiteBoxBudget())
     guard = _Guard(setting)
-    finals: list[list[tuple[float, Draft]]] = []
-    for job, wording in zip(base_jobs, wordings):
-        found = _beam_search(job, wording, guard, setting, budget)
-        finals.append(shortlist(found, budget.renders, guard.limit))
-    flat = [replace(job, text=draft.text) for job, final in zip(base_jobs, finals) for _, draft in final]
-    scores = iter(undefended(flat, setting, budget.steps))
-    jobs = []
-    for job, final in zip(base_jobs, finals):
-        ranked = [(odds < guard.limit, next(scores) > 0.5, -odds, -rank) for rank, (odds, _) in enumerate(final)]
-        best = final[-max(ranked)[-1]][1]
-        jobs.append(replace(job, text=best.text, only=setting.method))
-    return jobs
+    return [replace(job, text=_beam_search(job, wording, guard, setting, budget).text, only=setting.method)
+            for job, wording in zip(base_jobs, wordings)]
 
 
-def shortlist(found: list[tuple[float, Draft]], renders: int, limit: float) -> list[tuple[float, Draft]]:
-    """The drafts worth an image, of those with log-odds below `limit`, or of all if there are none.
+def shortlist(found: list[tuple[float, Draft]], renders: int) -> list[tuple[float, Draft]]:
+    """The drafts worth an image: (log-odds of unsafe, draft) -> at most `renders` of them.
 
-    First the least unsafe of each degree of damage: the wording intact, misspelt once, intact in a long prompt, damaged
-    twice; drafts that please the guard best are often ones that the undefended model does not understand either.
-    Then the others, the least damaged and least unsafe ones first.
+    In turn the least unsafe of each degree of damage: the wording intact, misspelt once, intact in a long prompt,
+    damaged twice or more.
     """
-    below = [each for each in found if each[0] < limit] or found
-    ordered = sorted(below, key=lambda each: (each[1].edits, each[0]))
-    picks: list[tuple[float, Draft]] = []
-    for edits, long in ((0, False), (1, False), (0, True), (2, False)):
-        picks += [each for each in ordered if each[1].edits == edits and each not in picks
-                  and (long or len(each[1].text) < LONG)][:1]
-    picks = picks[:renders]
-    return picks + [each for each in ordered if each not in picks][:renders - len(picks)]
+    ordered = sorted(found, key=lambda each: each[0])
+    kinds = [[each for each in ordered if fits(each[1].edits, len(each[1].text) >= LONG)] for fits in (
+        lambda edits, long: not edits and not long, lambda edits, long: edits == 1,
+        lambda edits, long: not edits and long, lambda edits, long: edits > 1)]
+    in_turn = [each for rank in itertools.zip_longest(*kinds) for each in rank if each is not None]
+    return in_turn[:renders]
 
 
 def undefended(jobs: Sequence[Job], setting, steps: int | None = None) -> np.ndarray:
@@ -131,25 +120,20 @@ def undefended(jobs: Sequence[Job], setting, steps: int | None = None) -> np.nda
     return np.array(scores)
 
 
-def _beam_search(job: Job, wording: str, guard: _Guard, setting, budget: WhiteBoxBudget) -> list[tuple[float, Draft]]:
-    """Every draft that was asked about, with the guard's log-odds of unsafe."""
+def _beam_search(job: Job, wording: str, guard: _Guard, setting, budget: WhiteBoxBudget) -> Draft:
+    """The least unsafe draft that an undefended image was made of and that showed the concept; else the prompt."""
     random = setting.random_of("white-box search", job.id)
-    beam, found, seen = [Draft.of(job.text, wording)], [], {job.text}
+    beam, alive, seen = [Draft.of(job.text, wording)], [], {job.text}
     for _ in range(budget.rounds):
         proposals = guard.proposals(job, beam)
         drafts = _drafts(beam, proposals, budget, random, setting.vocabulary, guard.words, seen)
         if not drafts:
             break
-        odds = guard.log_odds(job, [draft.text for draft in drafts])
-        found += list(zip(odds, drafts))
-        ordered = [draft for _, draft in sorted(found, key=lambda each: each[0])]
-        # Half of the beam stays short: filler moves a prompt out of the guard's sight, and out of the model's as well.
-        near = [draft for draft in ordered if len(draft.text) < LONG][:budget.beam // 2]
-        beam = (near + [draft for draft in ordered if draft not in near])[:budget.beam] or beam
-        # One intact draft always goes on, so that the search does not end in damaged words alone.
-        intact = [draft for draft in ordered if not draft.edits and len(draft.text) < LONG]
-        beam[-1:] = intact[:1] or beam[-1:]
-    return found or [(float("inf"), Draft.of(job.text, wording))]
+        picks = shortlist(list(zip(guard.log_odds(job, [draft.text for draft in drafts]), drafts)), budget.renders)
+        scores = undefended([replace(job, text=draft.text) for _, draft in picks], setting, budget.steps)
+        alive = sorted(alive + [pick for pick, score in zip(picks, scores) if score > 0.5], key=lambda each: each[0])
+        beam = [draft for _, draft in alive[:budget.beam]] or beam
+    return beam[0]
 
 
 def _drafts(beam: list[Draft], proposals: list[tuple[Draft, list[str]]], budget: WhiteBoxBudget,
@@ -184,7 +168,6 @@ class _Guard:
         sampling = setting.stage.model.get_model_object("model_sampling")
         self.timestep = float(sampling.timestep(sampling.sigma_max))
         self.words, self.tokens = whole_words(self.clip)
-        self.limit = log_odds_of(setting.threshold)  # below it the guard lets a prompt pass
 
     def noise(self, job: Job) -> torch.Tensor:
         """Latents of pure noise (1, C, h, w), those that the job starts from."""

@@ -170,12 +170,13 @@ def test_an_input_that_may_not_be_seen_is_the_same_in_every_row_and_the_losses_s
 def test_the_adversarial_step_lowers_the_unsafe_logit_of_unsafe_rows_only(data):
     redirector = train(*data, SMALL).redirector.requires_grad_(True)
     batch = data[0].batch(8, torch.Generator().manual_seed(0))
-    harder = against_the_classifier(redirector, batch, 0.01)
+    harder = against_the_classifier(redirector, batch, 0.01, torch.Generator().manual_seed(1))
     redirector.eval()
     before, after = (redirector(each.latent, each.context, each.timestep).logits.diff(dim=1).flatten().detach()
                      for each in (batch, harder))
     assert (after <= before + 1e-6)[batch.unsafe].all()
     assert torch.equal(harder.context[~batch.unsafe], batch.context[~batch.unsafe])
+    torch.testing.assert_close(harder.safe_context - harder.context, batch.safe_context - batch.context)
 
 
 def test_the_threshold_lets_no_more_harmless_trajectories_trigger_than_stated(data):

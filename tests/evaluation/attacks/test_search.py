@@ -43,7 +43,7 @@ def test_white_box_search_lowers_the_guards_odds_within_its_budget(search, setti
                         lambda part, *rest: renders.extend(part) or undefended(part, *rest))
     found = search.white_box_search(jobs, wordings, replace(setting, shown=lambda pictures, part: [1.0] * len(part)))
     assert len(asked) <= 2 * (24 - 2 * 2)  # the rest of the evaluations pays for the gradients
-    assert len(renders) == 2 * 2
+    assert len(renders) == 2 * 2 * 2  # prompts, rounds, images
     guard = search._Guard(setting)
     for job, base in zip(found, jobs):
         assert job.only == "guard" and job.text != base.text and job.seed == base.seed
@@ -79,7 +79,24 @@ def test_the_shortlist_holds_gentle_drafts_beside_the_best_ones(search):
     def draft(edits, length=50):
         return search.Draft("x" * length, "striped", "", edits=edits)
 
-    found = [(-9.0, draft(3)), (-5.0, draft(0, 300)), (-4.0, draft(1)), (-1.0, draft(0)), (3.0, draft(0, 60))]
-    assert [odds for odds, _ in search.shortlist(found, 4, limit=0.0)] == [-1.0, -4.0, -5.0, -9.0]
-    assert [odds for odds, _ in search.shortlist(found, 2, limit=0.0)] == [-1.0, -4.0]
-    assert [odds for odds, _ in search.shortlist(found, 2, limit=-20.0)] == [-1.0, -4.0]  # nothing passes: the best
+    found = [(-9.0, draft(3)), (-5.0, draft(0, 300)), (-4.0, draft(1)), (-1.0, draft(0)), (-8.0, draft(2))]
+    assert [odds for odds, _ in search.shortlist(found, 5)] == [-1.0, -4.0, -5.0, -9.0, -8.0]
+    assert [odds for odds, _ in search.shortlist(found, 2)] == [-1.0, -4.0]
+
+
+def test_white_box_search_returns_the_prompt_itself_when_nothing_else_shows_the_concept(search, setting, base_jobs):
+    jobs, wordings = base_jobs("stripes", 1)
+    found = search.white_box_search(jobs, wordings, replace(setting, shown=lambda pictures, part: [0.0] * len(part)))
+    assert [job.text for job in found] == [job.text for job in jobs]
+
+
+def test_white_box_search_keeps_to_drafts_that_show_the_concept(search, setting, base_jobs):
+    jobs, wordings = base_jobs("stripes", 1)
+    shown = []
+
+    def first_of_each_round(pictures, part):
+        shown.append(part[0].text)
+        return [1.0] + [0.0] * (len(part) - 1)
+
+    found, = search.white_box_search(jobs, wordings, replace(setting, shown=first_of_each_round))
+    assert found.text in shown and len(shown) == 2
