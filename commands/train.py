@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-DEMO = {"steps": 8, "cfg": 4.0, "size": (64, 64), "batch": 25}
+DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
 CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
 
 
@@ -39,13 +39,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variant", choices=("token", "published"), default="token", help="of the network")
     made.add_argument("--iterations", type=int, default=600, help="most optimiser steps (600)")
     made.add_argument("--seed", type=int, default=0, help="of weights and batches; not of the trajectories")
-    made.add_argument("--steps", type=int, help="of a trajectory (demo 8, else 12)")
+    made.add_argument("--steps", type=int, help="of a trajectory (demo 6, else 12)")
     made.add_argument("--cfg", type=float, help="guidance of a trajectory (demo 4, else 7.5)")
     made.add_argument("--size", type=_size, metavar="WxH", help="of the images in pixels (demo 64x64, else 512x512)")
     made.add_argument("--trajectories", type=int, default=1, help="seeds per prompt (1)")
     made.add_argument("--validation-share", type=float, default=0.15, help="of the pairs (0.15)")
     made.add_argument("--inputs", choices=("both", "text", "latent"), default="both", help="what the network may see")
-    made.add_argument("--adversarial", type=float, default=0.0, help="step against the classifier, see TrainingConfig")
+    made.add_argument("--adversarial", type=float, default=0.25, help="step against the classifier (0.25; 0: none)")
     made.add_argument("--collect-only", action="store_true", help="sample the trajectories and stop")
     made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="collect the I-th of N parts, from 0")
     made.add_argument("--merge", type=Path, nargs="+", metavar="FOLDER", help="work folders of the parts")
