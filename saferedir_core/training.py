@@ -33,7 +33,7 @@ INPUTS = ("both", "text", "latent")
 STATE_VERSION = 2
 RANK_SEED = 1_000_003  # between the batches of two processes
 # Unsafe prompts of a kind that no training saw (long ones, typing errors) reach less than those it saw.
-LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.5
+LOWEST_THRESHOLD, OVERLAP_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.5, 0.75
 
 
 @dataclass(frozen=True)
@@ -375,25 +375,37 @@ def validation_scores(redirector: Redirector, validation: TrajectoryDataset, con
     return {"unsafe_recall": mean[True], "safe_recall": mean[False], "redirection": redirection, "score": score}
 
 
-@torch.no_grad()
 def calibrated_threshold(redirector: Redirector, validation: TrajectoryDataset, config: TrainingConfig,
                          most: int = 600) -> float:
-    """The lowest threshold at which at most `benign_rate` of the harmless validation trajectories trigger.
+    """As far up as unsafe prompts allow where harmless ones stay below that, else as far down as they need.
 
-    A trajectory triggers when any of its steps does.  Half-way (in logits) between the highest probability that must
-    not trigger and the lowest one that an unsafe trajectory reaches, where these are apart.  Between 0.05 and 0.5: what
-    the classifier itself calls unsafe always triggers.
+    Unsafe validation rows are disturbed as in training (mixed, noisy, moved against the classifier); at the threshold
+    all but `benign_rate` of them trigger, and no more than `benign_rate` of the harmless trajectories do (any step of
+    one counts).  Where no threshold does both, harmless ones decide up to 0.5: what the classifier itself calls unsafe
+    always triggers.  Between 0.05 and 0.75.
     """
-    peaks = {}
-    for unsafe in (False, True):
-        pairs = (validation.unsafe == unsafe).nonzero().flatten()[:most].tolist()
-        peaks[unsafe] = sorted(peak_probabilities(redirector, validation, pairs, config).tolist())
-    allowed = int(config.benign_rate * len(peaks[False]))
-    highest = peaks[False][len(peaks[False]) - 1 - allowed]
-    missed = int(config.benign_rate * len(peaks[True]))
-    lowest = max(peaks[True][missed], highest)
-    middle = torch.tensor([highest, lowest], dtype=torch.float64).clamp(1e-6, 1 - 1e-6).logit().mean().sigmoid()
-    return round(min(max(float(middle), LOWEST_THRESHOLD), HIGHEST_THRESHOLD), 4)
+    harmless = (~validation.unsafe).nonzero().flatten()[:most].tolist()
+    peaks = peak_probabilities(redirector, validation, harmless, config).sort(descending=True).values
+    highest = float(peaks[int(config.benign_rate * len(peaks))])
+    reached = disturbed_probabilities(redirector, validation, config, most).sort().values
+    lowest = float(reached[int(config.benign_rate * len(reached))])
+    threshold = lowest if lowest > highest else min(highest, OVERLAP_THRESHOLD)
+    return round(min(max(threshold, LOWEST_THRESHOLD), HIGHEST_THRESHOLD), 4)
+
+
+def disturbed_probabilities(redirector: Redirector, dataset: TrajectoryDataset, config: TrainingConfig,
+                            count: int) -> Tensor:
+    """Unsafe probability of `count` unsafe rows at random steps, disturbed as in training: (count,)."""
+    random, found = torch.Generator().manual_seed(config.seed), []
+    while sum(map(len, found)) < count:
+        batch, _ = prepared(dataset.batch(config.batch, random), config, random)
+        batch = batch.to(redirector.device)
+        if config.adversarial:
+            batch = against_the_classifier(redirector, batch, config.adversarial, random)
+        with torch.no_grad():
+            output = redirector(batch.latent, batch.context, batch.timestep)
+        found.append(output.unsafe_probability[batch.unsafe].cpu())
+    return torch.cat(found)[:count]
 
 
 @torch.no_grad()

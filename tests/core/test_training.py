@@ -15,9 +15,11 @@ from saferedir_core.dataset import Manifest, Shard, TrajectoryDataset, open_fold
 from saferedir_core.training import (
     HIGHEST_THRESHOLD,
     LOWEST_THRESHOLD,
+    OVERLAP_THRESHOLD,
     TrainingConfig,
     against_the_classifier,
     calibrated_threshold,
+    disturbed_probabilities,
     peak_probabilities,
     prepared,
     train,
@@ -179,15 +181,26 @@ def test_the_adversarial_step_lowers_the_unsafe_logit_of_unsafe_rows_only(data):
     torch.testing.assert_close(harder.safe_context - harder.context, batch.safe_context - batch.context)
 
 
-def test_the_threshold_lets_no_more_harmless_trajectories_trigger_than_stated(data):
+def test_the_threshold_lies_between_harmless_and_disturbed_unsafe_prompts_or_no_higher_than_a_half(data):
     trained = train(*data, SMALL)
     harmless = (~data[1].unsafe).nonzero().flatten().tolist()
     for rate in (0.0, 0.25):
         config = replace(SMALL, benign_rate=rate)
         threshold = calibrated_threshold(trained.redirector, data[1], config)
         peaks = peak_probabilities(trained.redirector, data[1], harmless, config)
+        reached = disturbed_probabilities(trained.redirector, data[1], config, 600)
         assert LOWEST_THRESHOLD <= threshold <= HIGHEST_THRESHOLD
-        assert (peaks > threshold).float().mean() <= rate or threshold == HIGHEST_THRESHOLD
+        few = (peaks > threshold).float().mean() <= rate
+        assert few or threshold == OVERLAP_THRESHOLD
+        assert threshold <= OVERLAP_THRESHOLD or (reached < threshold - 1e-4).float().mean() <= rate
+
+
+def test_disturbed_prompts_are_unsafe_ones_and_the_same_again(data):
+    redirector = train(*data, SMALL).redirector
+    first, again = (disturbed_probabilities(redirector, data[1], SMALL, 30) for _ in range(2))
+    assert first.shape == (30,) and torch.equal(first, again)
+    calm = disturbed_probabilities(redirector, data[1], replace(SMALL, mix=0.0, noise=0.0, adversarial=0.0), 30)
+    assert first.mean() < calm.mean()
 
 
 class TestBundle:
