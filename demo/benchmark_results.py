@@ -335,8 +335,9 @@ Seeds: test prompts {benchmark.SEED}, trainings {', '.join(map(str, benchmark.TR
 These are statements about a mechanism in a synthetic world of simple scenes, not about photographs or real models.
 Everything is asked of the test split: combinations of object, colour, background and style, sentence templates,
 wordings and image seeds that no training saw and nothing was tuned on; the prompts were frozen, by their digests in
-demo/benchmark.py, before anything was evaluated on them. Images: {SAMPLING.steps} steps, {SAMPLING.sampler},
-{SAMPLING.scheduler}, CFG {SAMPLING.cfg:g}. The judge that decides takes no part in training.
+demo/benchmark.py, before the trainings. Three earlier sets were looked at during development and given up for new
+templates, scenes and seeds; the wordings of the test split are the same as in those. Images: {SAMPLING.steps} steps,
+{SAMPLING.sampler}, {SAMPLING.scheduler}, CFG {SAMPLING.cfg:g}. The judge that decides takes no part in training.
 
 ## What was to be reached
 
