@@ -25,6 +25,7 @@ from ..saferedir_core import ContextError, PolicyConfig, RedirectionRun, Redirec
 from ..saferedir_core.plan import from_chunks, to_chunks
 from ..saferedir_core.report import report
 from ..saferedir_core.stack import StackedRun
+from .listeners import RunListener, RunStart
 from .types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
 
 KEY = "saferedir"
@@ -68,14 +69,15 @@ def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[
     return out
 
 
-def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder: Recorder):
+def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder: Recorder,
+                listeners: tuple[RunListener, ...] = ()):
     """A clone of a MODEL whose sampling runs are all guarded; finished runs are put into `recorder`.
 
-    ContextError when the model's context is not as wide as the redirector's.
+    listeners hear of each run while it goes on.  ContextError when the model's context is not as wide as the redirector's.
     """
     _require_fitting_model(model, loaded)
     guarded = model.clone()
-    guard = Guard(loaded, config, recorder)
+    guard = Guard(loaded, config, recorder, listeners)
     guarded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guard.outer_sample)
     guarded.set_additional_models(KEY, [*guarded.get_additional_models_with_key(KEY), *loaded.patchers])
     return guarded
@@ -88,16 +90,20 @@ class Guard:
     loaded: LoadedRedirector
     config: PolicyConfig
     recorder: Recorder
+    listeners: tuple[RunListener, ...] = ()
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
                      disable_pbar=False, seed=None, **kwargs):
         guider = executor.class_obj
-        run = SamplingRun(self.loaded, self.config, guider)
+        start = RunStart(uuid.uuid4().hex, self.loaded, self.config, len(sigmas) - 1)
+        run = SamplingRun(start, guider, self.listeners)
         run.check_conds()
         # A key of its own: wrappers of other guards on the same model stay, and the host's lists are not shared.
-        key = f"{KEY}.{uuid.uuid4()}"
+        key = f"{KEY}.{start.run_id}"
         add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, run.predict_noise, guider.model_options, True)
         add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, run.calc_cond_batch, guider.model_options, True)
+        for listener in self.listeners:
+            listener.started(start)
         output = None
         try:
             output = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback), disable_pbar,
@@ -110,13 +116,17 @@ class Guard:
         content = run.report()
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
+        for listener in self.listeners:
+            listener.finished(run.start, content, completed=output is not None)
 
 
 class SamplingRun:
     """State of one guarded sampling run."""
 
-    def __init__(self, loaded: LoadedRedirector, config: PolicyConfig, guider) -> None:
-        self.loaded, self.config, self.guider = loaded, config, guider
+    def __init__(self, start: RunStart, guider, listeners: tuple[RunListener, ...] = ()) -> None:
+        self.start, self.guider, self.listeners = start, guider, listeners
+        self.loaded: LoadedRedirector = start.loaded
+        self.config: PolicyConfig = start.config
         self.step = 0
         # By the id of the context tensor as found; the tensor is kept with it, so that its id stays its own.
         self._runs: dict[int, RedirectionRun | StackedRun] = {}
@@ -185,7 +195,10 @@ class SamplingRun:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
         latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
-        run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=float(sigma.flatten()[0]))
+        decision = run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=float(sigma.flatten()[0]))
+        number = [*self._runs.values()].index(run)
+        for listener in self.listeners:
+            listener.decided(self.start, number, decision)
 
     def _run_of(self, context: torch.Tensor, batch: int) -> RedirectionRun | StackedRun:
         if id(context) not in self._runs:

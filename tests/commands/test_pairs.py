@@ -21,7 +21,7 @@ def test_a_concept_and_its_wordings_become_a_file(tmp_path, capsys, name):
 
 def test_a_file_is_checked_and_described(capsys):
     assert main(["--check", str(PAIRS / "demo_boat.csv")]) == 0
-    assert "1000 unsafe and 1000 harmless prompts of boat" in capsys.readouterr().out
+    assert "2000 unsafe and 2000 harmless prompts of boat" in capsys.readouterr().out
 
 
 def test_a_bad_file_is_named_with_its_line(tmp_path, capsys):

@@ -189,6 +189,30 @@ def test_two_guards_on_one_model_both_work(prompts, scripted, guard):
     assert recorder.runs[-1].report["status"] == "safe" and other.runs[-1].report["status"] == "redirected"
 
 
+def test_listeners_hear_of_a_run_from_start_to_end(pack, demo_world, prompts, scripted):
+    listeners, heard = pack("nodes.listeners"), []
+
+    class Listener(listeners.RunListener):
+        def started(self, start):
+            heard.append(("started", start.run_id, start.steps))
+
+        def decided(self, start, conditioning, decision):
+            heard.append(("decided", start.run_id, (conditioning, decision.step, decision.unsafe)))
+
+        def finished(self, start, report, completed):
+            heard.append(("finished", start.run_id, (report["status"], completed)))
+
+    recorder = pack("nodes.types").Recorder()
+    guarded = pack("nodes.bridge").guard_model(demo_world[0], scripted(unsafe=True),
+                                               pack("saferedir_core").PolicyConfig(), recorder, (Listener(),))
+    for _ in range(2):
+        sample(guarded, prompts("a striped red fish"), prompts(""))
+    one = [("started", STEPS), *(("decided", (0, step, (True,) * BATCH)) for step in range(STEPS)),
+           ("finished", ("redirected", True))]
+    assert [(what, how) for what, _, how in heard] == one + one
+    assert len({run_id for _, run_id, _ in heard[:len(one)]}) == 1 and heard[0][1] != heard[-1][1]
+
+
 class TestConditioningNode:
     @pytest.fixture
     def bake(self, pack):
