@@ -3,7 +3,7 @@
     --model demo --redirector models/redirectors/demo_stripes.safetensors --prompts pairs/demo_stripes.csv
         --concept stripes --detector demo:stripes --baselines --out output/stripes
     --model sd15.safetensors --redirector mine.safetensors --prompts mine.csv --seeds 4
-        --detector "clip:openai/clip-vit-base-patch32:a church;a house" --out output/church
+        --detector "clip:openai/clip-vit-base-patch32:a church;a house" --attacks prompt --out output/church
 
 Interrupted at any point, the same command goes on where it was.  On several machines: `--shard 0/2` and `--shard 1/2`
 make half each; the same command with `--merge FOLDER FOLDER` brings the halves together and draws the conclusions.
@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--baselines", action="store_true", help="the training-free methods beside them")
     made.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")
     made.add_argument("--sweep", type=_numbers, default=[], metavar="A,B,C", help="alpha_scales to draw a curve of")
+    made.add_argument("--attacks", type=_names, default=[], metavar="A;B", help="attacks by name, or 'prompt' for those "
+                      "that only rewrite it, or 'all' (which trains things: slow)")
+    made.add_argument("--attack-count", type=_positive, default=8, help="unsafe prompts each attack starts from (8)")
     made.add_argument("--lpips", action="store_true", help="perceptual distance to the safe prompt's image as well")
     made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="make the I-th of N parts, from 0")
     made.add_argument("--merge", type=Path, nargs="*", metavar="FOLDER", help="folders of the parts (default: --out)")
@@ -68,6 +71,10 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} are no numbers; expected some such as 0.5,1,2") from error
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def main(argv: list[str]) -> int:
@@ -99,6 +106,7 @@ def run(arguments, pack) -> int:
         say(f"{len(study.jobs)} images, {len(study.methods)} methods: "
             + ", ".join(method.name for method in study.methods))
         study.evaluate(Progress("images"))
+        attack(study, arguments, pack)
     if study.shard[1] > 1:
         say(f"written {study.results}; when all parts are there, run the same command with --merge")
         return 0
@@ -109,6 +117,20 @@ def run(arguments, pack) -> int:
     print(text)
     say(f"written {arguments.out}")
     return 0
+
+
+def attack(study, arguments, pack) -> None:
+    attacks, errors = pack("evaluation.attacks"), pack("saferedir_core.errors")
+    groups = {"all": [*attacks.ATTACKS], "prompt": [name for name, each in attacks.ATTACKS.items() if not each.needs]}
+    names = [name for given in arguments.attacks for name in groups.get(given, [given])]
+    unknown = [name for name in names if name not in attacks.ATTACKS]
+    if unknown:
+        raise errors.ConfigError(f"No attack is named {unknown[0]!r}; expected 'all', 'prompt' or some of: "
+                                 f"{'; '.join(attacks.ATTACKS)}.")
+    if names:
+        vocabulary = (attacks.demo_vocabulary(arguments.concept) if arguments.model == "demo" and arguments.concept
+                      else attacks.vocabulary_of(study.jobs))
+        study.attack(names, vocabulary, arguments.attack_count, progress=Progress("attacks"))
 
 
 def study_of(arguments, pack):

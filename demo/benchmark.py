@@ -52,9 +52,9 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
 }
 # sha256 of every concept's test jobs and attack prompts at full size.
 FROZEN = {
-    "stripes": "2702a13c24335d3f5ae7b05a6de2db449a6d40725a8e90d4309252073c43b9ba",
-    "watercolour": "c117e093d303804db39aead0439a3245a374bdb5f3e96cc0d599669e520141bb",
-    "boat": "2ab33fcd62b641c4990edc1e5e782a73897fa9fffbd47d19f9d044e7fc548c07",
+    "stripes": "9edebccd6b58aaf0e79318e588f90846fdab9a85db8b616778e2f756b781f88e",
+    "watercolour": "b2ba8e589781f6ec1aa2f03106d0d034382e26792f8c7c23b6d82110e8223ea1",
+    "boat": "7bc931464ea390ae903defd721213119c0a44746fef6dad719b4ea0eb411dc67",
 }
 
 
@@ -72,8 +72,9 @@ class Sizes:
     iterations: int
 
 
-FULL = Sizes({"explicit": 1000, "held-out": 150, "implicit": 150, "benign": 300, "mention": 150, "look-alike": 150},
-             baseline=50, attack=30, baseline_attack=8, searched=16, costly=8, iterations=600)
+# So that the whole takes less than two hours on two cores without AVX-512.
+FULL = Sizes({"explicit": 400, "held-out": 100, "implicit": 100, "benign": 200, "mention": 100, "look-alike": 100},
+             baseline=30, attack=20, baseline_attack=6, searched=10, costly=6, iterations=400)
 QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, searched=1, costly=1, iterations=4)
 
 

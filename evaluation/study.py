@@ -3,6 +3,7 @@
     OUT/settings.json   what the results were made with; other settings are refused there
     OUT/results.jsonl   one line per image (results-0-of-2.jsonl of a shard)
     OUT/summary.json, summary.md, grid.png, steps.png (unsafe probability over the steps)
+    OUT/attacks/   what attacks trained, when asked for; their results are rows of results.jsonl
     OUT/sweep.jsonl, sweep.png   FSR against everything else kept as alpha_scale varies, when asked for
 """
 
@@ -17,6 +18,8 @@ from pathlib import Path
 from ..demo.files import written_whole
 from ..saferedir_core.errors import ConfigError
 from ..saferedir_core.pairs import Pair
+from ..saferedir_core.policy import resolved
+from .attacks import ATTACKS, Setting, Vocabulary, attack_jobs, wording_of
 from .detectors import Detector
 from .engine import evaluate
 from .jobs import Job, read_jobs
@@ -98,6 +101,41 @@ class Study:
         remember_settings(self.out / "settings.json", self.settings)
         return evaluate(self.stage, self.methods, self.jobs, self.detector, self.results, self.shard, self.batch,
                         progress, self.distance)
+
+    def attack(self, names: Sequence[str], vocabulary: Vocabulary, count: int, seed: int = 0,
+               progress: Callable[[int, int], None] | None = None) -> int:
+        """Attacks the guarded methods, and everything else with what is made for the undefended model; lines added.
+
+        names       of `attacks.ATTACKS`
+        count       unsafe prompts that each attack starts from, the first ones that have a wording of their own
+        ConfigError when no unsafe prompt says what the safe one leaves out.
+        """
+        bases = [(job, wording) for job in self.jobs if job.unsafe and job.safe_text and not job.only
+                 and (wording := wording_of(job.text, job.safe_text))][:count]
+        if not bases:
+            raise ConfigError("No unsafe prompt has words that its safe prompt lacks; expected some, for the attacks "
+                              "change those words. Give prompt pairs with --prompts.")
+        base_jobs, wordings = map(list, zip(*bases))
+        added = 0
+        for name in names:
+            for setting in self._settings_of(name, vocabulary, seed):
+                jobs = attack_jobs(name, base_jobs, wordings, setting)
+                added += evaluate(self.stage, self.methods, jobs, self.detector, self.results, self.shard, self.batch,
+                                  progress, self.distance)
+        return added
+
+    def _settings_of(self, name: str, vocabulary: Vocabulary, seed: int) -> list[Setting]:
+        """What the attacker has: once for all methods, or once for each guard that is attacked through."""
+        def shown(pictures, jobs) -> list[float]:
+            return [seen.score for seen in self.detector.detect(pictures, jobs)]
+
+        setting = Setting(seed, vocabulary, self.stage, shown, folder=self.out / "attacks")
+        if "redirector" not in ATTACKS[name].needs:
+            return [setting]
+        guards = [method for method in self.methods if isinstance(method, Guarded)]
+        return [replace(setting, redirector=guard.loaded.redirector, method=guard.name,
+                        threshold=resolved(guard.policy, guard.loaded.redirector.metadata).threshold)
+                for guard in guards]
 
     def merge(self, folders: Sequence[Path] = ()) -> int:
         """Brings the shards in these folders (`out` itself without any) together in results.jsonl."""

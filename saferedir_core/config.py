@@ -23,6 +23,8 @@ class RedirectorConfig:
     tokens        tokens in one chunk of the prompt, T
     rank          rank of the low-rank pair that makes the delta
     timestep_dim  width of the sinusoidal timestep code, even
+    latent_pool   side of the squares of latent cells that are averaged before the latent encoder, which is most of an
+                  evaluation's cost; 1 as published
     variant       "published": the architecture of arXiv 2601.08623 as its inference code has it.
                   "token": the same with a delta that sees each token, and a classifier that sees the most
                   telling one
@@ -34,9 +36,10 @@ class RedirectorConfig:
     rank: int = 16
     timestep_dim: int = 320
     variant: str = "published"
+    latent_pool: int = 1
 
     def __post_init__(self):
-        for name in ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim"):
+        for name in ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim", "latent_pool"):
             _require_integer(f"RedirectorConfig.{name}", getattr(self, name), 1, LARGEST_SIZE)
         _require_multiple("RedirectorConfig.prompt_dim", self.prompt_dim, 4)
         _require_multiple("RedirectorConfig.timestep_dim", self.timestep_dim, 2)

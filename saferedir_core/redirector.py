@@ -121,6 +121,8 @@ class Redirector(nn.Module):
     def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
         """Feature of latent (B, C, h, w) and timestep (B,) together: (B, 576)."""
         code = sinusoid(timestep, self.config.timestep_dim).to(self.dtype)
+        if self.config.latent_pool > 1:  # squares at the edges may be smaller; a latent of one cell stays as it is
+            latent = F.avg_pool2d(latent, self.config.latent_pool, ceil_mode=True, count_include_pad=False)
         return torch.cat([self.latent_encoder(latent), self.t_encoder(code)], dim=-1)
 
 

@@ -10,6 +10,7 @@ it never saw (demo/RESULTS.md).
 """
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -41,6 +42,7 @@ class TrainingConfig:
     """Settings of one training.
 
     variant        of the network, see RedirectorConfig
+    latent_pool    likewise; the published network has 1 whatever is said here
     iterations     most optimiser steps
     batch          rows in a step, half of them unsafe
     rate           peak learning rate
@@ -54,12 +56,13 @@ class TrainingConfig:
     noise          standard deviation of the noise on contexts, in units of their root mean square
     adversarial    longest step against the classifier that unsafe contexts are moved by, in the same units; 0: none
     inputs         "both", or "text" or "latent" to see what each alone would reach (the other is set to a constant)
-    half           bfloat16 where the device knows it (mixed precision; losses stay in float32)
+    half           bfloat16 where the device computes it in hardware (mixed precision; losses stay in float32)
     objective      weights of the losses
     """
 
     variant: str = "token"
-    iterations: int = 600
+    latent_pool: int = 2
+    iterations: int = 400
     batch: int = 64
     rate: float = 1e-3
     average: float = 0.99
@@ -170,7 +173,8 @@ class _Loop:
         self.names, self.datasets = list(datasets), list(datasets.values())
         self.config, self.device, self.state = config, device, state
         shapes = [RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
-                                   tokens=training.contexts.shape[1], variant=config.variant)
+                                   tokens=training.contexts.shape[1], variant=config.variant,
+                                   latent_pool=1 if config.variant == "published" else config.latent_pool)
                   for training, _ in self.datasets]
         redirectors = torch.nn.ModuleList(sharing_encoders(shapes)).train().to(device)
         self.trainer = Trainer(redirectors, TrainerConfig(config.iterations, config.rate, warmup=min(
@@ -216,7 +220,7 @@ class _Loop:
 
     def _evaluate(self, redirector: Redirector, batch: Batch) -> RedirectorOutput:
         kind = torch.device(self.device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.half):
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.half and computes_bfloat16(kind)):
             output = redirector(batch.latent, batch.context, batch.timestep)
         return RedirectorOutput(*(part.float() for part in output))
 
@@ -284,6 +288,17 @@ class _Loop:
             self.random.manual_seed(self.config.seed + RANK_SEED * _rank() + self.trainer.steps_done)
         torch.set_rng_state(content["torch_random"].cpu())
         self.before = content["seconds"]
+
+
+@functools.cache
+def computes_bfloat16(kind: str) -> bool:
+    """Whether this machine's devices of a kind ("cpu", "cuda") have bfloat16 in hardware; emulated it is far slower."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu":
+        return False
+    return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported",
+                                                                      "_is_amx_tile_supported"))
 
 
 def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> tuple[Batch, Tensor]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..jobs import Job
 from . import prompts
-from .vocabulary import Vocabulary, demo_vocabulary  # noqa: F401
+from .vocabulary import Vocabulary, demo_vocabulary, vocabulary_of, wording_of  # noqa: F401
 
 # Pictures (N, H, W, 3) uint8 and their jobs -> how much each shows the concept, (N,), 0..1; above 0.5 it is shown.
 Shown = Callable[[np.ndarray, Sequence[Job]], Sequence[float]]

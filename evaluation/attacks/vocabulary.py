@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..jobs import Job
 
 FILLER = ("a nice picture", "we see a scene", "there is a view of it", "an image", "my favourite drawing",
           "an illustration", "one lonely picture", "a scene with a view", "there is a nice image", "a picture of it")
@@ -47,6 +52,27 @@ def demo_vocabulary(concept: str) -> Vocabulary:
         raise ValueError(f"concept is {concept!r}; expected one of {', '.join(groups)}")
     places = tuple(words for group in captions.BACKGROUND_WORDS.values() for words in group)
     return Vocabulary(groups[concept], places)
+
+
+def wording_of(text: str, safe_text: str) -> str:
+    """The words of an unsafe prompt that its safe one lacks, from the first to the last of them; "" when there are none.
+
+    What the safe prompt says in their place ("car" for "boat") does not matter.
+    """
+    words = [*re.finditer(r"[^\s,]+", text)]
+    matcher = difflib.SequenceMatcher(None, [word[0] for word in words], re.findall(r"[^\s,]+", safe_text), False)
+    only = [place for kind, start, end, *_ in matcher.get_opcodes() if kind in ("delete", "replace")
+            for place in range(start, end)]
+    # "a" that became "an" is not the concept
+    while only and words[only[0]][0] in ("a", "an") and len(only) > 1:
+        only = only[1:]
+    return text[words[only[0]].start():words[only[-1]].end()] if only else ""
+
+
+def vocabulary_of(jobs: Sequence[Job]) -> Vocabulary:
+    """What an attacker can learn of a concept from jobs with a safe prompt: all their wordings, for any place."""
+    wordings = dict.fromkeys(wording_of(job.text, job.safe_text) for job in jobs if job.unsafe and job.safe_text)
+    return Vocabulary((tuple(filter(None, wordings)),))
 
 
 def nonsense_word(random: np.random.Generator) -> str:

@@ -43,8 +43,13 @@ def test_parts_are_made_and_merged(command, arguments, tmp_path):
     assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]) == 2
 
 
+def test_attacks_by_name_are_measured_as_well(command, arguments, capsys):
+    assert command.main([*arguments, "--attacks", "one typo;low cfg", "--attack-count", "1"]) == 0
+    assert "| attack: one typo | 1 |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("extra, message", [
-    (["--detector", "unknown"], "detector 'unknown' is not known"), (["--redirector", "missing.pt"], "missing.pt"),
+    (["--attacks", "magic"], "No attack is named 'magic'"), (["--detector", "unknown"], "detector 'unknown' is not known"), (["--redirector", "missing.pt"], "missing.pt"),
     (["--model", "missing.safetensors"], "no checkpoint at"), (["--prompts", "missing.csv"], "missing.csv"),
 ])
 def test_what_cannot_be_done_is_said_in_one_line(command, arguments, capsys, extra, message):

@@ -29,7 +29,8 @@ def results_page(comfyui):
 def test_the_test_prompts_are_the_frozen_ones(benchmark, concept):
     jobs = benchmark.test_jobs(concept, benchmark.FULL.rows) + benchmark.attack_base(concept, benchmark.FULL.attack)[0]
     assert benchmark.digest(jobs) == benchmark.FROZEN[concept]
-    assert sum(job.row == "explicit" for job in jobs) >= 1000
+    explicit = sum(job.row == "explicit" for job in jobs)
+    assert explicit * len(benchmark.TRAINING_SEEDS) >= 1000  # images of each training seed
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)

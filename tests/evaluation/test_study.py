@@ -54,6 +54,30 @@ def study(studies, pack, stage, pairs, tmp_path):
                          pack("evaluation.detectors").detector_of("demo:stripes"), tmp_path / "out", {"steps": 2})
 
 
+def test_attacks_are_rows_of_the_same_results(study, pack):
+    attacks = pack("evaluation.attacks")
+    names = ["one typo", "low cfg"]
+    assert study.attack(names, attacks.vocabulary_of(study.jobs), 1) == 6
+    assert {line["row"] for line in pack("evaluation.results").read_lines(study.results)} == {
+        f"attack: {name}" for name in names}
+    assert study.attack(names, attacks.vocabulary_of(study.jobs), 1) == 0
+
+
+def test_an_attack_through_the_guard_has_that_guards_network_and_threshold(study, pack):
+    attacks = pack("evaluation.attacks")
+    settings = study._settings_of("white-box search", attacks.vocabulary_of(study.jobs), 0)
+    assert [(each.method, each.redirector.metadata["concept"]) for each in settings] == [("ours", "stripes")]
+    assert settings[0].threshold == float(settings[0].redirector.metadata["threshold"])
+
+
+def test_without_a_pair_to_learn_the_words_from_no_attack_is_made(studies, study, job):
+    from dataclasses import replace
+
+    harmless = replace(study, jobs=[job("a fish", unsafe=False)])
+    with pytest.raises(ValueError, match="No unsafe prompt has words that its safe prompt lacks"):
+        harmless.attack(["one typo"], None, 1)
+
+
 def test_a_study_writes_results_tables_and_pictures(study):
     assert study.evaluate() == 9
     text = study.summarise("Stripes")
