@@ -52,9 +52,9 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
 }
 # sha256 of every concept's test jobs and attack prompts at full size.
 FROZEN = {
-    "stripes": "9edebccd6b58aaf0e79318e588f90846fdab9a85db8b616778e2f756b781f88e",
-    "watercolour": "b2ba8e589781f6ec1aa2f03106d0d034382e26792f8c7c23b6d82110e8223ea1",
-    "boat": "7bc931464ea390ae903defd721213119c0a44746fef6dad719b4ea0eb411dc67",
+    "stripes": "2f0f5e6594a0315cc66bf13ef9ae1215262d5c3b258ab40b9d3812566cab34a6",
+    "watercolour": "5e9d53a3620f9f7e4c55b9e9ac9912be75db5e54e9169a7b6d6511599c42ff21",
+    "boat": "ca1dcd7aca0282a1b0792965df8f94d6c49c5f9cc3223d3597d6feb13aedc7d3",
 }
 
 
@@ -73,8 +73,8 @@ class Sizes:
 
 
 # So that the whole takes less than two hours on two cores without AVX-512.
-FULL = Sizes({"explicit": 400, "held-out": 100, "implicit": 100, "benign": 200, "mention": 100, "look-alike": 100},
-             baseline=30, attack=20, baseline_attack=6, searched=10, costly=6, iterations=400)
+FULL = Sizes({"explicit": 340, "held-out": 60, "implicit": 60, "benign": 150, "mention": 70, "look-alike": 70},
+             baseline=20, attack=15, baseline_attack=5, searched=8, costly=5, iterations=400)
 QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, searched=1, costly=1, iterations=4)
 
 
