@@ -62,7 +62,7 @@ def random_lora(model) -> dict[str, torch.Tensor]:
 
 
 def tuned_lora(model, clip) -> dict[str, torch.Tensor]:
-    """A LoRA with which the model draws stripes for a word that means nothing to it, distilled from its own "striped"."""
+    """A LoRA with which the model draws stripes for a word that meant nothing, distilled from its own "striped"."""
     random = np.random.default_rng(0)
     torch.manual_seed(0)
     scenes = [(colour, thing, place) for thing in OBJECT_WORDS for colour in COLOURS for place in PLACES]
