@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import SafeRedirConditioning
 from .demo_model import SafeRedirDemoModel
+from .enforce import enforce_if_asked
 from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
 from .loader import SafeRedirLoader
@@ -17,6 +18,7 @@ from .weights import register_folder
 class SafeRedirExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folder()
+        enforce_if_asked()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,
