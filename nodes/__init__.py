@@ -6,6 +6,7 @@ from .conditioning import SafeRedirConditioning
 from .demo_model import SafeRedirDemoModel
 from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
+from .hub_loader import SafeRedirHubLoader
 from .loader import SafeRedirLoader
 from .report import SafeRedirReport
 from .save import SafeRedirSave
@@ -19,5 +20,5 @@ class SafeRedirExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,
-                SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]
+        return [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
+                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]
