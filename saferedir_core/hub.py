@@ -359,8 +359,10 @@ def _explained(error: BaseException, source: Source, transfer: _Transfer, scratc
     if "TimeoutException" in names or "Timeout" in names or isinstance(error, TimeoutError):
         return _MayPass(f"no answer in time ({type(error).__name__}); expected the file. Check the network, or try "
                         "again later.")
-    if names & {"TransportError", "RequestException", "URLError", "IncompleteRead"} or isinstance(error, OSError) and (
-            isinstance(error, ConnectionError) or "Consistency check" in str(error)):
+    if isinstance(error, OSError) and "Consistency check" in str(error):
+        return _MayPass(f"what came has another size than announced ({_line(error)}); expected the whole file. A proxy "
+                        "may have replaced it, or the connection broke: try again.")
+    if names & {"TransportError", "RequestException", "URLError", "IncompleteRead", "ConnectionError"}:
         return _MayPass(f"the connection failed ({type(error).__name__}: {_line(error)}); expected the file. Check the "
                         "network and, behind a proxy, HTTPS_PROXY.")
     if isinstance(error, ImportError):

@@ -17,7 +17,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +38,7 @@ class Repository:
 
 
 class HubServer:
-    """`url` is its address; `requests` is what came: (method, path, headers)."""
+    """`url` is its address; `requests` is what came: (method, path, headers by lower-case name)."""
 
     def __init__(self, large: bool = True):
         self.repositories: dict[str, Repository] = {}
@@ -106,7 +105,7 @@ class Request(BaseHTTPRequestHandler):
     def _any(self):
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
-        self.hub.requests.append((self.command, self.path, dict(self.headers)))
+        self.hub.requests.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
         if self.hub.behave(self) is True:
             return
         path = unquote(urlsplit(self.path).path)
@@ -242,27 +241,11 @@ class Request(BaseHTTPRequestHandler):
             elif operation["key"] == "lfsFile":
                 files[value["path"]] = self.hub.objects[value["oid"]]
         commit = self.hub.put(repo, files)
-        return self.answer(200, {"success": True, "commitOid": commit, "commitUrl": f"{self.hub.url}/{repo}/commit/{commit}",
-                                 "hookOutput": ""})
+        return self.answer(200, {"success": True, "commitOid": commit, "hookOutput": "",
+                                 "commitUrl": f"{self.hub.url}/{repo}/commit/{commit}"})
 
     def _lfs(self, repo: str):
         objects = [{"oid": each["oid"], "size": each["size"],
                     "actions": {"upload": {"href": f"{self.hub.url}/lfs/{each['oid']}", "header": {}}}}
                    for each in json.loads(self.body)["objects"]]
         return self.answer(200, {"transfer": "basic", "objects": objects})
-
-
-def closed_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if true():
-            return True
-        time.sleep(0.02)
-    return False
