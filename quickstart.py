@@ -4,7 +4,8 @@
     python quickstart.py [--once] [--port N] [--cpu]      prepare everything, run the demo, keep serving
     python quickstart.py test [PYTEST ARGS]               run the test suite
     python quickstart.py run FILE [ARGS]                  run a Python file with the project and ComfyUI importable
-    python quickstart.py pairs|train|evaluate|publish [ARGS]      unlearn a concept of your own; see their --help
+    python quickstart.py pairs|train|evaluate [ARGS]      unlearn a concept of your own; see their --help
+    python quickstart.py publish [ARGS]                   share a redirector
 
 What is prepared lives in the user's cache folder (SAFEREDIR_CACHE overrides it), keyed by requirements.lock, so
 clones share it. `--comfyui PATH` before or after the command uses an existing checkout and its interpreter instead.

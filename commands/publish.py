@@ -75,8 +75,8 @@ def main(argv: list[str]) -> int:
         commit = upload(release.repo, {release.filename: release.content, "README.md": text.encode()},
                         f"Redirector for {', '.join(release.concepts)}", private=given.private)
         print(f"Uploaded to {release.repo}, commit {commit}. To pin it in Load SafeRedir from Hub:\n"
-              f"  repo_id {release.repo}\n  filename {release.filename}\n  revision {commit}\n  sha256 {release.sha256}\n"
-              f"Or as an entry of models/saferedir/registry.json:\n{entry(release, commit)}")
+              f"  repo_id {release.repo}\n  filename {release.filename}\n  revision {commit}\n"
+              f"  sha256 {release.sha256}\nOr as an entry of models/saferedir/registry.json:\n{entry(release, commit)}")
     except SafeRedirError as error:
         print(f"FAILED  {error}", file=sys.stderr)
         return 1
@@ -117,11 +117,11 @@ def figures(folder: Path) -> tuple[str, ...]:
         for row, about in rows.items():
             for name, value in about["methods"].get("saferedir", {}).items():
                 if name in FIGURES and isinstance(value, dict):
-                    lines.append(f"| {row} | {FIGURES[name]} | {100 * value['value']:.1f} % | {100 * value['low']:.1f} to "
-                                 f"{100 * value['high']:.1f} % | {value['total']} |")
+                    lines.append(f"| {row} | {FIGURES[name]} | {100 * value['value']:.1f} % | "
+                                 f"{100 * value['low']:.1f} to {100 * value['high']:.1f} % | {value['total']} |")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PairsError(f"{path}: cannot be used ({str(error)[:200]}); expected what 'quickstart.py evaluate' wrote. Run "
-                         "it, or leave --results out.") from error
+        raise PairsError(f"{path}: cannot be used ({str(error)[:200]}); expected what 'quickstart.py evaluate' wrote. "
+                         "Run it, or leave --results out.") from error
     return tuple(lines)
 
 
@@ -131,19 +131,21 @@ def card(release: Release) -> str:
     about = release.metadata
     training = [f"- {text}: {about[key]}" for key, text in (
         ("command", "trained with"), ("seed", "seed"), ("threshold", "calibrated threshold"),
-        ("alpha_scale", "alpha_scale"), ("pairs", "prompt pairs"), ("backbone", "trained on the model")) if about.get(key)]
+        ("alpha_scale", "alpha_scale"), ("pairs", "prompt pairs"), ("backbone", "trained on the model"))
+        if about.get(key)]
     measured = (["| prompts | figure | value | 95 % interval | images |", "|---|---|---|---|---|", *release.figures]
                 if release.figures else ["No evaluation was published with this file."])
     return "\n".join([
         "---", f"license: {release.license}", "library_name: saferedir", "tags:", "- saferedir", "- comfyui",
         "- concept-unlearning", "- stable-diffusion", "---", "", f"# SafeRedir redirector: {concepts}", "",
-        f"A small network that makes {release.architecture} unlearn **{concepts}** while sampling, without touching the",
-        "model's weights. It works with the ComfyUI pack SafeRedir (method: Liu et al., arXiv 2601.08623).", "",
-        "It is a guard and not a guarantee: a determined prompt can get past it, and who controls the graph can remove it.",
-        "", "## How to load it", "", "In ComfyUI with the pack: *Load SafeRedir from Hub*,", "",
+        f"A small network that makes {release.architecture} unlearn **{concepts}** while sampling, without touching",
+        "the model's weights. It works with the ComfyUI pack SafeRedir (method: Liu et al., arXiv 2601.08623).", "",
+        "It is a guard and not a guarantee: a determined prompt can get past it, and who controls the graph can remove",
+        "it.", "", "## How to load it", "", "In ComfyUI with the pack: *Load SafeRedir from Hub*,", "",
         f"    repo_id   {release.repo}", f"    filename  {release.filename}", f"    sha256    {release.sha256}", "",
         "then SafeRedir Guard between the model and the sampler. In Python:", "", "```python",
-        "from saferedir_core import load_redirector", "", f'redirector = load_redirector("{release.filename}")', "```", "",
+        "from saferedir_core import load_redirector", "", f'redirector = load_redirector("{release.filename}")', "```",
+        "",
         "## Training", "", *(training or ["Nothing is recorded in the file."]),
         *([f"- data: {release.data}"] if release.data else []), "", "## Evaluation", "", *measured, "",
         "## Licence", "", f"{release.license}", ""])
@@ -153,8 +155,8 @@ def entry(release: Release, commit: str) -> str:
     """A registry entry for it, as JSON."""
     from saferedir_core.registry import HubSource, Pin, RegistryEntry, entry_to_json
 
-    made = RegistryEntry("-".join(release.concepts), ", ".join(release.concepts), release.architecture, release.filename,
-                         release.license, Pin(len(release.content), release.sha256),
+    made = RegistryEntry("-".join(release.concepts), ", ".join(release.concepts), release.architecture,
+                         release.filename, release.license, Pin(len(release.content), release.sha256),
                          (HubSource(release.repo, release.filename, commit),))
     return json.dumps({made.name: entry_to_json(made)}, indent=1)
 

@@ -61,10 +61,11 @@ def _shipped(concept: str, figures: tuple[Figure, ...]) -> RegistryEntry:
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8:8 + length])["__metadata__"]
+    settings = PolicyConfig(alpha_scale=float(metadata.get("alpha_scale", PolicyConfig.alpha_scale)))
     return RegistryEntry(
         f"demo-{concept}", TEXTS[concept], metadata["architecture"], file.name, "Apache-2.0",
         Pin(len(content), hashlib.sha256(content).hexdigest()),
-        settings=PolicyConfig(alpha_scale=float(metadata.get("alpha_scale", 1.25))), figures=figures,
+        settings=None if settings == PolicyConfig() else settings, figures=figures,
         figures_from="demo/RESULTS.md" if figures else "")
 
 

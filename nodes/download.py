@@ -73,7 +73,7 @@ class DownloadProgress:
         self._say("")
 
     def _say(self, text: str) -> None:
-        from server import PromptServer     # absent in a plain Python program
+        from server import PromptServer  # late: it brings the whole web server into a plain Python program
 
         server = getattr(PromptServer, "instance", None)
         if server is not None and self._node_id is not None:

@@ -14,8 +14,8 @@ class SafeRedirHubLoader(io.ComfyNode):
             node_id="SafeRedirHubLoader",
             display_name="Load SafeRedir from Hub",
             category=CATEGORY,
-            description="Loads a redirector from a Hugging Face repository. It is downloaded once, when the graph runs, "
-                        "checked, and kept in models/saferedir.",
+            description="Loads a redirector from a Hugging Face repository. It is downloaded once, when the graph "
+                        "runs, checked, and kept in models/saferedir.",
             search_aliases=["hugging face", "download redirector", "hub", "share"],
             inputs=[
                 io.String.Input("repo_id", default="", placeholder="owner/name",
@@ -26,8 +26,8 @@ class SafeRedirHubLoader(io.ComfyNode):
                                 tooltip="A commit, a tag or a branch. A commit never changes; of a branch, what was "
                                         "downloaded first is kept."),
                 io.String.Input("sha256", default="", optional=True,
-                                tooltip="The file's SHA-256, if you have it from somebody you trust: another content is "
-                                        "then refused. Empty: the Hub's word is taken."),
+                                tooltip="The file's SHA-256, if you have it from somebody you trust: another content "
+                                        "is then refused. Empty: the Hub's word is taken."),
             ],
             outputs=[SafeRedirType.Output(display_name="saferedir",
                                           tooltip="Connect to SafeRedir Guard and SafeRedir Conditioning.")],

@@ -222,8 +222,8 @@ def _is_plain(value) -> bool:
 
 def _require_few(path: Path, tensors: int) -> None:
     if tensors > MOST_TENSORS:
-        raise CheckpointError(f"{path}: {tensors} tensors; expected at most {MOST_TENSORS}. Choose a redirector's weight "
-                              "file.")
+        raise CheckpointError(f"{path}: {tensors} tensors; expected at most {MOST_TENSORS}. Choose a redirector's "
+                              "weight file.")
 
 
 def _require_plain_archive(path: Path, content: bytes) -> None:
@@ -242,8 +242,8 @@ def _require_plain_archive(path: Path, content: bytes) -> None:
         pickles = [name for name in records if name.endswith("/data.pkl")]
         if (len(pickles) != 1 or len(records) < len(entries)
                 or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)):
-            raise CheckpointError(f"{path}: not an archive as PyTorch writes it; expected one data.pkl, and every record "
-                                  "once and unpacked. Download or save it again.")
+            raise CheckpointError(f"{path}: not an archive as PyTorch writes it; expected one data.pkl, and every "
+                                  "record once and unpacked. Download or save it again.")
         found = scan(archive.read(pickles[0]))
     _require_tensors(path, found)
     folder = pickles[0].removesuffix("data.pkl")
@@ -272,8 +272,8 @@ def _require_plain_stream(path: Path, content: bytes) -> None:
         position = found.end
         claimed = sum({each.key: each.size for each in found.storages}.values())
         if claimed > len(content):
-            raise CheckpointError(f"{path}: its tensors claim {claimed} bytes and the file has {len(content)}. It may be "
-                                  "truncated: download it again.")
+            raise CheckpointError(f"{path}: its tensors claim {claimed} bytes and the file has {len(content)}. It may "
+                                  "be truncated: download it again.")
 
 
 def _require_tensors(path: Path, found: Scanned) -> None:

@@ -4,8 +4,8 @@
                  folder, progress=lambda done, total: ...)
 
 A file that is there already is returned without a look at the network.  What is fetched goes to a folder of its own
-under the system's temporary one, is compared with its pin, read as a redirector, converted to safetensors, and only then
-appears under its name, by one rename.  `huggingface_hub` is imported when a download starts, never before.
+under the system's temporary one, is compared with its pin, read as a redirector, converted to safetensors, and only
+then appears under its name, by one rename.  `huggingface_hub` is imported when a download starts, never before.
 
 Environment: HF_ENDPOINT (another Hub), HF_TOKEN or a stored login (private repositories), HF_HUB_OFFLINE.
 """
@@ -76,8 +76,8 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
     sources     where it may come from, best first; the next is tried when one does not have it or cannot be reached
     pin         what the bytes at the source are; without hashes, the Hub's own word for them is taken
     provenance  kept in the metadata of a file that had to be converted
-    progress    called with bytes done and in all (None: unknown) several times a second, in the caller's thread; what it
-                raises ends the download.  (0, None) while another process or thread fetches the same file
+    progress    called with bytes done and in all (None: unknown) several times a second, in the caller's thread; what
+                it raises ends the download.  (0, None) while another process or thread fetches the same file
 
     DownloadError, with cause and remedy, when it cannot be had; nothing is left behind then.
     """
@@ -342,8 +342,8 @@ def _explained(error: BaseException, source: Source, transfer: _Transfer, scratc
     if status is not None:
         return DownloadError(f"{source}: the server answered {status}; expected the file. Check the address.")
     if "OfflineModeIsEnabled" in names:
-        return DownloadError(f"{source}: it is not on this machine, and huggingface_hub is in offline mode; expected to "
-                             "be allowed to download it. Unset HF_HUB_OFFLINE and start ComfyUI again.")
+        return DownloadError(f"{source}: it is not on this machine, and huggingface_hub is in offline mode; expected "
+                             "to be allowed to download it. Unset HF_HUB_OFFLINE and start ComfyUI again.")
     if "FileMetadataError" in names:
         return DownloadError(f"{source}: the answer does not come from a Hub; expected one with commit and ETag. A "
                              "login page of the network, a proxy or HF_ENDPOINT may be in the way.")
@@ -464,7 +464,7 @@ def _install(content: bytes, source: Source, scratch: Path, final: Path, provena
 
 def upload(repo_id: str, files: Mapping[str, bytes | Path], message: str, *, private: bool = False) -> str:
     """Puts files (path in the repository -> bytes, or a file) into a Hub repository, in one commit; the repository is
-    made when it is not there.  Returns the commit.  DownloadError with cause and remedy when the Hub does not take them.
+    made when it is not there.  Returns the commit.  DownloadError with cause and remedy when the Hub refuses them.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -65,8 +65,8 @@ class Pin:
     def check(self, content: bytes, what: str) -> None:
         """CheckpointError unless these are the bytes.  what: the file, for the message."""
         if self.size is not None and len(content) != self.size:
-            raise CheckpointError(f"{what}: {len(content)} bytes; expected {self.size}. It is another file or a part of "
-                                  "one: remove it and get it again.")
+            raise CheckpointError(f"{what}: {len(content)} bytes; expected {self.size}. It is another file or a part "
+                                  "of one: remove it and get it again.")
         found = sha256 = hashlib.sha256(content).hexdigest()
         wanted = self.sha256
         if wanted in (None, found) and self.git_blob is not None:

@@ -1,4 +1,4 @@
-"""What needs no server; the downloads themselves are tested in tests/hub, with the real client and a Hub on loopback."""
+"""What needs no server; the downloads themselves are tested in tests/hub, with the real client and a Hub."""
 
 import subprocess
 import sys
@@ -20,8 +20,8 @@ def test_importing_it_brings_in_no_client():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["", "a.pt", "../a.safetensors", "a/b.safetensors", ".a.safetensors", "nul.safetensors",
-                                  "a\\b.safetensors", "c:a.safetensors"])
+@pytest.mark.parametrize("name", ["", "a.pt", "../a.safetensors", "a/b.safetensors", ".a.safetensors",
+                                  "nul.safetensors", "a\\b.safetensors", "c:a.safetensors"])
 def test_a_file_stays_in_its_folder(name, tmp_path):
     with pytest.raises(ConfigError, match="expected a name without folder"):
         hub.fetch(name, [], Pin(), tmp_path)

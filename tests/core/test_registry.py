@@ -24,8 +24,8 @@ ENTRY = {"concept": "stripes", "architecture": "demo", "license": "MIT", "file":
 FULL = {**ENTRY, "size": 12, "sha256": SHA256, "git_blob": git_blob(CONTENT),
         "source": {"repo_id": "me/mine", "filename": "ckpt/best.pt", "revision": COMMIT},
         "mirrors": [{"url": "https://example.invalid/best.pt"}], "settings": {"alpha_scale": 1.5, "interval": 2},
-        "evaluation": {"from": "a paper", "figures": [{"name": "FSR", "value": 99.5, "unit": "%", "low": 98, "high": 100,
-                                                       "count": 300}]}}
+        "evaluation": {"from": "a paper", "figures": [{"name": "FSR", "value": 99.5, "unit": "%", "low": 98,
+                                                       "high": 100, "count": 300}]}}
 
 
 class TestPin:
@@ -99,7 +99,8 @@ class TestEntries:
         assert str(Figure("seconds", 3, "")) == "seconds: 3"
 
     @pytest.mark.parametrize("change, cause", [
-        ({"file": "../x.safetensors"}, "file is"), ({"file": "x.pt"}, "file is"), ({"file": "CON.safetensors"}, "file is"),
+        ({"file": "../x.safetensors"}, "file is"), ({"file": "x.pt"}, "file is"),
+        ({"file": "CON.safetensors"}, "file is"),
         ({"file": None}, "file is"), ({"concept": ""}, "concept is"), ({"license": 3}, "license is"),
         ({"colour": "red"}, "has 'colour'"), ({"source": "me/mine"}, "source is a str"),
         ({"source": {"repo_id": "a/b"}}, "filename"), ({"source": {"url": "http://x.invalid/a.pt"}}, "url is"),

@@ -2,8 +2,8 @@
 
     python quickstart.py run tests/fuzz/fuzz_readers.py [--count 2400] [--seed 0]
 
-A file must load, or be refused with a CheckpointError; while it is read nothing may be run, written or connected to, and
-neither memory nor time may run out.  tests/fuzz/test_fuzz_readers.py does the same with some hundred files.
+A file must load, or be refused with a CheckpointError; while it is read nothing may be run, written or connected to,
+and neither memory nor time may run out.  tests/fuzz/test_fuzz_readers.py does the same with some hundred files.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ NUMBERS = (0, 1, -1, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 -
            2**64 - 1, 1.5, 1e308)
 NAMES = ("os\nsystem", "posix\nsystem", "builtins\neval", "builtins\nexec", "builtins\n__import__", "builtins\ngetattr",
          "subprocess\nPopen", "builtins\nbytearray", "builtins\nset", "builtins\nopen", "io\nopen", "shutil\nrmtree",
-         "collections\nCounter", "torch\nload", "torch.hub\nload", "torch\nFloatTensor", "torch._utils\n_rebuild_sparse_tensor",
-         "torch._utils\n_rebuild_nested_tensor", "torch._utils\n_rebuild_qtensor", "torch._utils\n_rebuild_wrapper_subclass",
+         "collections\nCounter", "torch\nload", "torch.hub\nload", "torch\nFloatTensor",
+         "torch._utils\n_rebuild_sparse_tensor", "torch._utils\n_rebuild_nested_tensor",
+         "torch._utils\n_rebuild_qtensor", "torch._utils\n_rebuild_wrapper_subclass",
          "torch._tensor\n_rebuild_from_type_v2", "torch.storage\nUntypedStorage", "torch.jit\nload", "torch\ndevice",
          "numpy.core.multiarray\n_reconstruct", "importlib\nimport_module", "ctypes\nCDLL", "webbrowser\nopen")
 PATHS = ("../../outside", "/tmp/outside", "..\\..\\outside", "C:\\outside", "a/../../data.pkl", "\0", "a" * 5000)
@@ -153,24 +154,28 @@ def header_fields(content: bytes, chance: random.Random) -> bytes:
         metadata = header.setdefault("__metadata__", {})
         what = chance.randrange(8)
         if what == 0 and isinstance(entry, dict):
-            entry["dtype"] = chance.choice(("F64", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "F8_E5M2", "F4", "C64", "U64",
-                                            "X", "", None, 3))
+            entry["dtype"] = chance.choice(("F64", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "F8_E5M2", "F4", "C64",
+                                            "U64", "X", "", None, 3))
         elif what == 1 and isinstance(entry, dict):
             entry["shape"] = [chance.choice(NUMBERS) for _ in range(chance.choice((0, 1, 2, 4, 70)))]
         elif what == 2 and isinstance(entry, dict):
-            entry["data_offsets"] = [chance.choice((*NUMBERS, len(rest))) for _ in range(chance.choice((1, 2, 2, 2, 3)))]
+            count = chance.choice((1, 2, 2, 2, 3))
+            entry["data_offsets"] = [chance.choice((*NUMBERS, len(rest))) for _ in range(count)]
         elif what == 3:
-            header[chance.choice(("", "a" * 10000, "../../outside", "\0", "pos_embed", "0.pos_embed"))] = header.pop(name)
+            other = chance.choice(("", "a" * 10000, "../../outside", "\0", "pos_embed", "0.pos_embed"))
+            header[other] = header.pop(name)
         elif what == 4:
             header[name] = chance.choice(([], "x", 3, None, {}, [entry] * 3))
         elif what == 5 and isinstance(metadata, dict):
-            metadata[chance.choice(("saferedir_config", "saferedir_concepts", "saferedir_format", "threshold"))] = chance.choice((
+            key = chance.choice(("saferedir_config", "saferedir_concepts", "saferedir_format", "threshold"))
+            metadata[key] = chance.choice((
                 "{", "[]", "1", "9", "nan", "inf", "-1", "[" * 5000, "{\"tokens\": 65536, \"prompt_dim\": 65536}",
                 "{\"tokens\": 1e999}", "{\"tokens\": -1}", "{\"__class__\": 1}", "\u0000",
                 json.dumps([{"concept": "a", "config": {"prompt_dim": 65536}, "metadata": {}}] * 2),
                 json.dumps([{"concept": str(n), "config": {}, "metadata": {}} for n in range(200)]), "9" * 5000))
         elif what == 6:
-            header["__metadata__"] = chance.choice(([], "x", {"a": 3}, {"a": None}, {"a" * 100000: "b"}, {"a": "b" * 10**6}))
+            header["__metadata__"] = chance.choice(([], "x", {"a": 3}, {"a": None}, {"a" * 100000: "b"},
+                                                    {"a": "b" * 10**6}))
         else:
             header |= {f"extra.{number}": dict(entry) if isinstance(entry, dict) else entry
                        for number in range(chance.choice((1, 100, 5000)))}
@@ -189,7 +194,8 @@ def header_text(content: bytes, chance: random.Random) -> bytes:
     deep = "[" * chance.choice((100, 10000, 1000000))
     return _with_header(chance.choice((
         deep.encode(), (text[:-1] + ', "x": ' + deep).encode(), text.replace('"F32"', "NaN").encode(), b"", b"{}",
-        text.encode("utf-16"), b"\xff" + text.encode(), (text[:-1] + "," + text[1:]).encode(), text.encode() + b" " * 10**6,
+        text.encode("utf-16"), b"\xff" + text.encode(), (text[:-1] + "," + text[1:]).encode(),
+        text.encode() + b" " * 10**6,
         b'{"a":' * 10000 + b"1" + b"}" * 10000)), rest)
 
 
@@ -205,7 +211,8 @@ def _pickle_of(content: bytes) -> tuple[bytes, object]:
 
 def _archive(records: list[tuple[str, bytes]], packed: bool = False) -> bytes:
     out = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+    how = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", how) as archive:
         warnings.simplefilter("ignore")     # doubled names are what is wanted
         for name, content in records:
             archive.writestr(name.replace("\0", "?"), content)
@@ -245,8 +252,8 @@ def pickle_bytes(content: bytes, chance: random.Random) -> bytes:
     limit = min(len(code), 4000)
     for _ in range(chance.choice((1, 2, 6))):
         at = chance.randrange(limit)
-        new = chance.choice((bytes([chance.randrange(256)]), b"R", b"b", b"\x81", b"0", b"2", b"(", b"h\x00", b"\x93", b"Q",
-                             b"\x95" + b"\xff" * 8, b"r\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f", b"X\xff\xff\xff\xff",
+        new = chance.choice((bytes([chance.randrange(256)]), b"R", b"b", b"\x81", b"0", b"2", b"(", b"h\x00", b"\x93",
+                             b"Q", b"\x95" + b"\xff" * 8, b"r\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f", b"X\xff\xff\xff\xff",
                              b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))))
         code = code[:at] + new + code[at + chance.choice((0, 1, len(new))):]
     return put(code)
@@ -388,7 +395,8 @@ def fuzz(count: int, seed: int, folder: Path, told=lambda tally: None) -> Tally:
     assert loaded[0].config == loaded[1].config
     for name in files:
         (folder / name).unlink(missing_ok=True)
-    quick, whole = ([name for name in files if name.startswith(which)] for which in (("part", "concepts"), ("whole", "bundle")))
+    quick, whole = ([name for name in files if name.startswith(which)]
+                    for which in (("part", "concepts"), ("whole", "bundle")))
     start = peak_memory()
     with limited_memory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -447,13 +455,13 @@ def page(tally: Tally, seed: int) -> str:
             for kind, count in sorted(tally.kinds.items())]
     return "\n".join([
         "# What damaged and hostile weight files do to the readers", "",
-        f"Written by `python quickstart.py run tests/fuzz/fuzz_readers.py --count {tally.files} --seed {seed}` with Python "
-        f"{platform.python_version()}, torch {torch.__version__}, safetensors {safetensors.__version__}.", "",
+        f"Written by `python quickstart.py run tests/fuzz/fuzz_readers.py --count {tally.files} --seed {seed}` with "
+        f"Python {platform.python_version()}, torch {torch.__version__}, safetensors {safetensors.__version__}.", "",
         f"{tally.files} mutated files: {tally.loaded} were harmless and loaded, {tally.refused} were refused with a "
         f"CheckpointError, {len(tally.faults)} did anything else.",
-        "While they were read an audit hook watched for programs, sockets, other pickles, and files written or removed, and",
-        f"the address space was limited to {MEMORY >> 20} MiB more than before. Memory grew by {tally.memory / 2**20:.0f} "
-        f"MiB at most; the slowest file took {tally.slowest:.1f} s of processor time.", "",
+        "While they were read an audit hook watched for programs, sockets, other pickles, and files written or",
+        f"removed, and the address space was limited to {MEMORY >> 20} MiB more than before. Memory grew by "
+        f"{tally.memory / 2**20:.0f} MiB at most; the slowest file took {tally.slowest:.1f} s of processor time.", "",
         "| what was done to a sound file | kind | files |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -464,7 +472,8 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
 
     def told(tally: Tally) -> None:
-        print(f"{tally.files} files: {tally.loaded} loaded, {tally.refused} refused, {len(tally.faults)} faults", flush=True)
+        print(f"{tally.files} files: {tally.loaded} loaded, {tally.refused} refused, {len(tally.faults)} faults",
+              flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)        # what a file may write with a relative name lands here

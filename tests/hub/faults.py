@@ -29,9 +29,9 @@ for folder in (ROOT, Path(__file__).parent):
         sys.path.append(str(folder))
 
 import torch  # noqa: E402
+from hub_server import HubServer, Request  # noqa: E402
 
 from demo.server import free_port  # noqa: E402
-from hub_server import HubServer, Request  # noqa: E402
 from saferedir_core import Redirector, RedirectorConfig, load_redirector, save_redirector  # noqa: E402
 from saferedir_core.errors import SafeRedirError  # noqa: E402
 from saferedir_core.hub import Patience, fetch  # noqa: E402
@@ -78,7 +78,8 @@ class Contents:
             return out.getvalue()
 
         state = redirector.state_dict()
-        return cls(saved({"concept": "test"}), pickled(state), saved({"concept": "test", "notes": "x" * (PIECE - 1000)}),
+        return cls(saved({"concept": "test"}), pickled(state),
+                   saved({"concept": "test", "notes": "x" * (PIECE - 1000)}),
                    pickled({key: value.half() if value.is_floating_point() else value for key, value in state.items()}),
                    pickle.dumps({"pos_embed": Exploit()}, 2))
 
@@ -423,10 +424,10 @@ def page(rows: list[str], left_out: list[str]) -> str:
 
     lines = [
         "# What goes wrong with a download, and what then happens", "",
-        "Written by `python quickstart.py run tests/hub/faults.py`; the tests run the same and compare. Each line was done",
-        f"to the real client (huggingface_hub {huggingface_hub.__version__}) with a Hub-like server on this machine. *File*",
-        "is what lies under the final name afterwards, *left* what else lies in the folder. Each error closes with the way",
-        "by hand (\"Or get ... some other way and save it as ...\"), left out here.", "",
+        "Written by `python quickstart.py run tests/hub/faults.py`; the tests run the same and compare. Each line was",
+        f"done to the real client (huggingface_hub {huggingface_hub.__version__}) with a Hub-like server on this machine.",
+        "*File* is what lies under the final name afterwards, *left* what else is in the folder. Each error closes",
+        "with the way by hand (\"Or get ... some other way and save it as ...\"), left out here.", "",
         "| what happens | file | left | what the person reads |", "|---|---|---|---|", *rows]
     if left_out:
         lines += ["", f"Not run here: {'; '.join(left_out)}."]

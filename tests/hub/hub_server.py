@@ -105,7 +105,8 @@ class Request(BaseHTTPRequestHandler):
     def _any(self):
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
-        self.hub.requests.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.hub.requests.append((self.command, self.path, headers))
         if self.hub.behave(self) is True:
             return
         path = unquote(urlsplit(self.path).path)

@@ -1,5 +1,6 @@
 """Each fault of a download, done to the real client: what the person reads, and what lies in the folder afterwards."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_a_fault_ends_as_the_table_says_and_leaves_nothing_unsound(fault, conten
         pytest.skip("this system cannot limit the size of files")
     outcome = faults.suffer(fault, contents, tmp_path)
     assert all(part in outcome.error for part in fault.says)
-    assert outcome.there == outcome.sound == (not fault.says and outcome.error == "" )
+    assert outcome.there == outcome.sound == (not fault.says and not outcome.error)
     assert outcome.left == []
     assert faults.row(fault, outcome) in faults.TABLE.read_text(encoding="utf-8").splitlines()
 
@@ -40,7 +41,8 @@ def test_a_file_that_is_there_asks_the_network_for_nothing(contents, tmp_path, m
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         (tmp_path / "a.safetensors").write_bytes(contents.plain)
-        assert fetch("a.safetensors", [HubSource("a/b", "a.safetensors")], Pin(), tmp_path) == tmp_path / "a.safetensors"
+        path = fetch("a.safetensors", [HubSource("a/b", "a.safetensors")], Pin(), tmp_path)
+        assert path == tmp_path / "a.safetensors"
         assert hub.requests == []
 
 
@@ -88,14 +90,15 @@ def test_a_converted_file_says_where_it_came_from(contents, tmp_path, monkeypatc
         metadata = load_redirector(fetch("x.safetensors", [source], Pin(), tmp_path,
                                          provenance={"concept": "nudity", "license": "MIT"})).metadata
     assert metadata["concept"] == "nudity" and metadata["source"] == str(source)
-    assert metadata["source_sha256"] == __import__("hashlib").sha256(contents.published).hexdigest()
+    assert metadata["source_sha256"] == hashlib.sha256(contents.published).hexdigest()
 
 
 def test_what_is_uploaded_comes_back_the_same(contents, tmp_path, monkeypatch):
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
-        commit = upload("owner/made", {"a.safetensors": contents.plain, "README.md": b"---\nlicense: mit\n---\n"}, "First")
+        files = {"a.safetensors": contents.plain, "README.md": b"---\nlicense: mit\n---\n"}
+        commit = upload("owner/made", files, "First")
         path = fetch("a.safetensors", [HubSource("owner/made", "a.safetensors", commit)], Pin(), tmp_path)
         assert path.read_bytes() == contents.plain
         assert hub.repositories["owner/made"].commits[commit]["README.md"].startswith(b"---")
