@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,8 +74,7 @@ class DownloadProgress:
         self._say("")
 
     def _say(self, text: str) -> None:
-        from server import PromptServer  # late: it brings the whole web server into a plain Python program
-
-        server = getattr(PromptServer, "instance", None)
+        # Not imported: a plain Python program has no web server and shall get none.
+        server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
         if server is not None and self._node_id is not None:
             server.send_progress_text(text, self._node_id)

@@ -23,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -188,10 +189,14 @@ class _Transfer:
         self.total, self.done, self.changed = total, done, time.monotonic()
         self.add(0)
 
+    def grown(self, done: int) -> None:
+        if done > self.done:
+            self.done, self.changed, self.too_much = done, time.monotonic(), done > self.most + PIECE
+
     def add(self, count: int) -> None:
         self.done += count
         self.changed = time.monotonic()
-        self.too_much = self.done > self.most
+        self.too_much = self.done > self.most + PIECE     # some slack: clients count in their own ways
         if self.stop or self.too_much:
             raise _Stopped
 
@@ -202,6 +207,7 @@ def _once(source: Source, pin: Pin, scratch: Path, progress: Progress, patience:
         raise DownloadError(f"{source}: it is not on this machine, and HF_HUB_OFFLINE forbids the network; expected to "
                             "be allowed to download it. Unset HF_HUB_OFFLINE.")
     transfer = _Transfer(pin.size or LARGEST_FILE)
+    scratch = Path(tempfile.mkdtemp(dir=scratch))
     work = _from_hub if isinstance(source, HubSource) else _from_url
     outcome: list = []
 
@@ -216,7 +222,11 @@ def _once(source: Source, pin: Pin, scratch: Path, progress: Progress, patience:
     try:
         while thread.is_alive():
             thread.join(POLL)
+            if transfer.total is None:      # an old client, which tells nothing
+                transfer.grown(_size(scratch))
             progress(transfer.done, transfer.total)
+            if transfer.too_much:
+                break
             left = PIECE if transfer.total is None else min(PIECE, max(0, transfer.total - transfer.done))
             if thread.is_alive() and time.monotonic() - transfer.changed > patience.silence + left / patience.slowest:
                 raise DownloadError(
@@ -224,7 +234,7 @@ def _once(source: Source, pin: Pin, scratch: Path, progress: Progress, patience:
                     f"than {patience.slowest:g} bytes per second); expected a faster connection. Try again later.")
     finally:
         transfer.stop = True
-    result = outcome[0]
+    result = outcome[0] if outcome else _Stopped()
     if isinstance(result, BaseException):
         raise _explained(result, source, transfer, scratch)
     raw, told = result
@@ -236,6 +246,13 @@ def _once(source: Source, pin: Pin, scratch: Path, progress: Progress, patience:
             raise DownloadError(str(error)) from error
     progress(len(content), len(content))
     return content
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in it."""
+    with contextlib.suppress(OSError):      # they come and go
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return 0
 
 
 def _read(raw: Path, source: Source) -> bytes:
@@ -277,8 +294,9 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
         raise DownloadError(f"{source}: has the SHA-256 {told.sha256} there; expected {pin.sha256}. It is not the file "
                             "that was meant: check name and revision.")
     transfer.most = answer.size or transfer.most
-    path = hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch / "hub",
-                           endpoint=hub, etag_timeout=patience.answer, tqdm_class=_bar(transfer))
+    told_by = {"tqdm_class": _bar(transfer)} if "tqdm_class" in signature(hf_hub_download).parameters else {}
+    path = hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch,
+                           endpoint=hub, etag_timeout=patience.answer, **told_by)
     return Path(path), told
 
 
@@ -311,7 +329,7 @@ def _explained(error: BaseException, source: Source, transfer: _Transfer, scratc
     """The trouble with cause and remedy.  huggingface_hub changed its HTTP library twice: names are compared."""
     if not isinstance(error, Exception) or isinstance(error, (DownloadError, _MayPass)):
         return error
-    if isinstance(error, _Stopped):
+    if isinstance(error, _Stopped) or transfer.too_much:
         return DownloadError(f"{source}: more than {transfer.most} bytes came; expected at most that. It is not a "
                              "redirector, or the server is broken.")
     names = {each.__name__ for each in type(error).__mro__}
@@ -348,7 +366,7 @@ def _explained(error: BaseException, source: Source, transfer: _Transfer, scratc
         return DownloadError(f"{source}: the answer does not come from a Hub; expected one with commit and ETag. A "
                              "login page of the network, a proxy or HF_ENDPOINT may be in the way.")
     if getattr(error, "errno", None) in FULL_DISK:
-        return DownloadError(f"{source}: no space left in {scratch.parent} ({error.strerror}); expected "
+        return DownloadError(f"{source}: no space left in {tempfile.gettempdir()} ({error.strerror}); expected "
                              f"{_megabytes(transfer)} there. Free some space, or set TMPDIR (Windows: TEMP) to a "
                              "folder on a larger disk.")
     if "HFValidationError" in names:
@@ -455,8 +473,8 @@ def _install(content: bytes, source: Source, scratch: Path, final: Path, provena
         raise DownloadError(f"{source}: was downloaded and is not kept: "
                             f"{str(error).replace(str(raw), 'the file')}") from error
     except OSError as error:
-        raise DownloadError(f"{source}: cannot be kept ({error.strerror or error}); expected space in {scratch.parent} "
-                            f"and {final.parent}. Free some.") from error
+        raise DownloadError(f"{source}: cannot be kept ({error.strerror or error}); expected space in "
+                            f"{tempfile.gettempdir()} and {final.parent}. Free some.") from error
 
 
 # ------------------------------------------------------------------------------------------------ upload

@@ -253,7 +253,8 @@ def pickle_bytes(content: bytes, chance: random.Random) -> bytes:
     for _ in range(chance.choice((1, 2, 6))):
         at = chance.randrange(limit)
         new = chance.choice((bytes([chance.randrange(256)]), b"R", b"b", b"\x81", b"0", b"2", b"(", b"h\x00", b"\x93",
-                             b"Q", b"\x95" + b"\xff" * 8, b"r\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f", b"X\xff\xff\xff\xff",
+                             b"Q", b"\x95" + b"\xff" * 8, b"r\xff\xff\xff\xff", b"\x8b\xff\xff\xff\x7f",
+                             b"X\xff\xff\xff\xff",
                              b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))))
         code = code[:at] + new + code[at + chance.choice((0, 1, len(new))):]
     return put(code)
