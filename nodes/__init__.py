@@ -7,6 +7,7 @@ from .demo_model import SafeRedirDemoModel
 from .enforce import enforce_if_asked
 from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
+from .hub_loader import SafeRedirHubLoader
 from .loader import SafeRedirLoader
 from .report import SafeRedirReport
 from .save import SafeRedirSave
@@ -21,5 +22,5 @@ class SafeRedirExtension(ComfyExtension):
         enforce_if_asked()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,
-                SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]
+        return [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
+                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]

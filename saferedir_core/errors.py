@@ -2,6 +2,7 @@
 
     SafeRedirError
     |-- CheckpointError             a weight file cannot be read, trusted or written
+    |   `-- DownloadError           a weight file cannot be fetched, or is not what was asked for
     |-- ConfigError      (ValueError)  a setting is out of its range
     |-- ContextError     (ValueError)  a context has the wrong shape or holds NaN or infinity
     |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
@@ -20,6 +21,10 @@ class SafeRedirError(Exception):
 
 class CheckpointError(SafeRedirError):
     """A weight file is missing, damaged, holds code, does not fit the network, or cannot be written."""
+
+
+class DownloadError(CheckpointError):
+    """A weight file cannot be downloaded, or what came is not what was asked for; nothing is kept of it."""
 
 
 class ConfigError(SafeRedirError, ValueError):

@@ -189,10 +189,11 @@ def test_an_unknown_redirector_is_refused_before_anything_runs(server, guarded_g
         server.queue(graph)
 
 
-def test_a_registry_name_that_is_not_here_says_what_to_download_and_where_to_put_it(server, demo_graph):
+def test_a_registry_name_that_cannot_be_fetched_says_why_and_how_to_get_it_by_hand(server, demo_graph, server_process):
     graph = demo_graph()
     graph[of_type(graph, "SafeRedirLoader")]["inputs"]["name"] = "nudity-sd1-published"
     with pytest.raises(ExecutionFailed) as caught:
         server.queue(graph)
-    for part in ("best_model.pt", "ryliu68/SafeRedir", "nudity_sd1_published.pt"):
+    for part in ("best_model.pt", "ryliu68/SafeRedir", "HF_HUB_OFFLINE", "nudity_sd1_published.pt"):
         assert part in str(caught.value)
+    assert not list(server_process.base.rglob("nudity_sd1_published*"))
