@@ -6,7 +6,9 @@ from .conditioning import SafeRedirConditioning
 from .demo_model import SafeRedirDemoModel
 from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
+from .live import register_route
 from .loader import SafeRedirLoader
+from .png_entry import register_handler
 from .report import SafeRedirReport
 from .save import SafeRedirSave
 from .stack import SafeRedirStack
@@ -17,6 +19,8 @@ from .weights import register_folder
 class SafeRedirExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folder()
+        register_route()
+        register_handler()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SafeRedirLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport, SafeRedirStack,

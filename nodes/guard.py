@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..saferedir_core import PolicyConfig
 from .bridge import guard_model
+from .live import listeners_of
 from .settings import alpha_scale_input, redirector_input, threshold_input
 from .types import CATEGORY, Recorder, TrajectoryType
 
@@ -42,6 +43,7 @@ class SafeRedirGuard(io.ComfyNode):
                 TrajectoryType.Output(display_name="trajectory",
                                       tooltip="What was decided; connect to SafeRedir Report."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -50,4 +52,5 @@ class SafeRedirGuard(io.ComfyNode):
         config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
         recorder = Recorder()
-        return io.NodeOutput(guard_model(model, saferedir, config, recorder), recorder)
+        guarded = guard_model(model, saferedir, config, recorder, listeners_of(cls.hidden and cls.hidden.unique_id))
+        return io.NodeOutput(guarded, recorder)
