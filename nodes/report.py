@@ -1,7 +1,7 @@
 """SafeRedir Report: what the guard saw and did, as a picture and as JSON."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..saferedir_core.report import plot, report_json
 from . import png_entry
@@ -57,7 +57,6 @@ class SafeRedirReport(io.ComfyNode):
             text = prompt_text(prompt, node_id)
         content = {**run.report, "prompt": words_of(run.report, text)}
         png_entry.remember(prompt, node_id, content)
-        picture = picture_of(content)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(samples, picture, report_json(content),
-                             ui={**shown, "text": (content["verdict"],), "saferedir": (content,)})
+        # No picture among the ui: the web part draws the curve from the report.
+        return io.NodeOutput(samples, picture_of(content), report_json(content),
+                             ui={"text": (content["verdict"],), "saferedir": (content,)})

@@ -88,9 +88,8 @@ export function describe(picture) {
   const step = text("step", { step: first.points.at(-1).step + 1, steps: picture.steps });
   const unsafe = text("probability", { probability: number(highest), threshold: number(picture.threshold) });
   const items = 1 + Math.max(...picture.curves.map((curve) => curve.item));
-  return `${step} ${unsafe} ${redirected.length
-    ? text("redirected_items", { count: redirected.length, items, list: redirected.join(", ") })
-    : text("nothing_redirected")}`;
+  const key = !redirected.length ? "nothing_redirected" : redirected.length === items ? "redirected_all" : "redirected_items";
+  return `${step} ${unsafe} ${text(key, { count: redirected.length, items, list: redirected.join(", ") })}`;
 }
 
 /** One model call as words, for the cursor. */

@@ -104,7 +104,6 @@ app.registerExtension({
   nodeCreated(node) {
     if (FOR_DEFAULTS.includes(typeOf(node))) applyDefaults(node);
     if (typeOf(node) === "SafeRedirReport") {
-      node.hideOutputImages = true;     // the panel shows the same curve
       addPanel(node);
       const { onExecuted } = node;
       node.onExecuted = function (output) {

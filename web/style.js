@@ -27,7 +27,7 @@ const CSS = `
 .saferedir-words { line-height: 2; max-height: 8em; overflow: auto; }
 .saferedir-words span {
   padding: 1px 0; border-bottom: var(--saferedir-strength) solid #d55e00;
-  background: color-mix(in srgb, #e69f00 var(--saferedir-mask), transparent);
+  background: color-mix(in srgb, #e69f00 calc(var(--saferedir-mask) * 0.55), transparent);
 }
 .saferedir-panel select {
   color: inherit; background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
