@@ -1,9 +1,13 @@
-// Runs that go on, by workflow and node: kept here so that a node of another tab, or of a page opened again, finds its own.
+// Runs that go on and finished reports, by workflow and node: kept here so that a node of another tab, or of a page opened
+// again, finds its own.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const VERSION = 1;
 const runs = new Map();     // "workflow node" -> the whole message of the newest run there
+const reports = new Map();  // "workflow node" -> the newest report there
+const queuedFrom = new Map();   // prompt id -> workflow id
+let queueing = Promise.resolve();
 
 export function rootGraph() {
   return app.rootGraph ?? app.graph;
@@ -22,6 +26,11 @@ export function* nodesWithIds(graph = rootGraph(), prefix = "") {
 /** The newest run of a node of the workflow that is open, or undefined. */
 export function runOf(executionId) {
   return runs.get(keyOf(rootGraph()?.id, executionId)) ?? runs.get(keyOf(null, executionId));
+}
+
+/** The newest report of a node of the workflow that is open, or undefined. */
+export function reportOf(executionId) {
+  return reports.get(keyOf(rootGraph()?.id, executionId));
 }
 
 /** Takes a message in; returns false when earlier ones are missing. */
@@ -49,5 +58,28 @@ export function listen(changed) {
   api.addEventListener("saferedir.step", async ({ detail }) => {
     if (!take(detail)) await catchUp();
     if (!detail.workflow || detail.workflow === rootGraph()?.id) changed(detail.node);
+  });
+}
+
+/** Remembers which workflow each prompt was queued from: the host tells a node's output to whichever tab is open. */
+export function followQueue() {
+  const { queuePrompt } = api;
+  api.queuePrompt = function (number, content, ...rest) {
+    const answer = queuePrompt.call(this, number, content, ...rest);
+    queueing = answer.then(({ prompt_id }) => queuedFrom.set(prompt_id, content?.workflow?.id), () => {});
+    return answer;
+  };
+}
+
+/** Calls `changed(executionId)` after each report for the workflow that is open. */
+export function listenForReports(changed) {
+  api.addEventListener("executed", async ({ detail }) => {
+    const [report] = detail?.output?.saferedir ?? [];
+    if (!report) return;
+    await queueing;     // the first outputs can be faster than the answer to queueing
+    const workflow = queuedFrom.get(detail.prompt_id) ?? rootGraph()?.id;
+    const node = String(detail.display_node ?? detail.node);
+    reports.set(keyOf(workflow, node), report);
+    if (workflow === rootGraph()?.id) changed(node);
   });
 }

@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { menuItems } from "./guard_sampler.js";
 import { LivePanel, ReportPanel } from "./panel.js";
-import { catchUp, listen, nodesWithIds, runOf } from "./runs.js";
+import { catchUp, followQueue, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
 import { addStyle } from "./style.js";
 import { loadTexts } from "./texts.js";
 
@@ -36,16 +36,12 @@ function removePanel(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
 }
 
-function showReport(node, output) {
-  const [report] = output?.saferedir ?? [];
-  if (report) panels.get(node)?.show(report);
-}
-
-/** Shows the runs that are known of every Guard in the open workflow. */
-function showRuns(only) {
+/** Shows what is known of every Guard and Report in the open workflow, or of one. */
+function showKnown(only) {
   for (const [id, node] of nodesWithIds()) {
-    const run = (only === undefined || id === only) && typeOf(node) === "SafeRedirGuard" ? runOf(id) : null;
-    if (run) panels.get(node)?.show(run);
+    if (only !== undefined && id !== only) continue;
+    const known = typeOf(node) === "SafeRedirGuard" ? runOf(id) : typeOf(node) === "SafeRedirReport" ? reportOf(id) : null;
+    if (known) panels.get(node)?.show(known);
   }
 }
 
@@ -55,7 +51,7 @@ function switchLive(on) {
     if (on) addPanel(node);
     else removePanel(node);
   }
-  showRuns();
+  showKnown();
   app.canvas?.setDirty?.(true, true);
 }
 
@@ -97,38 +93,19 @@ app.registerExtension({
     await loadTexts();
   },
   async setup() {
-    listen(showRuns);
+    followQueue();
+    listen(showKnown);
+    listenForReports(showKnown);
     await catchUp();
-    showRuns();
+    showKnown();
   },
   nodeCreated(node) {
     if (FOR_DEFAULTS.includes(typeOf(node))) applyDefaults(node);
-    if (typeOf(node) === "SafeRedirReport") {
-      addPanel(node);
-      const { onExecuted } = node;
-      node.onExecuted = function (output) {
-        onExecuted?.call(this, output);
-        showReport(this, output);
-      };
-    } else if (typeOf(node) === "SafeRedirGuard" && setting(LIVE) !== false) {
-      addPanel(node);
-    }
+    const live = typeOf(node) === "SafeRedirGuard" && setting(LIVE) !== false;
+    if (live || typeOf(node) === "SafeRedirReport") addPanel(node);
   },
   afterConfigureGraph() {
-    showRuns();
-  },
-  // Called when outputs come back with a workflow's tab.  Keys are locator ids: "12", or "<subgraph>:12".
-  onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      if (!output?.saferedir) continue;
-      const local = id.split(":").at(-1);
-      for (const [, node] of nodesWithIds()) {
-        const place = node.graph === app.rootGraph ? String(node.id) : `${node.graph?.id}:${node.id}`;
-        if (typeOf(node) === "SafeRedirReport" && (place === id || (!id.includes(":") && place === local))) {
-          showReport(node, output);
-        }
-      }
-    }
+    showKnown();
   },
   getNodeMenuItems: menuItems,
 });

@@ -10,6 +10,7 @@ def words(pack):
     import nodes
 
     extension = pack("nodes").SafeRedirExtension()
+    asyncio.run(extension.on_load())
     for node in asyncio.run(extension.get_node_list()):
         nodes.NODE_CLASS_MAPPINGS.setdefault(node.GET_SCHEMA().node_id, node)
     return pack("nodes.words")
