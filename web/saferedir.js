@@ -14,6 +14,7 @@ const DEFAULTS = { name: "SafeRedir.Redirector", alpha_scale: "SafeRedir.AlphaSc
 const FOR_DEFAULTS = ["SafeRedirLoader", "SafeRedirGuard", "SafeRedirConditioning"];
 
 const panels = new WeakMap();
+let started = false;
 const setting = (id) => app.extensionManager?.setting?.get(id);
 const typeOf = (node) => node.comfyClass ?? node.type;
 
@@ -77,7 +78,7 @@ app.registerExtension({
   settings: [
     { id: LIVE, category: ["SafeRedir", "Display", "LiveDisplay"], name: "Live curve on SafeRedir Guard", type: "boolean",
       defaultValue: true, tooltip: "Shows the unsafe probability on the node while sampling.",
-      onChange: (on) => { if (app.graph) switchLive(on); } },
+      onChange: (on) => { if (started) switchLive(on); } },
     { id: DEFAULTS.threshold, category: ["SafeRedir", "Defaults", "Threshold"], name: "Threshold of new nodes",
       type: "number", defaultValue: 0, attrs: { min: 0, max: 0.999, step: 0.01, maxFractionDigits: 3 },
       tooltip: "0: the redirector's own threshold." },
@@ -93,6 +94,7 @@ app.registerExtension({
     await loadTexts();
   },
   async setup() {
+    started = true;
     followQueue();
     listen(showKnown);
     listenForReports(showKnown);
