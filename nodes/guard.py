@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..saferedir_core import PolicyConfig
 from .bridge import guard_model
+from .live import listeners_of
 from .reaction import ON_ERROR, ON_UNSAFE, Reaction
 from .settings import alpha_scale_input, redirector_input, threshold_input
 from .types import CATEGORY, Recorder, TrajectoryType
@@ -51,6 +52,7 @@ class SafeRedirGuard(io.ComfyNode):
                 TrajectoryType.Output(display_name="trajectory",
                                       tooltip="What was decided; connect to SafeRedir Report."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -59,5 +61,6 @@ class SafeRedirGuard(io.ComfyNode):
         config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
         recorder = Recorder()
-        guarded = guard_model(model, saferedir, config, recorder, reaction=Reaction(on_error, on_unsafe))
+        guarded = guard_model(model, saferedir, config, recorder, listeners_of(cls.hidden and cls.hidden.unique_id),
+                              Reaction(on_error, on_unsafe))
         return io.NodeOutput(guarded, recorder)

@@ -8,6 +8,7 @@
     |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
     |-- TimestepError    (ValueError)  a timestep has the wrong shape or is not finite
     |-- PairsError       (ValueError)  a file of prompt pairs cannot be read or used
+    |-- ReportError                 the report in a picture cannot be read
     |-- EvaluationError             the redirector itself gave NaN or infinity
     `-- TrainingError               a training cannot go on, or its pairs cannot be used
 
@@ -49,6 +50,10 @@ class PairsError(SafeRedirError, ValueError):
 
 class EvaluationError(SafeRedirError):
     """The redirector's outputs are not finite, so that no decision can be made from them."""
+
+
+class ReportError(SafeRedirError):
+    """A file carries no report that can be read."""
 
 
 class TrainingError(SafeRedirError):
