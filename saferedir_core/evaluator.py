@@ -37,6 +37,7 @@ class Heads:
     token_mask  (C, R, T), alpha (C, R, T, 1)
     finite      (C, R) bool: everything but the delta is finite
     delta       delta(concept) -> (R, T, D), delta(None) -> (C, R, T, D); computed when asked for
+    constant    token_mask and alpha are the same at every evaluation of these items
     """
 
     logits: Tensor
@@ -44,6 +45,7 @@ class Heads:
     alpha: Tensor
     finite: Tensor
     delta: Callable[[int | None], Tensor]
+    constant: bool
 
 
 def whole_output(output: RedirectorOutput) -> Heads:
@@ -51,7 +53,7 @@ def whole_output(output: RedirectorOutput) -> Heads:
     delta = output.delta[None]
     finite = finite_rows(output.logits, output.delta, output.token_mask, output.alpha)
     return Heads(output.logits[None], output.token_mask[None], output.alpha[None], finite[None],
-                 lambda concept: delta if concept is None else delta[concept])
+                 lambda concept: delta if concept is None else delta[concept], constant=False)
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ class Evaluator:
 
         return Heads(logits, of_rows(prompt.token_mask), of_rows(prompt.alpha),
                      of_rows(prompt.finite) & logits.isfinite().all(-1),
-                     lambda concept: self._delta(read, prompt, concept))
+                     lambda concept: self._delta(read, prompt, concept), constant=True)
 
     def _joint(self, latent: Tensor, timesteps: Tensor) -> Tensor:
         """Feature of latent and timestep together, of every redirector: (C, B, J)."""
