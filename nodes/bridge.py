@@ -24,6 +24,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ..saferedir_core import ContextError, PolicyConfig, RedirectionRun, Redirector, SafeRedirError, Trajectory
 from ..saferedir_core.plan import from_chunks, to_chunks
 from ..saferedir_core.report import report
+from ..saferedir_core.speed import SpeedConfig
 from ..saferedir_core.stack import StackedRun
 from .listeners import RunListener, RunStart
 from .types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
@@ -32,18 +33,19 @@ KEY = "saferedir"
 FIRST_TIMESTEP = 999.0  # of the 1000-step training schedule
 PROMPT_NOISE_SEED = 20260112  # of the pure-noise latent that a prompt is judged on before sampling
 PROMPT_NOISE_SIZE = 64  # its height and width; the network averages over both
+SPEED = SpeedConfig(deferred=None)  # of sampling runs: no waiting for an accelerator
 
 log = logging.getLogger("saferedir")
 
 
 def run_of(redirectors: Redirector | Mapping[str, Redirector], config: PolicyConfig,
-           original: torch.Tensor) -> RedirectionRun | StackedRun:
+           original: torch.Tensor, speed: SpeedConfig = SpeedConfig()) -> RedirectionRun | StackedRun:
     """The run of one redirector, or of several at once."""
     if not isinstance(redirectors, Mapping):
-        return RedirectionRun(redirectors, config, original)
+        return RedirectionRun(redirectors, config, original, speed)
     if len(redirectors) == 1:
-        return RedirectionRun(*redirectors.values(), config, original)
-    return StackedRun(redirectors, config, original)
+        return RedirectionRun(*redirectors.values(), config, original, speed)
+    return StackedRun(redirectors, config, original, speed)
 
 
 def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[str, Redirector],
@@ -106,14 +108,17 @@ class Guard:
             listener.started(start)
         output = None
         try:
-            output = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback), disable_pbar,
-                              seed, **kwargs)
+            sampled = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback), disable_pbar,
+                               seed, **kwargs)
+            run.settle()
+            output = sampled
             return output
         finally:
             self._record(run, output)
 
     def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
         content = run.report()
+        run.tell()
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
         for listener in self.listeners:
@@ -195,16 +200,27 @@ class SamplingRun:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
         latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
-        decision = run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=float(sigma.flatten()[0]))
-        number = [*self._runs.values()].index(run)
-        for listener in self.listeners:
-            listener.decided(self.start, number, decision)
+        run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=sigma)
+        self.tell()
+
+    def settle(self) -> None:
+        """Waits for decisions that stayed on the device, and raises what went wrong there, before a latent goes out."""
+        with _failing_closed("judging the latent"):
+            for run in self._runs.values():
+                run.settle()
+
+    def tell(self) -> None:
+        """Tells the listeners what has been decided since."""
+        for number, run in enumerate(self._runs.values()):
+            for decision in run.arrived():
+                for listener in self.listeners:
+                    listener.decided(self.start, number, decision)
 
     def _run_of(self, context: torch.Tensor, batch: int) -> RedirectionRun | StackedRun:
         if id(context) not in self._runs:
             require_fitting_context(context, self.loaded.redirector)
             original, _ = self._original_of(context, batch)
-            self._runs[id(context)] = run_of(self.loaded.redirectors, self.config, original)
+            self._runs[id(context)] = run_of(self.loaded.redirectors, self.config, original, SPEED)
         return self._runs[id(context)]
 
     def _original_of(self, context: torch.Tensor, batch: int) -> tuple[torch.Tensor, bool]:
@@ -243,7 +259,7 @@ class SamplingRun:
         context, batch = _context_of(cond), x.shape[0]
         if protected:
             run = self._run_of(context, batch)
-            if not len(run.trajectory) and self.config.mode == "guard":
+            if not run.observations and self.config.mode == "guard":
                 self._observe_run(run, x, sigma)  # a cond that some node made in mid-run
         else:
             # The published hooks shift the negative prompt by the positive's delta as well.

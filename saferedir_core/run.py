@@ -82,13 +82,13 @@ class RedirectionRun:
         for values that are not finite later: in the next `observe` that knows, at the latest in `settle`.
         Costs one or two transfers from the device, whatever the batch; a deferred run waits for none.
         """
-        self._require_latent(latent)
+        self.require_latent(latent)
         timesteps = timestep_per_item(timestep, self.batch, self.redirector.device)
         if self._deferred is not None:
             self._deferred.observe(latent, timesteps, step, sigma)
             return None
         due = self.due
-        heads = self._ask(latent, timesteps, due) if due else None
+        heads = self.ask(latent, timesteps, due) if due else None
         return self.decide(heads, 0, latent, timesteps, due, step, sigma)
 
     def arrived(self) -> list[Decision]:
@@ -122,7 +122,7 @@ class RedirectionRun:
         in which only the redirected chunks differ.  A deferred run, which does not know, gives a new one in any case.
         Raises ContextError if the shape does not fit the run.
         """
-        self._require_context(context)
+        self.require_context(context)
         if self._deferred is not None:
             return shifted_context(context, self.redirector.config.tokens, [self._deferred])
         period = self.batch * self.chunks
@@ -141,7 +141,7 @@ class RedirectionRun:
         """Items that the next observation evaluates."""
         return policy.items_due(self._countdown)
 
-    def _ask(self, latent: Tensor, timesteps: Tensor, items: list[int]) -> Heads:
+    def ask(self, latent: Tensor, timesteps: Tensor, items: list[int]) -> Heads:
         """Ask the network about every chunk of these items."""
         every = len(items) == self.batch
         if self.splits:
@@ -156,7 +156,7 @@ class RedirectionRun:
                                             timesteps[repeated]))
 
     def _ask_all(self, latent: Tensor, timesteps: Tensor, number: int) -> Heads:
-        return self._ask(latent, timesteps, [*range(self.batch)])
+        return self.ask(latent, timesteps, [*range(self.batch)])
 
     @property
     def splits(self) -> bool:
@@ -254,7 +254,8 @@ class RedirectionRun:
         """Per-row flags -> per-item flags: an item is unsafe if one of its chunks is."""
         return tuple(any(rows.get(row, False) for row in self._rows(item)) for item in range(self.batch))
 
-    def _require_latent(self, latent: Tensor) -> None:
+    def require_latent(self, latent: Tensor) -> None:
+        """LatentError unless the latent fits the run."""
         require_latent(latent, self.redirector.config)
         if latent.shape[0] != self.batch:
             raise LatentError(f"The latent holds {latent.shape[0]} items and the original context {self.batch}; "
@@ -263,7 +264,8 @@ class RedirectionRun:
             raise LatentError(f"The latent is on {latent.device} and the redirector on {self.redirector.device}; "
                               "expected one device. Move the latent: latent.to(redirector.device).")
 
-    def _require_context(self, context: Tensor) -> None:
+    def require_context(self, context: Tensor) -> None:
+        """ContextError unless the context fits the run."""
         _, length, width = self._original.shape
         fits = context.ndim == 3 and context.shape[0] > 0 and context.shape[0] % self.batch == 0
         if not fits or tuple(context.shape[1:]) != (length, width):
