@@ -130,6 +130,7 @@ class Guard:
                 with _present(run):
                     sampled = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback),
                                        disable_pbar, seed, **kwargs)
+                run.settle()
                 run.require_guarded()
                 output = run.blanked(sampled)
                 return output
@@ -156,6 +157,7 @@ class Guard:
 
     def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
         content = run.report()
+        run.tell()
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
         for listener in self.listeners:

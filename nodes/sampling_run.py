@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.utils
 import torch
@@ -28,6 +28,7 @@ from ..saferedir_core import (
     Trajectory,
 )
 from ..saferedir_core.report import report
+from ..saferedir_core.speed import SpeedConfig
 from ..saferedir_core.stack import StackedRun
 from .conds import (
     CONTEXTS,
@@ -50,18 +51,20 @@ from .listeners import RunListener, RunStart
 from .reaction import Reaction, UnsafeStopped
 from .types import LoadedRedirector, Marker
 
+SPEED = SpeedConfig(deferred=None)  # no waiting for an accelerator
 OTHERS_REPORTED = 16  # conditionings beside the first that a report shows
 
 log = logging.getLogger("saferedir")
 
 
-def run_of(redirectors, config: PolicyConfig, original: torch.Tensor) -> RedirectionRun | StackedRun:
+def run_of(redirectors, config: PolicyConfig, original: torch.Tensor,
+           speed: SpeedConfig = SpeedConfig()) -> RedirectionRun | StackedRun:
     """The run of one redirector, or of several by name."""
     if isinstance(redirectors, Redirector):
-        return RedirectionRun(redirectors, config, original)
+        return RedirectionRun(redirectors, config, original, speed)
     if len(redirectors) == 1:
-        return RedirectionRun(*redirectors.values(), config, original)
-    return StackedRun(redirectors, config, original)
+        return RedirectionRun(*redirectors.values(), config, original, speed)
+    return StackedRun(redirectors, config, original, speed)
 
 
 @dataclass
@@ -88,6 +91,8 @@ class SamplingRun:
         self.start, self.guider, self.door, self.reaction, self.listeners = start, guider, door, reaction, listeners
         self.loaded: LoadedRedirector = start.loaded
         self.config: PolicyConfig = start.config
+        # What is done about an unsafe run at once has to be known at once.
+        self.speed = SPEED if reaction.on_unsafe in ("redirect", "observe") else replace(SPEED, deferred=False)
         self.step = 0
         self.errors: list[str] = []
         self._prompts: dict[tuple[int, int], Prompt] = {}  # by the id of the context as found, and the batch
@@ -158,6 +163,19 @@ class SamplingRun:
                                "the whole batch, because mode 'upstream' decides after that call. Use mode 'guard'.")
         self._judged = []
 
+    def settle(self) -> None:
+        """Waits for decisions that stayed on the device, and raises what went wrong there, before a latent goes out."""
+        with self._failing_closed("judging the latent"):
+            for run in self._runs:
+                run.settle()
+
+    def tell(self) -> None:
+        """Tells the listeners what has been decided since."""
+        for number, run in enumerate(self._runs):
+            for decision in run.arrived():
+                for listener in self.listeners:
+                    listener.decided(self.start, number, decision)
+
     def require_guarded(self) -> None:
         """An error unless all that the sampler did came by here and was judged."""
         self.door.settle()
@@ -212,12 +230,10 @@ class SamplingRun:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
         latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
-        decision = run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=float(sigma.flatten()[0]))
+        run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=sigma)
         self._judged.append(run)
-        number = next(number for number, each in enumerate(self._runs) if each is run)
-        for listener in self.listeners:
-            listener.decided(self.start, number, decision)
-        if any(decision.unsafe) and self.reaction.on_unsafe == "stop":
+        self.tell()
+        if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
             raise UnsafeStopped(f"SafeRedir ({self.loaded.name}) stopped this run at step {self.step}: it was judged "
                                 "unsafe, and on_unsafe is 'stop'. Change the prompt.")
 
@@ -225,7 +241,7 @@ class SamplingRun:
         prompt = self._prompt(context, batch)
         if prompt.run is None:
             require_fitting_context(context, self.loaded.redirector)
-            prompt.run = run_of(self.loaded.redirectors, self.config, prompt.original)
+            prompt.run = run_of(self.loaded.redirectors, self.config, prompt.original, self.speed)
         return prompt.run
 
     def _prompt(self, context: torch.Tensor, batch: int) -> Prompt:
