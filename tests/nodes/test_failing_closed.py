@@ -170,6 +170,22 @@ class TestWaysAroundTheGuard:
         sample(guarded, prompts("a house"), negative, cfg=cfg)
         assert present(seen, negative) is not guarded_side
 
+    def test_a_negative_prompt_is_guarded_when_a_nodes_own_guidance_draws_it(self, prompts, scripted, guard):
+        """As Video Linear CFG with a least guidance of 0 does for the first image of a batch."""
+        guarded, recorder = guard(scripted(unsafe=True))
+        handed, negative = [], prompts("a striped red fish")
+
+        def drawn(args):
+            handed.append(args["uncond_denoised"])
+            return args["input"] - args["uncond_denoised"]
+        guarded.set_model_sampler_cfg_function(drawn)
+        seen = contexts_at(guarded)
+        sample(guarded, prompts("a house"), negative)
+        # The first call is repeated with the negative prompt redirected, and its first result is not used.
+        assert len(handed) == STEPS + 1
+        assert [present([each], negative) for each in seen] == [True] + [False] * STEPS
+        assert len(recorder.runs[-1].report["other_conditionings"]) == 1
+
     def test_a_batch_that_is_split_between_model_calls_is_guarded(self, demo_world, prompts, scripted, guard):
         from comfy.context_windows import (
             ContextFuseMethods,
@@ -195,9 +211,9 @@ class TestWaysAroundTheGuard:
         positive = [[context, {**options, "cross_attn_controlnet": hidden}] for context, options in prompts("a fish")]
         handed = []
 
-        def record(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        def record(executor, *args, **kwargs):
             handed.append(kwargs["crossattn_controlnet"].clone())
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options)
+            return executor(*args, **kwargs)
         guarded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", record)
         sample(guarded, positive, positive, cfg=1.0)
         assert handed and not any(torch.equal(row, hidden[0]) for each in handed for row in each)
@@ -303,7 +319,10 @@ class TestReactions:
         loaded.redirector.forward = second_is_unsafe
         guarded, _ = guard(loaded, on_unsafe="blank")
         positive, negative, previews = prompts("a striped red fish"), prompts(""), []
-        images = sample(guarded, positive, negative, callback=lambda step, denoised, x, steps: previews.append(denoised))
+
+        def preview(step, denoised, x, steps):
+            previews.append(denoised)
+        images = sample(guarded, positive, negative, callback=preview)
         assert torch.equal(images[0], sample(demo_world[0], positive, negative)[0])
         assert not images[1].any() and len(previews) == STEPS
         assert all(preview[0].any() and not preview[1].any() for preview in previews)
