@@ -61,7 +61,7 @@ class SamplingRun:
         self.errors: list[str] = []
         self.prompts = Prompts(start.loaded.redirectors, start.config)
         self._judged: list[RedirectionRun | StackedRun] = []  # in the model call that is under way
-        self._calling: int | None = None  # batch of the model call that PREDICT_NOISE is in
+        self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
         self._predictions: dict[bool, torch.Tensor] = {}  # of that call, of a side that is drawn (True) or pushed away
         self._all_drawn = False  # the negative prompt turned out to be drawn by some node's own guidance
 
@@ -95,7 +95,7 @@ class SamplingRun:
         return count
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
-        self._calling, self._judged, self._predictions = x.shape[0], [], {}
+        self._calling, self._judged, self._predictions = x, [], {}
         try:
             if self.config.mode == "guard":
                 self._observe(x, timestep)
@@ -119,16 +119,22 @@ class SamplingRun:
         self.door.receive(conds)
         guarded = conds
         with self._failing_closed("redirecting the prompt"):
-            if self._calling != x_in.shape[0]:
+            if not self._is_whole(x_in, model_options):
                 self._begin_call_of_its_own(x_in.shape[0])
             guarded = [self._redirect_side(side_conds, x_in, timestep) for side_conds in conds]
         with self.door.opened(guarded):
             predictions = executor(model, guarded, x_in, timestep, model_options)
-        if self._calling == x_in.shape[0]:
+        if self._is_whole(x_in, model_options):
             for side_conds, prediction in zip(conds, predictions):
                 if side_conds:
                     self._predictions.setdefault(self._side_draws(side_conds), prediction)
         return predictions
+
+    def _is_whole(self, x: torch.Tensor, model_options: dict) -> bool:
+        """Whether these latents are those of the sampler's own call, item by item, though perhaps disturbed (SAG)."""
+        if self._calling is None or self._calling.shape[0] != x.shape[0]:
+            return False
+        return x is self._calling or "context_handler" not in model_options
 
     def _begin_call_of_its_own(self, batch: int) -> None:
         """A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to."""
@@ -140,7 +146,7 @@ class SamplingRun:
     def require_guarded(self) -> None:
         """An error unless all that the sampler did came by here and was judged."""
         self.door.settle()
-        if not self.start.steps:
+        if not self.start.steps or self.errors:
             return
         if not self.door.calls:
             self.refuse("the sampler never called the model that this guard watches")
