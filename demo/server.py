@@ -152,7 +152,8 @@ class ComfyServer:
 
     def __init__(self, python: Path, comfyui: Path, base: Path, *, log: Path, port: int | None = None,
                  cpu: bool = False, models: Path | None = None, extra: list[str] | None = None,
-                 environment: dict[str, str] | None = None, patience: float = 600.0, tick: Callable[[str], None] = lambda last_line: None):
+                 environment: dict[str, str] | None = None, patience: float = 600.0,
+                 tick: Callable[[str], None] = lambda last_line: None):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.base, self.log = base, log

@@ -6,6 +6,7 @@
 The guard's part in sampling is these modules, and no others know the host's wrappers and conds:
     bridge           what hangs on a MODEL: settings only
     sampling_run     the state of one run and its wrappers PREDICT_NOISE and CALC_COND_BATCH
+    prompts          the prompts that a run meets, and their judges
     conds            reading the host's conds
     door             stands before the denoiser and lets no context pass that was not judged
     reaction         what to do about an unsafe run and about a failure
@@ -32,8 +33,9 @@ from ..saferedir_core import ContextError, EvaluationError, PolicyConfig, Redire
 from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable, restore_original
 from .door import Door
 from .listeners import RunListener, RunStart
+from .prompts import run_of
 from .reaction import Reaction
-from .sampling_run import SamplingRun, run_of
+from .sampling_run import SamplingRun
 from .types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
 
 __all__ = ["Guard", "guard_model", "redirect_conditioning", "restore_original"]

@@ -165,7 +165,7 @@ class Enforcer:
         return cls(settings, loaded, decisions)
 
     def install(self) -> None:
-        """From now on every sampling run is guarded.  SafeRedirError when the host is not the one that is known here."""
+        """From now on every sampling run is guarded.  SafeRedirError when the host has other methods than expected."""
         guider, model = comfy.samplers.CFGGuider, comfy.model_base.BaseModel
         for owner, name in ((guider, "sample"), (model, "apply_model")):
             if not callable(vars(owner).get(name)):

@@ -13,21 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import comfy.samplers
 import comfy.utils
 import torch
 
-from ..saferedir_core import (
-    ContextError,
-    EvaluationError,
-    PolicyConfig,
-    RedirectionRun,
-    Redirector,
-    SafeRedirError,
-    Trajectory,
-)
-from ..saferedir_core.report import report
+from ..saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 from ..saferedir_core.speed import SpeedConfig
 from ..saferedir_core.stack import StackedRun
 from .conds import (
@@ -40,47 +32,24 @@ from .conds import (
     context_of,
     draws,
     prompt_of,
-    require_fitting_context,
     require_judgeable,
-    restore_original,
     side_draws,
     with_contexts,
 )
 from .door import Door
 from .listeners import RunListener, RunStart
+from .prompts import Prompts
 from .reaction import Reaction, UnsafeStopped
 from .types import LoadedRedirector, Marker
 
 SPEED = SpeedConfig(deferred=None)  # no waiting for an accelerator
-OTHERS_REPORTED = 16  # conditionings beside the first that a report shows
+# Share of the negative prompt in a prediction from which on it is drawn; the usual guidance leaves it below 0.
+DRAWN_SHARE = 0.1
+# Model options by which a node puts a guidance of its own in the place of the host's.
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
+            "sampler_calc_cond_batch_function")
 
 log = logging.getLogger("saferedir")
-
-
-def run_of(redirectors, config: PolicyConfig, original: torch.Tensor,
-           speed: SpeedConfig = SpeedConfig()) -> RedirectionRun | StackedRun:
-    """The run of one redirector, or of several by name."""
-    if isinstance(redirectors, Redirector):
-        return RedirectionRun(redirectors, config, original, speed)
-    if len(redirectors) == 1:
-        return RedirectionRun(*redirectors.values(), config, original, speed)
-    return StackedRun(redirectors, config, original, speed)
-
-
-@dataclass
-class Prompt:
-    """One context that the run met.
-
-    found     the tensor, kept so that its id stays its own
-    original  the original context of every item, (B, n, d)
-    restored  whether that differs from the one found
-    run       None until it is judged
-    """
-
-    found: torch.Tensor
-    original: torch.Tensor
-    restored: bool
-    run: RedirectionRun | StackedRun | None = None
 
 
 class SamplingRun:
@@ -91,14 +60,15 @@ class SamplingRun:
         self.start, self.guider, self.door, self.reaction, self.listeners = start, guider, door, reaction, listeners
         self.loaded: LoadedRedirector = start.loaded
         self.config: PolicyConfig = start.config
-        # What is done about an unsafe run at once has to be known at once.
-        self.speed = SPEED if reaction.on_unsafe in ("redirect", "observe") else replace(SPEED, deferred=False)
         self.step = 0
         self.errors: list[str] = []
-        self._prompts: dict[tuple[int, int], Prompt] = {}  # by the id of the context as found, and the batch
-        self._markers: list[Marker] = []
+        # What is done about an unsafe run at once has to be known at once.
+        speed = SPEED if reaction.on_unsafe in ("redirect", "observe") else replace(SPEED, deferred=False)
+        self.prompts = Prompts(start.loaded.redirectors, start.config, speed)
         self._judged: list[RedirectionRun | StackedRun] = []  # in the model call that is under way
-        self._calling: int | None = None  # batch of the model call that PREDICT_NOISE is in
+        self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
+        self._predictions: dict[bool, torch.Tensor] = {}  # of that call, of a side that is drawn (True) or pushed away
+        self._all_drawn = False  # the negative prompt turned out to be drawn by some node's own guidance
 
     # ------------------------------------------------------------------------------ what the host calls
 
@@ -106,9 +76,9 @@ class SamplingRun:
         """Looks at every guarded cond before any model is loaded; an error when one cannot be judged."""
         with self._failing_closed("reading the prompts"):
             for side, conds in self.guider.conds.items():
-                self._markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
-                                  if isinstance(cond.get(name), Marker)]
-                if not draws(self.guider, side):
+                self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
+                                         if isinstance(cond.get(name), Marker)]
+                if not self._draws(side):
                     continue
                 if not conds:
                     raise ContextError(f"The {side} conditioning is empty; expected at least one prompt. Connect CLIP "
@@ -130,11 +100,15 @@ class SamplingRun:
         return count
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
-        self._calling, self._judged = x.shape[0], []
+        self._calling, self._judged, self._predictions = x, [], {}
         try:
             if self.config.mode == "guard":
                 self._observe(x, timestep)
-                return executor(x, timestep, model_options, seed)
+                prediction = executor(x, timestep, model_options, seed)
+                if self._guidance_is_a_nodes_own(model_options) and self._pulls_towards_the_negative(prediction):
+                    self._all_drawn = True
+                    prediction = executor(x, timestep, model_options, seed)
+                return prediction
             # The published code evaluates in the scheduler's step, after the UNet has been called.
             with self._failing_closed("reading the prompts"):
                 self._prepare(x.shape[0])
@@ -150,11 +124,22 @@ class SamplingRun:
         self.door.receive(conds)
         guarded = conds
         with self._failing_closed("redirecting the prompt"):
-            if self._calling != x_in.shape[0]:
+            if not self._is_whole(x_in, model_options):
                 self._begin_call_of_its_own(x_in.shape[0])
             guarded = [self._redirect_side(side_conds, x_in, timestep) for side_conds in conds]
         with self.door.opened(guarded):
-            return executor(model, guarded, x_in, timestep, model_options)
+            predictions = executor(model, guarded, x_in, timestep, model_options)
+        if self._is_whole(x_in, model_options):
+            for side_conds, prediction in zip(conds, predictions):
+                if side_conds:
+                    self._predictions.setdefault(self._side_draws(side_conds), prediction)
+        return predictions
+
+    def _is_whole(self, x: torch.Tensor, model_options: dict) -> bool:
+        """Whether these latents are those of the sampler's own call, item by item, though perhaps disturbed (SAG)."""
+        if self._calling is None or self._calling.shape[0] != x.shape[0]:
+            return False
+        return x is self._calling or "context_handler" not in model_options
 
     def _begin_call_of_its_own(self, batch: int) -> None:
         """A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to."""
@@ -166,12 +151,12 @@ class SamplingRun:
     def settle(self) -> None:
         """Waits for decisions that stayed on the device, and raises what went wrong there, before a latent goes out."""
         with self._failing_closed("judging the latent"):
-            for run in self._runs:
+            for run in self.prompts.runs:
                 run.settle()
 
     def tell(self) -> None:
         """Tells the listeners what has been decided since."""
-        for number, run in enumerate(self._runs):
+        for number, run in enumerate(self.prompts.runs):
             for decision in run.arrived():
                 for listener in self.listeners:
                     listener.decided(self.start, number, decision)
@@ -179,11 +164,11 @@ class SamplingRun:
     def require_guarded(self) -> None:
         """An error unless all that the sampler did came by here and was judged."""
         self.door.settle()
-        if not self.start.steps:
+        if not self.start.steps or self.errors:
             return
         if not self.door.calls:
             self.refuse("the sampler never called the model that this guard watches")
-        elif not any(len(run.trajectory) for run in self._runs):
+        elif not any(len(run.trajectory) for run in self.prompts.runs):
             self.refuse("the model was called and no prompt was ever judged")
 
     def refuse(self, what: str) -> None:
@@ -194,7 +179,7 @@ class SamplingRun:
 
     def blanked(self, latent: torch.Tensor) -> torch.Tensor:
         """The latent (B, ...) with zeros for every image that was judged unsafe, if unsafe images are to be blank."""
-        unsafe = self._unsafe_items(latent.shape[0]) if self.reaction.on_unsafe == "blank" else []
+        unsafe = self.prompts.unsafe_items(latent.shape[0]) if self.reaction.on_unsafe == "blank" else []
         if not unsafe:
             return latent
         latent = latent.clone()
@@ -203,22 +188,39 @@ class SamplingRun:
 
     def report(self) -> dict:
         """The run's report; with several guarded conds that of the first redirected one, the others beside it."""
-        reports = [_report(run) for run in self._runs]
-        if not reports:  # the run failed before the first model call
-            reports = [report(Trajectory(), self.config, self.loaded.redirector)]
-        reports.sort(key=lambda content: content["status"] != "redirected")
-        first, *others = reports
-        content = {**first, "other_conditionings": others[:OTHERS_REPORTED]}
-        if len(others) > OTHERS_REPORTED:
-            content["conditionings_left_out"] = len(others) - OTHERS_REPORTED
+        content = self.prompts.report()
         return self.reaction.told(content, self.errors)
 
     # ------------------------------------------------------------------------------ judging
 
     def _prepare(self, batch: int) -> list[RedirectionRun | StackedRun]:
         """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
-        return [self._run_of(context, batch) for side, conds in self.guider.conds.items() if draws(self.guider, side)
+        return [self.prompts.run_of(context, batch) for side, conds in self.guider.conds.items() if self._draws(side)
                 for cond in conds for context in _contexts(cond)]
+
+    def _draws(self, side: str) -> bool:
+        return self._all_drawn or draws(self.guider, side)
+
+    def _side_draws(self, conds: list[dict]) -> bool:
+        return self._all_drawn or side_draws(self.guider, conds)
+
+    def _guidance_is_a_nodes_own(self, model_options: dict) -> bool:
+        return type(self.guider) is not comfy.samplers.CFGGuider or any(name in model_options for name in GUIDANCE)
+
+    def _pulls_towards_the_negative(self, prediction: torch.Tensor) -> bool:
+        """Whether any image's prediction lies on the negative prompt's side of the positive one's.
+
+        The guider's own guidance is known beforehand (`draws`); this finds a guidance function of some node that
+        draws the negative prompt all the same.  Its share is 1 - cfg for the usual guidance.
+        """
+        if self._all_drawn or set(self._predictions) != {True, False}:
+            return False
+        positive, negative = self._predictions[True].float(), self._predictions[False].float()
+        if not prediction.shape == positive.shape == negative.shape:
+            return False
+        away = (negative - positive).flatten(1)
+        share = ((prediction.float() - positive).flatten(1) * away).sum(1) / (away ** 2).sum(1).clamp_min(1e-12)
+        return bool((share > DRAWN_SHARE).any())
 
     def _observe(self, x: torch.Tensor, sigma: torch.Tensor) -> None:
         """One evaluation of every guarded cond at this model call.  x: sampler space, (B, C, h, w)."""
@@ -237,53 +239,13 @@ class SamplingRun:
             raise UnsafeStopped(f"SafeRedir ({self.loaded.name}) stopped this run at step {self.step}: it was judged "
                                 "unsafe, and on_unsafe is 'stop'. Change the prompt.")
 
-    def _run_of(self, context: torch.Tensor, batch: int) -> RedirectionRun | StackedRun:
-        prompt = self._prompt(context, batch)
-        if prompt.run is None:
-            require_fitting_context(context, self.loaded.redirector)
-            prompt.run = run_of(self.loaded.redirectors, self.config, prompt.original, self.speed)
-        return prompt.run
-
-    def _prompt(self, context: torch.Tensor, batch: int) -> Prompt:
-        key = id(context), batch
-        if key not in self._prompts:
-            known = self._equal_prompt(context, batch)
-            if known is not None:
-                return known
-            restored = restore_original(context, self._markers, self.loaded.redirector.config.tokens)
-            self._prompts[key] = Prompt(context, comfy.utils.repeat_to_batch_size(restored, batch),
-                                        restored is not context)
-        return self._prompts[key]
-
-    def _equal_prompt(self, context: torch.Tensor, batch: int) -> Prompt | None:
-        """The known prompt of the same content, when some node makes its context anew for every model call."""
-        for (_, known_batch), prompt in self._prompts.items():
-            if known_batch == batch and prompt.found.shape == context.shape and torch.equal(
-                    prompt.found.to(context), context):
-                return prompt
-        return None
-
-    @property
-    def _runs(self) -> list[RedirectionRun | StackedRun]:
-        return [prompt.run for prompt in self._prompts.values() if prompt.run is not None]
-
-    def _unsafe_items(self, batch: int) -> list[int]:
-        """Images that any prompt was judged unsafe for; all of them, if in a model call with another batch."""
-        unsafe: set[int] = set()
-        for run in self._runs:
-            for decision in run.trajectory:
-                if any(decision.redirected):
-                    unsafe.update(range(batch) if run.batch != batch else
-                                  (item for item, flag in enumerate(decision.redirected) if flag))
-        return sorted(unsafe)
-
     # ------------------------------------------------------------------------------ redirecting
 
     def _redirect_side(self, conds: list[dict] | None, x: torch.Tensor, sigma: torch.Tensor) -> list[dict] | None:
         """The conds of one side as the model may see them: the same list when nothing changes, else copies."""
         if conds is None:
             return None
-        guarded = side_draws(self.guider, conds)
+        guarded = self._side_draws(conds)
         if not guarded and self.config.mode == "guard":
             return conds
         redirected = [self._redirect_cond(cond, guarded, x, sigma) for cond in conds]
@@ -302,17 +264,17 @@ class SamplingRun:
         found, given, run_ids = self._found(cond, name)
         batch = x.shape[0]
         if guarded:
-            run = self._run_of(found, batch)
+            run = self.prompts.run_of(found, batch)
             if not any(run is each for each in self._judged) and self.config.mode == "guard":
                 self._observe_run(run, x, sigma)
-        elif name == PROMPT and self._runs:
+        elif name == PROMPT and self.prompts.runs:
             # The published hooks shift the negative prompt by the positive's delta as well.
-            run = self._runs[0]
+            run = self.prompts.runs[0]
         else:
             return None
         if self.reaction.on_unsafe == "observe":
             return None
-        prompt = self._prompt(found, batch)
+        prompt = self.prompts.prompt(found, batch)
         original, restored = prompt.original, prompt.restored
         if run_ids:  # another guard's shift stays, and this one's is added to it
             original, restored = comfy.utils.repeat_to_batch_size(given, batch), False
@@ -361,8 +323,3 @@ def _contexts(cond: dict) -> list[torch.Tensor]:
     """All contexts of a laid-out cond, its prompt first.  ContextError when it has no prompt."""
     prompt_of(cond)
     return [context for context in (context_of(cond, name) for name in CONTEXTS) if context is not None]
-
-
-def _report(run: RedirectionRun | StackedRun) -> dict:
-    """As `report` has it; of several concepts, with a part for each."""
-    return run.report() if isinstance(run, StackedRun) else report(run.trajectory, run.config, run.redirector)

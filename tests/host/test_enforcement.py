@@ -14,15 +14,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def start(comfyui, tmp_path_factory):
+def start(comfyui, server_process, tmp_path_factory):
     """start(settings) -> a server that is about to enforce them; settings: dict, or text of the file."""
-    from tests.host.conftest import _on_cpu
-
     def make(settings):
         base = isolated_base(tmp_path_factory.mktemp("enforced"), PROJECT)
         file = base / "enforce.json"
         file.write_text(settings if isinstance(settings, str) else json.dumps(settings), encoding="utf-8")
-        return ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log", cpu=_on_cpu(),
+        return ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log", cpu="--cpu" in server_process.command(),
                            environment={"SAFEREDIR_ENFORCE": str(file)})
     return make
 

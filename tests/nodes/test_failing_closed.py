@@ -160,8 +160,8 @@ class TestWaysAroundTheGuard:
         guarded.set_model_sampler_cfg_function(cfg)
         sample(guarded, prompts("a striped red fish"), prompts(""))
         assert not any(torch.equal(row, made[0]["cross_attn"][0]) for _, context in seen for row in context)
-        second, = recorder.runs[-1].report["other_conditionings"]
-        assert len(second["decisions"]) == STEPS
+        others = recorder.runs[-1].report["other_conditionings"]  # and the negative prompt, which is drawn here too
+        assert [len(each["decisions"]) for each in others] == [STEPS, STEPS]
 
     @pytest.mark.parametrize(("cfg", "guarded_side"), [(0.0, True), (0.5, True), (1.5, False)])
     def test_a_negative_prompt_is_guarded_when_the_guidance_draws_it(self, prompts, scripted, guard, cfg, guarded_side):
@@ -169,6 +169,22 @@ class TestWaysAroundTheGuard:
         seen, negative = contexts_at(guarded), prompts("a striped red fish")
         sample(guarded, prompts("a house"), negative, cfg=cfg)
         assert present(seen, negative) is not guarded_side
+
+    def test_a_negative_prompt_is_guarded_when_a_nodes_own_guidance_draws_it(self, prompts, scripted, guard):
+        """As Video Linear CFG with a least guidance of 0 does for the first image of a batch."""
+        guarded, recorder = guard(scripted(unsafe=True))
+        handed, negative = [], prompts("a striped red fish")
+
+        def drawn(args):
+            handed.append(args["uncond_denoised"])
+            return args["input"] - args["uncond_denoised"]
+        guarded.set_model_sampler_cfg_function(drawn)
+        seen = contexts_at(guarded)
+        sample(guarded, prompts("a house"), negative)
+        # The first call is repeated with the negative prompt redirected, and its first result is not used.
+        assert len(handed) == STEPS + 1
+        assert [present([each], negative) for each in seen] == [True] + [False] * STEPS
+        assert len(recorder.runs[-1].report["other_conditionings"]) == 1
 
     def test_a_batch_that_is_split_between_model_calls_is_guarded(self, demo_world, prompts, scripted, guard):
         from comfy.context_windows import (
@@ -186,8 +202,9 @@ class TestWaysAroundTheGuard:
         seen, positive = contexts_at(guarded), prompts("a striped red fish")
         sample(guarded, positive, prompts(""), batch=4)
         assert seen and not present(seen, positive)
-        windows, = recorder.runs[-1].report["other_conditionings"]
-        assert len(windows["items"]) == 2 and len(windows["decisions"]) > STEPS
+        windows = recorder.runs[-1].report["other_conditionings"]  # the host prepends an image to all but the first
+        assert [len(each["items"]) for each in windows] == [2, 3]
+        assert [len(each["decisions"]) for each in windows] == [STEPS, 2 * STEPS]
 
     def test_a_prompt_for_the_controlnet_alone_is_guarded(self, prompts, scripted, guard):
         guarded, _ = guard(scripted(unsafe=True))
@@ -195,9 +212,9 @@ class TestWaysAroundTheGuard:
         positive = [[context, {**options, "cross_attn_controlnet": hidden}] for context, options in prompts("a fish")]
         handed = []
 
-        def record(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        def record(executor, *args, **kwargs):
             handed.append(kwargs["crossattn_controlnet"].clone())
-            return executor(x, t, c_concat, c_crossattn, control, transformer_options)
+            return executor(*args, **kwargs)
         guarded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", record)
         sample(guarded, positive, positive, cfg=1.0)
         assert handed and not any(torch.equal(row, hidden[0]) for each in handed for row in each)
@@ -241,10 +258,10 @@ class TestTwoGuards:
         seen, once = contexts_at(second), contexts_at(alone)
         sample(second, positive, prompts(""))
         sample(alone, positive, prompts(""))
-        twice = next(context[side] for sides, context in seen for side, which in enumerate(sides) if which == 0)
-        single = next(context[side] for sides, context in once for side, which in enumerate(sides) if which == 0)
-        original = positive[0][0][0]
-        assert not torch.allclose(twice, single) and (twice - original).norm() > 1.2 * (single - original).norm()
+        twice, single = (sides_and_context[1].chunk(2)[sides_and_context[0].index(0)]
+                         for sides_and_context in (seen[0], once[0]))
+        original = positive[0][0]
+        assert (single - original).norm() > 1 and (twice - original).norm() > 1.2 * (single - original).norm()
         for each in (recorder, other):
             assert each.runs[-1].report["other_conditionings"] == []
             assert len(each.runs[-1].report["decisions"]) == STEPS
@@ -303,7 +320,10 @@ class TestReactions:
         loaded.redirector.forward = second_is_unsafe
         guarded, _ = guard(loaded, on_unsafe="blank")
         positive, negative, previews = prompts("a striped red fish"), prompts(""), []
-        images = sample(guarded, positive, negative, callback=lambda step, denoised, x, steps: previews.append(denoised))
+
+        def preview(step, denoised, x, steps):
+            previews.append(denoised)
+        images = sample(guarded, positive, negative, callback=preview)
         assert torch.equal(images[0], sample(demo_world[0], positive, negative)[0])
         assert not images[1].any() and len(previews) == STEPS
         assert all(preview[0].any() and not preview[1].any() for preview in previews)
