@@ -158,9 +158,9 @@ def read_file(path: Path) -> bytes:
             if not stat.S_ISREG(about.st_mode):
                 raise CheckpointError(f"{path}: is a device or a pipe; expected a file. Choose a redirector's weight "
                                       "file.")
-            # Read with a limit, because it may grow meanwhile.
-            content = file.read(LARGEST_FILE + 1) if about.st_size <= LARGEST_FILE else b""
-            size = max(about.st_size, len(content))
+            size = about.st_size
+            # With a limit, because it may grow meanwhile.
+            content = file.read(size + 1) if size <= LARGEST_FILE else b""
         if size > LARGEST_FILE:
             raise CheckpointError(f"{path}: {size} bytes; expected at most {LARGEST_FILE} (a redirector has about "
                                   "58 MB). This is another model's file: choose a redirector's.")

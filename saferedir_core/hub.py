@@ -275,10 +275,12 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
     """The file, through huggingface_hub, and what the Hub says its bytes are."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+    transfer.add(0)     # importing the client took its time, which is not the server's fault
     hub = endpoint()
     address = hf_hub_url(source.repo_id, source.filename, revision=source.revision, endpoint=hub)
     # Asked first and by itself: the client's own first question is repeated for half a minute before it gives up.
     answer = get_hf_file_metadata(address, timeout=patience.answer)
+    transfer.add(0)
     if answer.commit_hash is None:
         raise DownloadError(f"{source}: the answer does not come from a Hub; expected one with a commit. A login page "
                             "of the network, a proxy or HF_ENDPOINT may be in the way: open a web page to see.")
