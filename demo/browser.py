@@ -29,7 +29,7 @@ PLACES = (
     "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
 )
 SIZE = (1600, 1000)
-PATIENCE = 60.0     # seconds; a busy machine takes long, and nothing waits longer than it must
+PATIENCE = 120.0     # seconds; a busy machine takes long, and nothing waits longer than it must
 
 
 class BrowserError(Exception):

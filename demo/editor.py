@@ -13,7 +13,7 @@ RENDERERS = ("canvas", "vue")
 READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.SafeRedirGuard && window.graph)"
 # The first visit's welcome would cover what is to be seen.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.AutoScaleLayout": False, "Comfy.Minimap.Visible": False,
-         "Comfy.VueNodes.AutoScaleLayoutNotice": False}
+         "Comfy.Window.UnloadConfirmation": False}
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

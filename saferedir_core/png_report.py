@@ -9,6 +9,7 @@ It is a record, not a signature: whoever can write the file can write the entry.
 
 import json
 import os
+from typing import BinaryIO
 
 from .errors import ReportError
 
@@ -25,8 +26,8 @@ def png_entry(reports: list[dict], pack_version: str) -> dict:
     return {"version": VERSION, "pack": pack_version, "reports": [_thinned(each) for each in reports]}
 
 
-def read_png_report(path: str | os.PathLike) -> dict | None:
-    """The entry of a PNG that was saved behind SafeRedir Report; None when it has none.
+def read_png_report(path: str | os.PathLike | BinaryIO) -> dict | None:
+    """The entry of a PNG (its path, or the open file) that was saved behind SafeRedir Report; None when it has none.
 
     version     1
     pack        version of the node pack that wrote it

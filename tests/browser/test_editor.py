@@ -151,6 +151,8 @@ def test_several_guards_show_each_its_own(editor):
     content["last_node_id"], content["last_link_id"] = 200, 3000
     editor.load(content)
     editor.queue()
+    editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=safe]').length === 2")
+    editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=finished]').length === 2")
     editor.idle()
     lives = [panel for panel in editor.panels() if panel["label"] == "SafeRedir, live"]
     reports = [panel for panel in editor.panels() if panel["label"] == "SafeRedir report"]
