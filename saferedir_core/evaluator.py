@@ -320,8 +320,8 @@ class _FoldedEncoder:
         x = latent.to(self._dtype).contiguous(memory_format=torch.channels_last)
         for first, first_bias, second, second_bias, shortcut in self._blocks:
             inner = F.conv2d(x, first, first_bias, padding=1).relu_()
-            x = F.conv2d(inner, second, second_bias, padding=1).add_(
-                x if shortcut is None else F.conv2d(x, shortcut)).relu_()
+            inner = F.conv2d(inner, second, second_bias, padding=1)  # the same name, so that the former is freed here
+            x = inner.add_(x if shortcut is None else F.conv2d(x, shortcut)).relu_()
         pooled = x.mean(dim=(2, 3), dtype=self._last.weight.dtype)
         return F.linear(pooled, self._last.weight, self._last.bias).relu_()
 
