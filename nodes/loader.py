@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..saferedir_core.bundle import load_redirectors
 from . import weights
-from .types import CATEGORY, LoadedRedirector, SafeRedirType
+from .types import CATEGORY, LoadedRedirector, SafeRedirType, weights_dtype
 
 
 class SafeRedirLoader(io.ComfyNode):
@@ -33,4 +33,4 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(weights.locate(name))))
+        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(weights.locate(name), dtype=weights_dtype())))

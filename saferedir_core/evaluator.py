@@ -111,7 +111,7 @@ class Evaluator:
         # Images of one prompt are the usual batch: its part is then computed once.
         self._shared = self._batch == 1 or bool((original == original[:1]).all())
         prompts = chunks[:self._per_item] if self._shared else chunks
-        prompts = prompts.to(first.device, first.dtype).to(self.dtype)
+        prompts = prompts.to(first.device, self.dtype)
         self._prompt = _together(_PromptPart, [_prompt_part(each, prompts) for each in redirectors]).map(
             lambda part: part.unflatten(1, (-1, self._per_item)))                            # (C, G, k, ...)
         self._weights = _together(_HeadWeights, [_head_weights(each, self.dtype) for each in redirectors])
