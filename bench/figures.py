@@ -1,4 +1,4 @@
-"""The six figures of BENCHMARKS.md, each a function of a plan: how large, how often."""
+"""The figures of BENCHMARKS.md, each a function of a plan: how large, how often."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from demo.pack import pack_module
 
 from . import guarded, subjects
 from .counting import Counting
+from .deviation import deviations
 from .published import PublishedPolicy
 from .timing import Spread, in_turn, ratio
 
@@ -39,11 +40,12 @@ class Plan:
     large_models: tuple[tuple[str, int, int], ...]  # size of model, pixels, batch
     intervals: tuple[int, ...]
     steps: int                      # optimiser steps timed
+    deviation: tuple[int, int, bool] = (90, 6, True)
 
     @classmethod
     def quick(cls) -> Plan:
         return cls(rounds=2, runs=1, calls=1, sizes=(128,), batches=(1, 2), concepts=(1, 2), chunks=(1, 2),
-                   large_models=(), intervals=(0,), steps=2)
+                   large_models=(), intervals=(0,), steps=2, deviation=(9, 2, False))
 
     @classmethod
     def full(cls) -> Plan:
@@ -264,7 +266,13 @@ print("RESULT", imported - started, time.perf_counter() - imported)
             {"what": "from there to the first guarded image of the demo world, seconds", "value": Spread.of([*images])}]
 
 
+def deviation(plan: Plan) -> list[dict]:
+    """7. How far the short cuts are from the exact network in float32."""
+    return deviations(*plan.deviation)
+
+
 FIGURES = {
     "run": run_cost, "evaluation": evaluation_cost, "counts": counts, "growth": growth, "training": training,
     "start": start_up,
+    "deviation": deviation,
 }

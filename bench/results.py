@@ -26,6 +26,7 @@ TITLES = {
     "growth": "4. Growth",
     "training": "5. Training",
     "start": "6. Start-up",
+    "deviation": "7. Short cuts against the exact network in float32",
 }
 NOTES = {
     "run": "Euler of 20 steps, random weights but for the demo world. On a CPU only the first model calls of the twenty "
@@ -42,6 +43,9 @@ NOTES = {
     "growth": "One evaluation and redirection, over that of one concept, one image, one chunk at the smallest size.",
     "training": "The demo world; latents of 8 x 8.",
     "start": "Each in a new process; imports of the host are not counted.",
+    "deviation": "Exact: the whole network in float32. Thinned latents (latent_size) are off by default. Larger images "
+                 "of the demo world are not what its redirectors were trained on; the last rows show how much the "
+                 "short cut moves probabilities, not how well it works on a real model.",
 }
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-NAMES = ("run", "evaluation", "counts", "growth", "training", "start")
+NAMES = ("run", "evaluation", "counts", "growth", "training", "start", "deviation")
 
 
 def parser() -> argparse.ArgumentParser:
