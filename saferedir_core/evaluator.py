@@ -129,7 +129,7 @@ class Evaluator:
         concepts, groups, chunks, rows, _ = prompt.key.shape                                 # rows: 4 T
         count = latent.shape[0] // groups                                                    # items of each group
         tokens, width = rows // HEADS, prompt.value.shape[-1]
-        joint = self._joint(thinned(latent, self.latent_size, phase), timesteps)             # (C, n, J)
+        joint = self._joint(thinned(self._pooled(latent), self.latent_size, phase), timesteps)    # (C, n, J)
         # Z = C*G*k prompts, each with `count` queries.
         query = joint.view(concepts, groups, 1, count, JOINT_WIDTH).expand(-1, -1, chunks, -1, -1).reshape(
             -1, count, JOINT_WIDTH)                                                          # (Z, n, J)
@@ -154,6 +154,13 @@ class Evaluator:
         return Heads(logits, of_rows(prompt.token_mask), of_rows(prompt.alpha),
                      of_rows(prompt.finite) & logits.isfinite().all(-1),
                      lambda concept: self._delta(read, prompt, concept), constant=True)
+
+    def _pooled(self, latent: Tensor) -> Tensor:
+        """As `Redirector.joint` pools it."""
+        pool = getattr(self._config, "latent_pool", 1)
+        if pool == 1:
+            return latent
+        return F.avg_pool2d(latent.to(self.dtype), pool, ceil_mode=True, count_include_pad=False)
 
     def _joint(self, latent: Tensor, timesteps: Tensor) -> Tensor:
         """Feature of latent and timestep together, of every redirector: (C, B, J)."""

@@ -56,6 +56,13 @@ def test_it_equals_the_whole_network(variant, batch, chunks, shared):
     assert_equal(Evaluator([redirector], context).evaluate(latent, timesteps), 0, redirector, *given)
 
 
+@pytest.mark.skipif(not hasattr(RedirectorConfig(), "latent_pool"), reason="this network has no latent_pool")
+def test_a_network_that_pools_its_latent_is_given_it_pooled():
+    redirector = network(0, "token", latent_pool=2)
+    given = latent, context, timesteps = inputs(2, 1, True)     # 6 x 7: a square at the edge is smaller
+    assert_equal(Evaluator([redirector], context).evaluate(latent, timesteps), 0, redirector, *given)
+
+
 @pytest.mark.parametrize("variant", ["published", "token"])
 @pytest.mark.parametrize("sharing", [True, False])
 def test_several_equal_each_alone(variant, sharing):
