@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,13 @@ class Spread:
 def in_turn(things: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
     """Seconds of each thing, `rounds` of them, the things one after the other in every round.
 
-    warm: rounds before these, which do not count.  torch's own timer waits for a GPU before and after.
+    warm: rounds before these, which do not count.  torch's clock waits for a GPU before and after.
     """
-    timers = {name: Timer("thing()", globals={"thing": thing}, num_threads=torch.get_num_threads())
-              for name, thing in things.items()}
+    timers = {name: timeit.Timer(thing, timer=timer) for name, thing in things.items()}
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for number in range(warm + rounds):
-        for name, timer in timers.items():
-            taken = timer.timeit(1).median
+        for name, each in timers.items():
+            taken = each.timeit(1)
             if number >= warm:
                 seconds[name].append(taken)
     return seconds

@@ -28,10 +28,11 @@ def test_eight_concepts_keep_and_use_little_more_memory(counted):
     assert one["step"].peak_bytes <= 12e6 and eight["step"].peak_bytes <= 24e6
 
 
-def test_a_network_asked_as_a_whole_would_break_these_limits():
+def test_a_network_asked_as_a_whole_takes_more(counted):
     made = figures.counted(subjects.sharing(1), 512, variant_speed=figures.speed.SpeedConfig(deferred=True,
                                                                                               split=False))
-    assert made["step"].operations > 100 and made["step"].peak_bytes > 12e6
+    assert made["step"].operations > 1.2 * counted[1]["step"].operations
+    assert made["step"].peak_bytes > counted[1]["step"].peak_bytes
 
 
 def test_times_are_taken_in_turn():
