@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..saferedir_core.bundle import load_redirectors
 from . import weights
-from .types import CATEGORY, LoadedRedirector, SafeRedirType
+from .types import CATEGORY, LoadedRedirector, SafeRedirType, weights_dtype
 
 
 class SafeRedirHubLoader(io.ComfyNode):
@@ -46,4 +46,4 @@ class SafeRedirHubLoader(io.ComfyNode):
         if path is None:
             progress = DownloadProgress(source.filename, cls.hidden.unique_id if cls.hidden else None)
             path = download(file, [source], pin, {}, progress)
-        return io.NodeOutput(LoadedRedirector.place(source.repo_id, load_redirectors(path)))
+        return io.NodeOutput(LoadedRedirector.place(source.repo_id, load_redirectors(path, dtype=weights_dtype())))

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..saferedir_core.bundle import load_redirectors
 from . import weights
-from .types import CATEGORY, LoadedRedirector, SafeRedirType
+from .types import CATEGORY, LoadedRedirector, SafeRedirType, weights_dtype
 
 
 class SafeRedirLoader(io.ComfyNode):
@@ -41,4 +41,4 @@ class SafeRedirLoader(io.ComfyNode):
         from .download import obtain
 
         path = obtain(name, cls.hidden.unique_id if cls.hidden else None)
-        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(path)))
+        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(path, dtype=weights_dtype())))

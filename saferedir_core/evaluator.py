@@ -111,7 +111,7 @@ class Evaluator:
         # Images of one prompt are the usual batch: its part is then computed once.
         self._shared = self._batch == 1 or bool((original == original[:1]).all())
         prompts = chunks[:self._per_item] if self._shared else chunks
-        prompts = prompts.to(first.device, first.dtype).to(self.dtype)
+        prompts = prompts.to(first.device, self.dtype)
         self._prompt = _together(_PromptPart, [_prompt_part(each, prompts) for each in redirectors]).map(
             lambda part: part.unflatten(1, (-1, self._per_item)))                            # (C, G, k, ...)
         self._weights = _together(_HeadWeights, [_head_weights(each, self.dtype) for each in redirectors])
@@ -129,6 +129,7 @@ class Evaluator:
         concepts, groups, chunks, rows, _ = prompt.key.shape                                 # rows: 4 T
         count = latent.shape[0] // groups                                                    # items of each group
         tokens, width = rows // HEADS, prompt.value.shape[-1]
+        latent = pooled_latent(latent.to(self.dtype), self._config.latent_pool)
         joint = self._joint(thinned(latent, self.latent_size, phase), timesteps)             # (C, n, J)
         # Z = C*G*k prompts, each with `count` queries.
         query = joint.view(concepts, groups, 1, count, JOINT_WIDTH).expand(-1, -1, chunks, -1, -1).reshape(
@@ -157,7 +158,6 @@ class Evaluator:
 
     def _joint(self, latent: Tensor, timesteps: Tensor) -> Tensor:
         """Feature of latent and timestep together, of every redirector: (C, B, J)."""
-        latent = pooled_latent(latent, self._config.latent_pool)
         features = [encoder(latent) for encoder in self._encoders.made]
         angle = timesteps[:, None] * self._frequencies.to(timesteps.dtype)
         code = torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.dtype)
@@ -321,8 +321,8 @@ class _FoldedEncoder:
         x = latent.to(self._dtype).contiguous(memory_format=torch.channels_last)
         for first, first_bias, second, second_bias, shortcut in self._blocks:
             inner = F.conv2d(x, first, first_bias, padding=1).relu_()
-            x = F.conv2d(inner, second, second_bias, padding=1).add_(
-                x if shortcut is None else F.conv2d(x, shortcut)).relu_()
+            inner = F.conv2d(inner, second, second_bias, padding=1)  # the same name, so that the former is freed here
+            x = inner.add_(x if shortcut is None else F.conv2d(x, shortcut)).relu_()
         pooled = x.mean(dim=(2, 3), dtype=self._last.weight.dtype)
         return F.linear(pooled, self._last.weight, self._last.bias).relu_()
 

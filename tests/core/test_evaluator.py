@@ -92,16 +92,16 @@ def test_a_shared_latent_encoder_is_asked_once():
     assert (len(evaluator._encoders.made), len(evaluator._clocks.made)) == (1, 3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_half_precision_network_deviates_by_less_than_a_hundredth(published, golden_network, dtype):
-    """Weights and convolutions in half precision, as on a GPU, the rest in float32."""
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 1e-2), (torch.bfloat16, 3e-2)])
+def test_a_half_precision_network_deviates_little(published, golden_network, dtype, most):
+    """Weights and convolutions in half precision, as on a GPU, the rest in float32; relative deviation."""
     latent, context, timestep = (golden_network[f"square.{name}"] for name in ("latent", "embedding", "timestep"))
     half = Redirector().eval().requires_grad_(False)
     half.load_state_dict(published.state_dict())
     wide = Evaluator([published], context).evaluate(latent, timestep)
     heads = Evaluator([half.to(dtype)], context, encoder_dtype=dtype).evaluate(latent, timestep)
     one, other = (each.logits.softmax(-1)[..., 1] for each in (heads, wide))
-    assert ((one - other).abs() <= 1e-2 * other).all()
+    assert ((one - other).abs() <= most * other).all()
     assert heads.logits.dtype == torch.float32
 
 
