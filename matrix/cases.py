@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .graph import CannotFill, Graph, Ref, choices, filled, inputs_of, names_of_type, slot_of_type
+from .graph import Graph, Ref, choices, filled, inputs_of, names_of_type, slot_of_type
 
 UNSAFE = "a striped red fish in the snow"
 BENIGN = "a red fish in the snow"
@@ -27,7 +27,6 @@ SETTINGS: dict[str, dict] = {
     "ConditioningAverage": {"conditioning_to_strength": 0.7},
     "ConditioningSetArea": {"width": 64, "height": 64},
     "ConditioningSetTimestepRange": {"start": 0.0, "end": 1.0},
-    "LoraLoaderModelOnly": {"lora_name": LORA},
     "HyperTile": {"tile_size": 32},
     "VideoLinearCFGGuidance": {"min_cfg": 1.0},
     "VideoTriangleCFGGuidance": {"min_cfg": 1.0},
@@ -94,7 +93,8 @@ class World:
     def node(self, class_type: str, kind: str, **given) -> Ref:
         """A node with everything filled in; its first output of a type.  CannotFill when that is not possible."""
         about = self.about[class_type]
-        values = filled(about, {**SETTINGS.get(class_type, {}), **given}, self.providers())
+        usual = {"lora_name": LORA} if "lora_name" in inputs_of(about) else {}
+        values = filled(about, {**usual, **SETTINGS.get(class_type, {}), **given}, self.providers())
         return self.graph.add(class_type, slot_of_type(about, kind), **values)
 
 
@@ -194,10 +194,10 @@ def _guider(class_type: str, place: str, guard_on: str | None = None, **settings
     def build(world: World) -> Ref:
         node = world.about[class_type]
         given = dict(settings)
-        for name in names_of_type(node, "CONDITIONING"):
-            plain = "" if "negative" in name else OTHER
-            given[name] = world.say() if name == place else world.say(plain)
         for name, (kind, _) in inputs_of(node, optional=True).items():
+            if kind == "CONDITIONING":
+                plain = "" if "negative" in name or "empty" in name else OTHER
+                given[name] = world.say() if name == place else world.say(plain)
             if kind == "MODEL" and (name in inputs_of(node) or guard_on):
                 given[name] = world.guard() if guard_on in (None, name) else world.model
         for name in inputs_of(node):
@@ -383,12 +383,3 @@ def guard_cases(about) -> Iterator[Case]:
     yield Case("guards", "SafeRedir Conditioning and Guard", lambda world: conditioned(world, True))
     yield Case("guards", "on_unsafe stop", lambda world: world.sample(model=world.guard(on_unsafe="stop")))
     yield Case("guards", "on_unsafe blank", lambda world: world.sample(model=world.guard(on_unsafe="blank")))
-
-
-def drawable(case: Case, about: Mapping[str, dict]) -> str | None:
-    """Why a case cannot be put together from what there is, or None when it can."""
-    try:
-        case.build(World(Graph(), about, case.benign, True))
-    except CannotFill as lacking:
-        return str(lacking)
-    return None

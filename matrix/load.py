@@ -1,4 +1,4 @@
-"""A server under load: many prompts of several kinds, some cancelled, and what it has afterwards that it had not before.
+"""A server under load: many prompts of several kinds, some cancelled, and what is left of them afterwards.
 
     python quickstart.py run matrix/load.py [--prompts N] [--cancels N]
 

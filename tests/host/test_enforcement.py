@@ -20,8 +20,8 @@ def start(comfyui, server_process, tmp_path_factory):
         base = isolated_base(tmp_path_factory.mktemp("enforced"), PROJECT)
         file = base / "enforce.json"
         file.write_text(settings if isinstance(settings, str) else json.dumps(settings), encoding="utf-8")
-        return ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log", cpu="--cpu" in server_process.command(),
-                           environment={"SAFEREDIR_ENFORCE": str(file)})
+        return ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log",
+                           cpu="--cpu" in server_process.command(), environment={"SAFEREDIR_ENFORCE": str(file)})
     return make
 
 

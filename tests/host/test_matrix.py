@@ -2,7 +2,7 @@
 
 import pytest
 
-from matrix.cases import CONCEPT_LORA, LORA, Case, all_cases
+from matrix.cases import LORA, Case, all_cases
 from matrix.extras import inversion, random_lora
 from matrix.runner import GUARDED, REFUSED, STOPPED, Runner
 from matrix.table import leaks
@@ -84,4 +84,3 @@ def test_every_sampler_scheduler_guider_and_patch_of_the_host_has_a_case(cases, 
         if "GUIDER" in about["output"]:
             assert f"guiders | {name} |" in names
     assert "model patches | FreeU, guard first" in names and len(cases) > 500
-    assert CONCEPT_LORA not in names

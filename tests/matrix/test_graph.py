@@ -16,7 +16,8 @@ def test_equal_nodes_are_one_node_and_other_inputs_make_another():
     graph = Graph()
     first = graph.add("EmptyLatentImage", width=64)
     assert graph.add("EmptyLatentImage", width=64) == first != graph.add("EmptyLatentImage", width=32)
-    assert len(graph.nodes) == 2 and graph.nodes[first[0]] == {"class_type": "EmptyLatentImage", "inputs": {"width": 64}}
+    assert len(graph.nodes) == 2
+    assert graph.nodes[first[0]] == {"class_type": "EmptyLatentImage", "inputs": {"width": 64}}
 
 
 def test_both_ways_of_naming_a_list_are_read():
