@@ -249,9 +249,9 @@ def _once(source: Source, pin: Pin, scratch: Path, progress: Progress, patience:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files in it."""
+    """Bytes that a client has written so far; huggingface_hub has always named its unfinished files so."""
     with contextlib.suppress(OSError):      # they come and go
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
     return 0
 
 
