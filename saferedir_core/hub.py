@@ -317,6 +317,8 @@ def _bar(transfer: _Transfer):
     from tqdm import tqdm
 
     class Bar(tqdm):
+        monitor_interval = 0    # no thread that watches a bar nobody sees
+
         def __init__(self, *_, total=None, initial=0, **__):
             super().__init__(total=total, initial=initial, disable=True)
             transfer.start(total, initial)

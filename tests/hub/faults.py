@@ -202,7 +202,7 @@ def in_a_small_space(limit: int):
     """The same call in a process of its own that may write files of so many bytes: the system refuses more."""
     def run(call: Callable, hub: HubServer) -> str:
         done = subprocess.run([sys.executable, __file__, "--child", str(limit)], input=json.dumps(call.arguments),
-                              capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONUTF8": "1"})
+                              capture_output=True, text=True, timeout=1800, env={**os.environ, "PYTHONUTF8": "1"})
         if done.returncode not in (0, 3):
             raise RuntimeError(done.stderr[-2000:])
         return done.stdout.strip()
