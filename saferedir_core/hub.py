@@ -249,9 +249,9 @@ def _once(source: Source, pin: Pin, scratch: Path, progress: Progress, patience:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files in it."""
+    """Bytes that a client has written so far; huggingface_hub has always named its unfinished files so."""
     with contextlib.suppress(OSError):      # they come and go
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
     return 0
 
 
@@ -317,6 +317,8 @@ def _bar(transfer: _Transfer):
     from tqdm import tqdm
 
     class Bar(tqdm):
+        monitor_interval = 0    # no thread that watches a bar nobody sees
+
         def __init__(self, *_, total=None, initial=0, **__):
             super().__init__(total=total, initial=initial, disable=True)
             transfer.start(total, initial)

@@ -52,8 +52,10 @@ NAMES = ("os\nsystem", "posix\nsystem", "builtins\neval", "builtins\nexec", "bui
 PATHS = ("../../outside", "/tmp/outside", "..\\..\\outside", "C:\\outside", "a/../../data.pkl", "\0", "a" * 5000)
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "os.remove", "os.rename",
              "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink", "os.truncate", "os.putenv", "subprocess.",
-             "socket.", "shutil.", "ctypes.", "webbrowser.", "urllib.", "tempfile.", "pickle.find_class", "marshal.",
+             "socket.", "shutil.", "ctypes.", "webbrowser.", "urllib.", "tempfile.", "pickle.find_class",
              "pty.", "ftplib.", "http.")
+
+IMPORTS = ("antigravity", "webbrowser", "nt", "pty")      # late imports of torch's own are none of the file's doing
 
 
 # ------------------------------------------------------------------------------------------------ seeds
@@ -326,7 +328,7 @@ class Watch:
                 isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
             if writes:
                 self.seen.append(f"open {arguments[0]!r}"[:200])
-        elif event.startswith(FORBIDDEN):
+        elif event.startswith(FORBIDDEN) or event == "import" and arguments[0] in IMPORTS:
             self.seen.append(f"{event} {arguments!r}"[:200])
 
     @contextlib.contextmanager

@@ -202,7 +202,7 @@ def in_a_small_space(limit: int):
     """The same call in a process of its own that may write files of so many bytes: the system refuses more."""
     def run(call: Callable, hub: HubServer) -> str:
         done = subprocess.run([sys.executable, __file__, "--child", str(limit)], input=json.dumps(call.arguments),
-                              capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONUTF8": "1"})
+                              capture_output=True, text=True, timeout=1800, env={**os.environ, "PYTHONUTF8": "1"})
         if done.returncode not in (0, 3):
             raise RuntimeError(done.stderr[-2000:])
         return done.stdout.strip()
@@ -413,7 +413,8 @@ def told(error: str) -> str:
     for pattern, instead in (
             (r"http://(127\.0\.0\.1|localhost):\d+", "http://HUB"), (r"revision [0-9a-f]{40}", "revision COMMIT"),
             (re.escape(tempfile.gettempdir()) + r"[^\s;,]*", "FOLDER"), (r"\b[0-9a-f]{64}\b", "HASH"),
-            (r"\b[0-9a-f]{40}\b", "HASH"), (r"\(0 bytes of .*?, then", "(0 bytes, then"), (r"\b\d{5,8} bytes", "N bytes"),
+            (r"\b[0-9a-f]{40}\b", "HASH"), (r"\(0 bytes of .*?, then", "(0 bytes, then"),
+            (r"\b\d{5,8} bytes", "N bytes"),
             (r"more than \d+ bytes|expected \d{6,}\b|size \d{6,}\b", lambda found: re.sub(r"\d+", "N", found[0])),
             (r"\(\w+: .*?\); expected the file", "(...); expected the file"), (r"\|", "/"),
             (r"announced \(.*?\);", "announced;"), (r"no answer in time \(\w+\)", "no answer in time"),
