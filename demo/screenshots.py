@@ -65,7 +65,7 @@ def photograph(editor: Editor, node_ids: list, path: Path, scale: float = 1.0, m
         app.canvas.deselectAll?.(); app.canvas.setDirty(true, true);
     }""", [x, y, scale])
     editor.page.wait("new Promise((done) => setTimeout(() => done(true), 800))")
-    box = editor.page.evaluate("(() => { const b = app.canvas.canvas.getBoundingClientRect(); return [b.left, b.top]; })()")
+    box = editor.page.evaluate("(({left, top}) => [left, top])(app.canvas.canvas.getBoundingClientRect())")
     clip = {"x": box[0] + 70, "y": box[1] + 60, "width": width * scale, "height": height * scale}
     if path.suffix == ".png":
         small_png(editor.page.screenshot(clip=clip), path)
@@ -113,7 +113,15 @@ def help_pictures(browser: Browser, url: str) -> None:
 
 
 def thumbnails(browser: Browser, url: str) -> None:
-    client = ComfyClient(url)
+    thumbnails_of_runs(ComfyClient(url))
+    choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
+    editor = Editor(browser, url, "demo")
+    content = workflow("sdxl")      # its model is not here: the editor shows what it looks like
+    editor.load(content)
+    photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
+
+
+def thumbnails_of_runs(client: ComfyClient) -> None:
     object_info = client.object_info()
     for name in (*ROWS, "evaluate"):
         prompt = to_api(workflow(name), object_info)
@@ -128,11 +136,6 @@ def thumbnails(browser: Browser, url: str) -> None:
         else:
             picture = grid([made("Unguarded")[:2], made("Guarded")[:2]])
         picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
-    choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
-    editor = Editor(browser, url, "demo")
-    content = workflow("sdxl")
-    editor.load(content)
-    photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
 
 
 def main(kinds: list[str]) -> int:
