@@ -89,10 +89,13 @@ RUNS = LiveRuns()
 
 
 class LiveDisplay(RunListener):
-    """Sends what happens in one Guard node's runs to the client that queued them."""
+    """Sends what happens in one Guard node's runs to the client that queued them.
 
-    def __init__(self, node_id: str) -> None:
-        self.node_id = node_id
+    redirects   False for a guard that only observes: nothing is shown as redirected then
+    """
+
+    def __init__(self, node_id: str, redirects: bool = True) -> None:
+        self.node_id, self.redirects = node_id, redirects
 
     def started(self, start: RunStart) -> None:
         with _harmless():
@@ -109,7 +112,7 @@ class LiveDisplay(RunListener):
             run = RUNS.get(start.run_id)
             if run is None:     # pushed out by many others
                 return
-            run.decisions.append(brief(conditioning, decision))
+            run.decisions.append(brief(conditioning, decision, self.redirects))
             if time.monotonic() - run.sent_at >= PAUSE:
                 self._send(start)
 
@@ -128,9 +131,9 @@ class LiveDisplay(RunListener):
         run.sent, run.sent_at = len(run.decisions), time.monotonic()
 
 
-def listeners_of(node_id: str | None) -> tuple[RunListener, ...]:
+def listeners_of(node_id: str | None, redirects: bool = True) -> tuple[RunListener, ...]:
     """The listeners of a Guard node: none where no server runs (scripts, tests)."""
-    return (LiveDisplay(str(node_id)),) if node_id is not None and _server() is not None else ()
+    return (LiveDisplay(str(node_id), redirects),) if node_id is not None and _server() is not None else ()
 
 
 def register_route() -> None:
@@ -144,12 +147,12 @@ def register_route() -> None:
         return web.json_response(RUNS.of(request.rel_url.query.get("client_id", "")))
 
 
-def brief(conditioning: int, decision: Decision) -> dict:
+def brief(conditioning: int, decision: Decision, redirects: bool = True) -> dict:
     """A decision as a message has it."""
     return {"conditioning": conditioning, "step": decision.step,
             "unsafe_probability": [None if value is None or value != value else round(value, DIGITS)
                                    for value in decision.unsafe_probability],
-            "redirected": list(decision.redirected)}
+            "redirected": [redirects and flag for flag in decision.redirected]}
 
 
 def threshold_in_use(start: RunStart) -> float:
