@@ -27,12 +27,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from aiohttp import web
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..saferedir_core import Decision
 from ..saferedir_core.policy import USUAL_THRESHOLD, resolved
+from .host_server import running_server
 from .listeners import RunListener, RunStart
 
 VERSION = 1
@@ -99,7 +98,7 @@ class LiveDisplay(RunListener):
 
     def started(self, start: RunStart) -> None:
         with _harmless():
-            server = PromptServer.instance
+            server = running_server()
             prompt_id, workflow = _queued_from(server)
             RUNS.add(LiveRun({
                 "version": VERSION, "run": start.run_id, "node": self.node_id, "workflow": workflow,
@@ -127,20 +126,22 @@ class LiveDisplay(RunListener):
     def _send(start: RunStart) -> None:
         run = RUNS.get(start.run_id)
         if run.client_id is not None:
-            PromptServer.instance.send_sync(EVENT, run.message(run.sent), run.client_id)
+            running_server().send_sync(EVENT, run.message(run.sent), run.client_id)
         run.sent, run.sent_at = len(run.decisions), time.monotonic()
 
 
 def listeners_of(node_id: str | None, redirects: bool = True) -> tuple[RunListener, ...]:
     """The listeners of a Guard node: none where no server runs (scripts, tests)."""
-    return (LiveDisplay(str(node_id), redirects),) if node_id is not None and _server() is not None else ()
+    return (LiveDisplay(str(node_id), redirects),) if node_id is not None and running_server() is not None else ()
 
 
 def register_route() -> None:
     """Offers the route to pages that open in mid-run."""
-    server = _server()
+    server = running_server()
     if server is None:
         return
+
+    from aiohttp import web
 
     @server.routes.get(ROUTE)
     async def live(request):
@@ -160,10 +161,6 @@ def threshold_in_use(start: RunStart) -> float:
     if start.config.mode == "upstream":
         return USUAL_THRESHOLD
     return min(resolved(start.config, each.metadata).threshold for each in start.loaded.redirectors.values())
-
-
-def _server() -> PromptServer | None:
-    return getattr(PromptServer, "instance", None)
 
 
 def _queued_from(server) -> tuple[str | None, str | None]:

@@ -28,7 +28,7 @@ def live(pack):
 @pytest.fixture
 def server(live, monkeypatch):
     server = Server()
-    monkeypatch.setattr(live.PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(live, "running_server", lambda: server)
     return server
 
 
@@ -123,5 +123,5 @@ def test_a_guard_that_only_observes_shows_nothing_as_redirected(live):
 
 
 def test_where_no_server_runs_nobody_listens(live, monkeypatch):
-    monkeypatch.delattr(live.PromptServer, "instance", raising=False)
+    monkeypatch.setattr(live, "running_server", lambda: None)
     assert live.listeners_of("9") == ()
