@@ -1,4 +1,4 @@
-"""ComfyUI's editor in a browser page: open a template, queue it, look at SafeRedir's panels.  For tests and screenshots."""
+"""ComfyUI's editor in a browser page: open a template, queue it, look at our panels.  For tests and screenshots."""
 
 from __future__ import annotations
 

@@ -25,15 +25,25 @@ from demo.server import ComfyServer, isolated_base
 from demo.workflow import to_api
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "web" / "docs"
 KINDS = ("editor", "help", "thumbnails")
 ROWS = ("style", "img2img", "inpaint")      # thumbnails of an unguarded over a guarded row
 COLOURS = 128                               # of a screenshot: enough for flat areas, a third of the size
-# Where a node stands to be photographed: help page -> (template, node type)
+# Help page -> the template where its node stands to be photographed, and what the picture shows
 STANDING = {
-    "SafeRedirLoader": "demo", "SafeRedirConditioning": "demo", "SafeRedirGuard": "demo", "SafeRedirReport": "demo",
-    "SafeRedirDemoModel": "demo", "SafeRedirStack": "stacked", "SafeRedirTrain": "train", "SafeRedirSave": "train",
-    "SafeRedirEvaluate": "evaluate",
+    "SafeRedirLoader": ("demo", "Load SafeRedir with the redirector demo-stripes"),
+    "SafeRedirConditioning": ("demo", "The node between CLIP Text Encode and the sampler"),
+    "SafeRedirGuard": ("demo", "SafeRedir Guard after a run: unsafe probability at every step, above "
+                       "the dashed threshold"),
+    "SafeRedirReport": ("demo", "SafeRedir Report after a run: verdict, curve, and the prompt's words "
+                        "on a ground as strong as their mask"),
+    "SafeRedirDemoModel": ("demo", "The node with its outputs MODEL, CLIP and VAE"),
+    "SafeRedirStack": ("stacked", "Two redirectors enter, one SAFEREDIR comes out"),
+    "SafeRedirTrain": ("train", "The node with prompt pairs in its text field"),
+    "SafeRedirSave": ("train", "The node with a file name"),
+    "SafeRedirEvaluate": ("evaluate", "The node with prompts in its text field"),
 }
+HUB_LOADER = "SafeRedirHubLoader", "The node with a repository and a file name"
 
 
 def workflow(name: str) -> dict:
@@ -65,7 +75,7 @@ def photograph(editor: Editor, node_ids: list, path: Path, scale: float = 1.0, m
         app.canvas.deselectAll?.(); app.canvas.setDirty(true, true);
     }""", [x, y, scale])
     editor.page.wait("new Promise((done) => setTimeout(() => done(true), 800))")
-    box = editor.page.evaluate("(() => { const b = app.canvas.canvas.getBoundingClientRect(); return [b.left, b.top]; })()")
+    box = editor.page.evaluate("(({left, top}) => [left, top])(app.canvas.canvas.getBoundingClientRect())")
     clip = {"x": box[0] + 70, "y": box[1] + 60, "width": width * scale, "height": height * scale}
     if path.suffix == ".png":
         small_png(editor.page.screenshot(clip=clip), path)
@@ -98,22 +108,40 @@ def editor_pictures(browser: Browser, url: str) -> None:
 def help_pictures(browser: Browser, url: str) -> None:
     choose(url, "vue", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
     editor = Editor(browser, url, "demo")
-    for name in dict.fromkeys(STANDING.values()):
+    for name in dict.fromkeys(template for template, _ in STANDING.values()):
         content = workflow(name)
         editor.load(content)
         if name in ("demo", "evaluate"):
             run_to_the_end(editor)
-        for kind, template in STANDING.items():
+        for kind, (template, shown) in STANDING.items():
             if template == name:
-                photograph(editor, nodes_of(content, kind)[:1], ROOT / "web" / "docs" / f"{kind}.jpg", margin=12)
+                photograph(editor, nodes_of(content, kind)[:1], DOCS / f"{kind}.jpg", margin=12)
+                link_picture(kind, shown)
     if editor.page.evaluate("!!LiteGraph.registered_node_types.SafeRedirHubLoader"):
         node = editor.page.evaluate("(() => { const n = LiteGraph.createNode('SafeRedirHubLoader'); n.pos = [4000, 0]; "
                                     "app.graph.add(n); n.setSize([380, n.size[1]]); return n.id; })()")
-        photograph(editor, [node], ROOT / "web" / "docs" / "SafeRedirHubLoader.jpg", margin=12)
+        photograph(editor, [node], DOCS / f"{HUB_LOADER[0]}.jpg", margin=12)
+        link_picture(*HUB_LOADER)
+
+
+def link_picture(kind: str, shown: str) -> None:
+    """Puts the picture below the title of a help page that has none yet."""
+    page = DOCS / f"{kind}.md"
+    title, rest = page.read_text(encoding="ascii").split("\n", 1)
+    if f"({kind}.jpg)" not in rest:
+        page.write_text(f"{title}\n\n![{shown}]({kind}.jpg)\n{rest}", encoding="ascii", newline="\n")
 
 
 def thumbnails(browser: Browser, url: str) -> None:
-    client = ComfyClient(url)
+    thumbnails_of_runs(ComfyClient(url))
+    choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
+    editor = Editor(browser, url, "demo")
+    content = workflow("sdxl")      # its model is not here: the editor shows what it looks like
+    editor.load(content)
+    photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
+
+
+def thumbnails_of_runs(client: ComfyClient) -> None:
     object_info = client.object_info()
     for name in (*ROWS, "evaluate"):
         prompt = to_api(workflow(name), object_info)
@@ -128,11 +156,6 @@ def thumbnails(browser: Browser, url: str) -> None:
         else:
             picture = grid([made("Unguarded")[:2], made("Guarded")[:2]])
         picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
-    choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
-    editor = Editor(browser, url, "demo")
-    content = workflow("sdxl")
-    editor.load(content)
-    photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
 
 
 def main(kinds: list[str]) -> int:

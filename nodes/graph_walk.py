@@ -7,8 +7,6 @@ import json
 from collections import deque
 from collections.abc import Iterator
 
-import nodes
-
 
 def links(prompt: dict, node_id: str) -> Iterator[tuple[str, str, int]]:
     """(input, source node, source slot) of every linked input, in the order of the inputs."""
@@ -50,6 +48,8 @@ def upstream(prompt: dict, node_id: str, through=lambda source, slot: True) -> l
 
 def output_type(prompt: dict, node_id: str, slot: int) -> str | None:
     """The type on a node's output, as the host declares it."""
+    import nodes  # the host's
+
     about = nodes.NODE_CLASS_MAPPINGS.get(prompt.get(node_id, {}).get("class_type"))
     types = getattr(about, "RETURN_TYPES", ()) or ()
     return str(types[slot]) if slot < len(types) else None

@@ -27,12 +27,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from aiohttp import web
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..saferedir_core import Decision
 from ..saferedir_core.policy import USUAL_THRESHOLD, resolved
+from .host_server import running_server
 from .listeners import RunListener, RunStart
 
 VERSION = 1
@@ -89,14 +88,17 @@ RUNS = LiveRuns()
 
 
 class LiveDisplay(RunListener):
-    """Sends what happens in one Guard node's runs to the client that queued them."""
+    """Sends what happens in one Guard node's runs to the client that queued them.
 
-    def __init__(self, node_id: str) -> None:
-        self.node_id = node_id
+    redirects   False for a guard that only observes: nothing is shown as redirected then
+    """
+
+    def __init__(self, node_id: str, redirects: bool = True) -> None:
+        self.node_id, self.redirects = node_id, redirects
 
     def started(self, start: RunStart) -> None:
         with _harmless():
-            server = PromptServer.instance
+            server = running_server()
             prompt_id, workflow = _queued_from(server)
             RUNS.add(LiveRun({
                 "version": VERSION, "run": start.run_id, "node": self.node_id, "workflow": workflow,
@@ -109,7 +111,7 @@ class LiveDisplay(RunListener):
             run = RUNS.get(start.run_id)
             if run is None:     # pushed out by many others
                 return
-            run.decisions.append(brief(conditioning, decision))
+            run.decisions.append(brief(conditioning, decision, self.redirects))
             if time.monotonic() - run.sent_at >= PAUSE:
                 self._send(start)
 
@@ -124,32 +126,34 @@ class LiveDisplay(RunListener):
     def _send(start: RunStart) -> None:
         run = RUNS.get(start.run_id)
         if run.client_id is not None:
-            PromptServer.instance.send_sync(EVENT, run.message(run.sent), run.client_id)
+            running_server().send_sync(EVENT, run.message(run.sent), run.client_id)
         run.sent, run.sent_at = len(run.decisions), time.monotonic()
 
 
-def listeners_of(node_id: str | None) -> tuple[RunListener, ...]:
+def listeners_of(node_id: str | None, redirects: bool = True) -> tuple[RunListener, ...]:
     """The listeners of a Guard node: none where no server runs (scripts, tests)."""
-    return (LiveDisplay(str(node_id)),) if node_id is not None and _server() is not None else ()
+    return (LiveDisplay(str(node_id), redirects),) if node_id is not None and running_server() is not None else ()
 
 
 def register_route() -> None:
     """Offers the route to pages that open in mid-run."""
-    server = _server()
+    server = running_server()
     if server is None:
         return
+
+    from aiohttp import web
 
     @server.routes.get(ROUTE)
     async def live(request):
         return web.json_response(RUNS.of(request.rel_url.query.get("client_id", "")))
 
 
-def brief(conditioning: int, decision: Decision) -> dict:
+def brief(conditioning: int, decision: Decision, redirects: bool = True) -> dict:
     """A decision as a message has it."""
     return {"conditioning": conditioning, "step": decision.step,
             "unsafe_probability": [None if value is None or value != value else round(value, DIGITS)
                                    for value in decision.unsafe_probability],
-            "redirected": list(decision.redirected)}
+            "redirected": [redirects and flag for flag in decision.redirected]}
 
 
 def threshold_in_use(start: RunStart) -> float:
@@ -157,10 +161,6 @@ def threshold_in_use(start: RunStart) -> float:
     if start.config.mode == "upstream":
         return USUAL_THRESHOLD
     return min(resolved(start.config, each.metadata).threshold for each in start.loaded.redirectors.values())
-
-
-def _server() -> PromptServer | None:
-    return getattr(PromptServer, "instance", None)
 
 
 def _queued_from(server) -> tuple[str | None, str | None]:

@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..saferedir_core.png_report import KEY, png_entry
 from .graph_walk import signature, upstream
+from .host_server import running_server
 
 REPORT_NODE = "SafeRedirReport"
 PASSED_THROUGH = 0      # slot of the Report's `samples`
@@ -128,6 +128,6 @@ def ride_along(json_data: dict) -> dict:
 
 
 def register_handler() -> None:
-    server = getattr(PromptServer, "instance", None)
+    server = running_server()
     if server is not None:
         server.add_on_prompt_handler(ride_along)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import comfy.sd1_clip
-
 from .graph_walk import links, output_type, upstream
 
 CONDITIONING = "CONDITIONING"
@@ -78,7 +76,9 @@ def _text(prompt: dict, node_id: str) -> str | None:
 
 
 @cache
-def _tokenizer() -> tuple[comfy.sd1_clip.SDTokenizer, dict[int, str]]:
-    """CLIP's vocabulary comes with the host; all models of the family share it."""
+def _tokenizer():
+    """The host's tokenizer and its vocabulary {number: piece}, which all models of the family share."""
+    import comfy.sd1_clip
+
     tokenizer = comfy.sd1_clip.SDTokenizer()
     return tokenizer, tokenizer.inv_vocab

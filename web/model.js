@@ -3,7 +3,7 @@
 // curves: [{item, conditioning, points: [{at, step, probability, redirected}]}], `at` counting the model calls from 0
 
 const VERSION = 1;
-const STATUSES = ["safe", "redirected", "not_evaluated"];
+const STATUSES = ["safe", "redirected", "stopped", "blanked", "observed", "not_evaluated"];
 
 /** Curves of decisions as a message has them. */
 export function curvesOf(decisions) {
@@ -57,8 +57,12 @@ export function verdictOf(report) {
   const probabilities = report.items.map((item) => item.highest_unsafe_probability).filter((each) => each !== null);
   const unsafe = report.items.filter((item) => item.status === "redirected");
   const first = unsafe.reduce((best, item) => (best && best.first_unsafe <= item.first_unsafe ? best : item), null);
+  // What the guard did with an unsafe run, where it can do something else than redirect.
+  const { taken = "none", errors = [] } = report.reaction ?? {};
+  const done = ["stopped", "blanked", "observed"].includes(taken) ? taken : report.status;
   return {
-    status: STATUSES.includes(report.status) ? report.status : "other",
+    status: errors.length ? "not_guarded" : STATUSES.includes(done) ? done : "other",
+    error: errors[0] ?? "",
     unsafe: unsafe.length,
     items: report.items.length,
     step: first ? first.first_unsafe_step ?? first.first_unsafe : null,

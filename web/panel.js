@@ -88,7 +88,9 @@ function panel(label) {
 export function verdictText(report) {
   const verdict = verdictOf(report);
   if (verdict.status === "other") return report.verdict;
-  if (verdict.status === "not_evaluated") return text("verdict_not_evaluated");
+  if (verdict.highest === null || verdict.status === "not_guarded") {
+    return text(`verdict_${verdict.status === "not_guarded" ? "not_guarded" : "not_evaluated"}`, verdict);
+  }
   const numbers = { ...verdict, highest: number(verdict.highest), threshold: number(verdict.threshold) };
   return text(`verdict_${verdict.status}`, numbers);
 }

@@ -102,9 +102,11 @@ def test_text_on_the_panels_can_be_read_in_dark_and_light(editor):
     }"""
     grounds = []
     for palette in ("light", "dark"):
-        editor.page.call("async (name) => { await app.extensionManager.setting.set('Comfy.ColorPalette', name); }", palette)
+        editor.page.call("(name) => app.extensionManager.setting.set('Comfy.ColorPalette', name).then(() => 1)",
+                         palette)
+        is_light = "true" if palette == "light" else "false"
         contrast, ground = editor.page.wait(f"(() => {{ const [c, g] = ({script})(); "
-                                            f"return (g > 0.5) === {str(palette == 'light').lower()} && [c, g]; }})()")
+                                            f"return (g > 0.5) === {is_light} && [c, g]; }})()")
         assert contrast >= 4.5
         grounds.append(ground)
     assert grounds[0] > 0.5 > grounds[1]

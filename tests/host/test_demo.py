@@ -63,7 +63,7 @@ def small(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[::ENLARGED, ::ENLARGED])
 
 
-@pytest.mark.parametrize("name", ["demo", "sd15", "sdxl", "stacked", "style", "img2img", "inpaint", "train", "evaluate"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
 def test_every_node_of_a_shipped_workflow_is_known_and_names_its_pack(name, object_info):
     content = workflow(name)
     graph = to_api(content, object_info)

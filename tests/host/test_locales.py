@@ -79,7 +79,8 @@ def test_every_word_that_the_web_part_asks_for_is_there():
     known = content("en", "main")["saferedir"]
     scripts = "".join(path.read_text(encoding="ascii") for path in (PROJECT / "web").glob("*.js"))
     asked = {*re.findall(r'\btext\("(\w+)"', scripts), *re.findall(r'"((?:redirected|nothing)_\w+)"', scripts)}
-    built = {f"verdict_{status}" for status in ("safe", "redirected", "not_evaluated")}
+    built = {f"verdict_{status}" for status in ("safe", "redirected", "stopped", "blanked", "observed",
+                                                "not_evaluated", "not_guarded")}
     assert {key for key in asked if key not in known} == set()
     assert built <= set(known)
     unused = {key for key in known if f'"{key}"' not in scripts} - built

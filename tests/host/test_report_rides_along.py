@@ -86,7 +86,8 @@ def test_a_picture_saved_again_from_the_hosts_cache_still_tells(run, server, gra
     again = {key: {**node, "inputs": dict(node["inputs"])} for key, node in graph.items()}
     again[titled(graph, "Guarded")]["inputs"]["filename_prefix"] = "saferedir/again"
     history = server.queue(again)
-    assert typed(graph, "KSampler") in str(history["status"]["messages"])     # execution_cached names it
+    cached = next(about["nodes"] for kind, about in history["status"]["messages"] if kind == "execution_cached")
+    assert typed(graph, "SafeRedirReport") in cached
     guarded = entries(server, history, again, "Guarded")
     assert len(guarded) == BATCH and all(guarded)
 

@@ -28,7 +28,7 @@ def live(pack):
 @pytest.fixture
 def server(live, monkeypatch):
     server = Server()
-    monkeypatch.setattr(live.PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(live, "running_server", lambda: server)
     return server
 
 
@@ -117,6 +117,11 @@ def test_old_runs_are_forgotten_and_their_late_decisions_ignored(live, server, s
     assert live.RUNS.get(run.run_id) is None
 
 
+def test_a_guard_that_only_observes_shows_nothing_as_redirected(live):
+    assert live.brief(0, decision(0), redirects=False)["redirected"] == [False, False]
+    assert live.brief(0, decision(0))["redirected"] == [True, False]
+
+
 def test_where_no_server_runs_nobody_listens(live, monkeypatch):
-    monkeypatch.delattr(live.PromptServer, "instance", raising=False)
+    monkeypatch.setattr(live, "running_server", lambda: None)
     assert live.listeners_of("9") == ()
