@@ -33,4 +33,5 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(weights.locate(name), dtype=weights_dtype())))
+        redirectors = load_redirectors(weights.locate(name), dtype=weights_dtype())
+        return io.NodeOutput(LoadedRedirector.place(name, redirectors))
