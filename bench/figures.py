@@ -67,8 +67,9 @@ def run_cost(plan: Plan) -> list[dict]:
         guards = {f"interval {interval}, {name} prompt": guarded.guarded(
             model, {"bench": subjects.redirector(width, bias)}, interval=interval, threshold=0.5)
             for interval in plan.intervals for name, bias in (("safe", subjects.SAFE), ("unsafe", subjects.UNSAFE))}
-        if plan.calls and pixels > 512:     # one call each, minutes long
-            guards = dict([*guards.items()][:1])
+        if plan.calls:  # calls of minutes: a safe prompt meets no interval, and a large image is asked once
+            guards = {name: each for name, each in guards.items() if "unsafe" in name or "interval 0" in name}
+            guards = dict([*guards.items()][:1]) if pixels > 512 else guards
         runs = 1 if plan.calls and pixels > 512 else plan.runs
         prompts = subjects.conditioning(size), subjects.conditioning(size, seed=1)
         taken = guarded.compared(model, guards, *prompts, (batch, 4, pixels // 8, pixels // 8), rounds=runs,

@@ -35,8 +35,8 @@ def run(model, positive, negative, shape, cfg: float = 7.5, calls: int | None = 
     @torch.inference_mode()
     def sample():
         return comfy.sample.sample_custom(
-            model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas[:(calls or STEPS) + 1], positive, negative,
-            latent, disable_pbar=True, seed=1)
+            model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas[:(calls or STEPS) + 1], positive,
+            negative, latent, disable_pbar=True, seed=1)
     return sample
 
 
@@ -79,8 +79,6 @@ def _time_inside() -> Iterator[list[float]]:
             class Watched:
                 """The executor, its time taken out of the wrapper's."""
 
-                class_obj = getattr(executor, "class_obj", None)
-
                 def __call__(self, *arguments, **keywords):
                     started = time.perf_counter()
                     try:
@@ -93,8 +91,19 @@ def _time_inside() -> Iterator[list[float]]:
             finally:
                 spent[0] += time.perf_counter() - started - nested.pop()
         return timed
+
+    def timing_whole(method):
+        def timed(self, *arguments):
+            started = time.perf_counter()
+            try:
+                return method(self, *arguments)
+            finally:
+                spent[0] += time.perf_counter() - started
+        return timed
+    ways = {"predict_noise": timing, "calc_cond_batch": timing, "check_conds": timing_whole, "settle": timing_whole,
+            "report": timing_whole}
     with contextlib.ExitStack() as stack:
-        for owner, name in ((bridge.Guard, "outer_sample"), (bridge.SamplingRun, "predict_noise"),
-                            (bridge.SamplingRun, "calc_cond_batch")):
-            stack.enter_context(mock.patch.object(owner, name, timing(getattr(owner, name))))
+        for name, way in ways.items():
+            method = getattr(bridge.SamplingRun, name)
+            stack.enter_context(mock.patch.object(bridge.SamplingRun, name, way(method)))
         yield spent

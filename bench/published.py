@@ -15,7 +15,7 @@ redirected_context = pack_module("saferedir_core.redirect").redirected_context
 
 
 class PublishedPolicy:
-    """State of one run.  prompt: contexts [uncond, cond], (2 B, T, D).  interval: replace_steps of the published code."""
+    """State of one run.  prompt: contexts [uncond, cond], (2 B, T, D).  interval: its replace_steps."""
 
     def __init__(self, redirector, prompt: Tensor, alpha_scale: float = 1.25, interval: int = 0):
         self.redirector, self.prompt, self.in_use = redirector, prompt, prompt

@@ -29,8 +29,8 @@ TITLES = {
     "deviation": "7. Short cuts against the exact network in float32",
 }
 NOTES = {
-    "run": "Euler of 20 steps, random weights but for the demo world. On a CPU only the first model calls of the twenty "
-           "are run at SD 1.5 size (column 'model calls'); they carry the once-per-run part of the guard in full, so "
+    "run": "Euler of 20 steps, random weights but for the demo world. On a CPU only the first of the twenty calls "
+           "are made at SD 1.5 size (column 'model calls'); they carry the once-per-run part of the guard in full, so "
            "the ratio of a whole run is a little lower. 'The rest of the same run' compares the guard's own time with "
            "the remainder of the very run it was in.",
     "evaluation": "The published policy evaluates the whole network at every check and asks the host for the verdict; "

@@ -69,8 +69,8 @@ def can_split(redirector: Redirector) -> bool:
 def thinned(latent: Tensor, size: int | None, phase: int = 0) -> Tensor:
     """Every n-th row and column of a latent (B, C, h, w), so that at most `size` of each are left; None: all.
 
-    Picked and not averaged, because noise keeps its strength that way and the network judges by it.  phase: 0, 1, 2, ...
-    begins elsewhere each time, so that in the course of a run every cell is read.
+    Picked and not averaged, because noise keeps its strength that way and the network judges by it.
+    phase: 0, 1, 2, ... begins elsewhere each time, so that in the course of a run every cell is read.
     """
     if size is None:
         return latent
@@ -211,7 +211,7 @@ class _PromptPart(_Parts):
     key_bias: Tensor                    # (P, 4 T)
     gram: Tensor                        # (P, 4, T, T) products of the centred values, over D
     value: Tensor                       # (P, 4 T, D) centred values times the fusing layer
-    classified: Tensor                  # (P, 256) what mean prompt and token evidence add to the classifier's first layer
+    classified: Tensor                  # (P, 256) what mean prompt and token evidence add to the first layer
     token_mask: Tensor                  # (P, T)
     alpha: Tensor                       # (P, T, 1)
     gate: Tensor                        # (P, T, 1) gate times mask

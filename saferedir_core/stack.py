@@ -168,7 +168,7 @@ class _Group:
         self.deferred = DeferredObservations(runs, self._ask_all) if defers else None
 
     def fitting(self, latent: Tensor, timestep: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Latent and timesteps as this group's redirectors read them; the errors are those of RedirectionRun.observe."""
+        """Latent and timesteps as this group's redirectors read them; raises as RedirectionRun.observe does."""
         first = self.runs[0].redirector
         latent = latent.to(first.device, first.dtype)
         self.runs[0].require_latent(latent)

@@ -37,9 +37,10 @@ def guard(pack, demo_world):
 
 def sample(model, positive, negative, sampler="euler", latent=None, callback=None):
     latent = torch.zeros(2, 4, 8, 8) if latent is None else latent
+    noise = comfy.sample.prepare_noise(latent, 3)
     with torch.inference_mode():
-        return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, 4.0, sampler, "normal", positive,
-                                   negative, latent, disable_pbar=True, seed=3, callback=callback)
+        return comfy.sample.sample(model, noise, STEPS, 4.0, sampler, "normal", positive, negative, latent,
+                                   disable_pbar=True, seed=3, callback=callback)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
