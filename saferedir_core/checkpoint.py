@@ -153,11 +153,10 @@ def read_file(path: Path) -> bytes:
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise CheckpointError(f"{path}: expected a .safetensors, .pt or .pth file. Choose a redirector's weight file.")
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):     # a folder cannot be opened anyway
+            raise CheckpointError(f"{path}: is a device or a pipe; expected a file. Choose a redirector's weight file.")
         with open(path, "rb") as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise CheckpointError(f"{path}: is a device or a pipe; expected a file. Choose a redirector's weight "
-                                      "file.")
             size = about.st_size
             # With a limit, because it may grow meanwhile.
             content = file.read(size + 1) if size <= LARGEST_FILE else b""
