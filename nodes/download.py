@@ -21,13 +21,9 @@ STEPS = 1000    # of the node's bar
 
 def obtain(name: str, node_id: str | None) -> Path:
     """Path of a registry name's or a file's weights, downloaded when it is a registry name that is not here yet."""
-    path, entry = weights.find(name), weights.registry().get(name)
-    if path is not None:
-        if entry is not None:
-            weights.require_published(entry, path)
-        return path
-    if entry is None:
-        raise weights.unknown(name)
+    entry = weights.registry().get(name)
+    if entry is None or weights.find(name) is not None:
+        return weights.present(name)
     return download(entry.file, entry.sources, entry.pin, entry.provenance, DownloadProgress(name, node_id), entry)
 
 

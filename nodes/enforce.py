@@ -155,7 +155,7 @@ class Enforcer:
     def from_file(cls, path: Path) -> Enforcer:
         """Reads settings and weights.  SafeRedirError when anything is missing or wrong."""
         settings = Enforcement.read(path)
-        loaded = tuple(LoadedRedirector.place(name, load_redirectors(weights.locate(name)))
+        loaded = tuple(LoadedRedirector.place(name, load_redirectors(weights.present(name)))
                        for name in settings.redirectors)
         try:
             decisions = DecisionLog(settings.log)

@@ -70,6 +70,19 @@ def find(name: str) -> Path | None:
     return None
 
 
+def present(name: str) -> Path:
+    """Path of what is on this machine already.  CheckpointError when it is not: this never downloads."""
+    path, entry = find(name), registry().get(name)
+    if path is not None:
+        if entry is not None:
+            require_published(entry, path)
+        return path
+    if entry is None:
+        raise unknown(name)
+    raise CheckpointError(f"The redirector {name!r} is not on this machine yet; expected {entry.file} in "
+                          f"{download_folder()}. Run a graph with Load SafeRedir once, which downloads it.")
+
+
 def unknown(name: str) -> CheckpointError:
     return CheckpointError(f"No redirector named {name!r}; expected one of: {', '.join(choices())}. Put the file into "
                            f"{download_folder()} and press R in the editor to refresh the list.")

@@ -22,7 +22,7 @@ def prompts(demo_world):
 def speed(pack, monkeypatch):
     """speed("deferred"): sampling runs from now on take these short cuts."""
     def choose(name):
-        monkeypatch.setattr(pack("nodes.bridge"), "SPEED", pack("saferedir_core.speed").SpeedConfig(**SETTINGS[name]))
+        monkeypatch.setattr(pack("nodes.sampling_run"), "SPEED", pack("saferedir_core.speed").SpeedConfig(**SETTINGS[name]))
     return choose
 
 
