@@ -61,6 +61,6 @@ class SafeRedirGuard(io.ComfyNode):
         config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
         recorder = Recorder()
-        guarded = guard_model(model, saferedir, config, recorder, listeners_of(cls.hidden and cls.hidden.unique_id),
-                              Reaction(on_error, on_unsafe))
+        listeners = listeners_of(cls.hidden and cls.hidden.unique_id, redirects=on_unsafe != "observe")
+        guarded = guard_model(model, saferedir, config, recorder, listeners, Reaction(on_error, on_unsafe))
         return io.NodeOutput(guarded, recorder)
