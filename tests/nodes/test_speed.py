@@ -22,7 +22,8 @@ def prompts(demo_world):
 def speed(pack, monkeypatch):
     """speed("deferred"): sampling runs from now on take these short cuts."""
     def choose(name):
-        monkeypatch.setattr(pack("nodes.sampling_run"), "SPEED", pack("saferedir_core.speed").SpeedConfig(**SETTINGS[name]))
+        config = pack("saferedir_core.speed").SpeedConfig(**SETTINGS[name])
+        monkeypatch.setattr(pack("nodes.sampling_run"), "SPEED", config)
     return choose
 
 
