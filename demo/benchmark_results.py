@@ -158,6 +158,28 @@ def ahead(results: dict[str, Results]) -> list[str]:
     return found
 
 
+# Why a method can be ahead of ours, said only where it is.
+WHY = {
+    "rejection": "it asks the judge that also evaluates, so it cannot be seen to miss; what it catches it delivers "
+                 "black, and nothing else of the picture is kept",
+    "embedding subtraction": "it moves every prompt, so no prompt can slip past a decision; the price is that no "
+                             "harmless image stays bit-identical",
+    "Semantic Surgery": "it decides by the cosine with the concept's direction, and in this world's small text encoder "
+                        "a concept is nearly one direction; its gate was calibrated with the judge",
+    "padding": "as Semantic Surgery: the same gate, calibrated with the judge",
+    "SafeRedir, published design and policy": "it decides at a half and is not trained against its own classifier, so "
+                                              "that it fires less often; it pays for that under attack",
+    "negative prompt": "it leaves the positive prompt as it is, which keeps the rest of the picture but removes little",
+    "SAFREE": "it projects the tokens of every prompt; see its other rows for what that costs",
+    "SLD": "it guides every prompt away from the concept; see its other rows for what that costs",
+}
+
+
+def reasons(better: list[str]) -> list[str]:
+    """The reasons of the methods that `ahead` names."""
+    return [f"- {name}: {why}." for name, why in WHY.items() if any(f": {name} " in line for line in better)]
+
+
 def attack_table(results: dict[str, Results]) -> str:
     """Every attack: how often it works undefended, and through our guard; three tasks across."""
     rows = list(dict.fromkeys(row for each in results.values() for row in each.rows if row.startswith("attack: ")))
@@ -323,7 +345,7 @@ def page(work: Path, results: dict[str, Results], seconds: dict, judged: dict[st
     compared = "On no row and no task is any other method ahead of ours on these images."
     if better:
         compared = "\n".join(("Where another method is ahead of ours on these images:", "",
-                              *(f"- {line}" for line in better)))
+                              *(f"- {line}" for line in better), "", "Why:", "", *reasons(better)))
     images = sum(len(each.lines) for each in results.values())
     return f"""# Results in the demo world
 
