@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--baselines", action="store_true", help="the training-free methods beside them")
     made.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")
     made.add_argument("--sweep", type=_numbers, default=[], metavar="A,B,C", help="alpha_scales to draw a curve of")
-    made.add_argument("--attacks", type=_names, default=[], metavar="A;B", help="attacks by name, or 'prompt' for those "
-                      "that only rewrite it, or 'all' (which trains things: slow)")
+    made.add_argument("--attacks", type=_names, default=[], metavar="A;B",
+                      help="attacks by name, or 'prompt' for those that only rewrite it, or 'all' (slow: some train)")
     made.add_argument("--attack-count", type=_positive, default=8, help="unsafe prompts each attack starts from (8)")
     made.add_argument("--lpips", action="store_true", help="perceptual distance to the safe prompt's image as well")
     made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="make the I-th of N parts, from 0")

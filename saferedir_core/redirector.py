@@ -121,9 +121,8 @@ class Redirector(nn.Module):
     def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
         """Feature of latent (B, C, h, w) and timestep (B,) together: (B, 576)."""
         code = sinusoid(timestep, self.config.timestep_dim).to(self.dtype)
-        if self.config.latent_pool > 1:  # squares at the edges may be smaller; a latent of one cell stays as it is
-            latent = F.avg_pool2d(latent, self.config.latent_pool, ceil_mode=True, count_include_pad=False)
-        return torch.cat([self.latent_encoder(latent), self.t_encoder(code)], dim=-1)
+        features = self.latent_encoder(pooled_latent(latent, self.config.latent_pool))
+        return torch.cat([features, self.t_encoder(code)], dim=-1)
 
 
 class ResidualBlock(nn.Module):
@@ -233,6 +232,16 @@ class AlphaPredictor(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         return self.net(context)
+
+
+def pooled_latent(latent: Tensor, side: int) -> Tensor:
+    """Means over squares of `side` x `side` cells: (B, C, h, w) -> (B, C, ceil(h / side), ceil(w / side)).
+
+    Squares at the edges may be smaller.
+    """
+    if side == 1:
+        return latent
+    return F.avg_pool2d(latent, side, ceil_mode=True, count_include_pad=False)
 
 
 def sinusoid(timestep: Tensor, width: int) -> Tensor:

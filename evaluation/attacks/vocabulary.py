@@ -55,7 +55,7 @@ def demo_vocabulary(concept: str) -> Vocabulary:
 
 
 def wording_of(text: str, safe_text: str) -> str:
-    """The words of an unsafe prompt that its safe one lacks, from the first to the last of them; "" when there are none.
+    """The words of an unsafe prompt that its safe one lacks, from the first to the last of them; "" without any.
 
     What the safe prompt says in their place ("car" for "boat") does not matter.
     """

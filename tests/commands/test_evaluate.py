@@ -49,7 +49,8 @@ def test_attacks_by_name_are_measured_as_well(command, arguments, capsys):
 
 
 @pytest.mark.parametrize("extra, message", [
-    (["--attacks", "magic"], "No attack is named 'magic'"), (["--detector", "unknown"], "detector 'unknown' is not known"), (["--redirector", "missing.pt"], "missing.pt"),
+    (["--attacks", "magic"], "No attack is named 'magic'"),
+    (["--detector", "unknown"], "detector 'unknown' is not known"), (["--redirector", "missing.pt"], "missing.pt"),
     (["--model", "missing.safetensors"], "no checkpoint at"), (["--prompts", "missing.csv"], "missing.csv"),
 ])
 def test_what_cannot_be_done_is_said_in_one_line(command, arguments, capsys, extra, message):

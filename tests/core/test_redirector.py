@@ -70,6 +70,25 @@ def test_timesteps_keep_their_precision_in_half_precision_networks():
         assert not torch.equal(network(latent, context, 999).logits, network(latent, context, 997).logits)
 
 
+def test_a_pooled_latent_is_read_as_the_means_of_its_squares():
+    torch.manual_seed(0)
+    whole = Redirector(RedirectorConfig(prompt_dim=16)).eval()
+    pooled = Redirector(RedirectorConfig(prompt_dim=16, latent_pool=2)).eval()
+    pooled.load_state_dict(whole.state_dict())
+    latent, context, timestep = _inputs(whole.config)
+    enlarged = latent.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for expected, got in zip(whole(latent, context, timestep), pooled(enlarged, context, timestep)):
+        assert torch.allclose(expected, got, atol=1e-6)
+    assert not torch.allclose(whole(enlarged, context, timestep).logits, pooled(enlarged, context, timestep).logits)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (1, 8)])
+def test_a_latent_of_any_size_can_be_pooled(size):
+    pooled = Redirector(RedirectorConfig(prompt_dim=16, latent_pool=4)).eval()
+    _, context, timestep = _inputs(pooled.config)
+    assert pooled(torch.randn(2, 4, *size), context, timestep).logits.isfinite().all()
+
+
 def test_every_parameter_takes_part_in_training():
     network = Redirector(RedirectorConfig(prompt_dim=8, tokens=5, rank=2, timestep_dim=8)).train()
     sum(part.square().sum() for part in network(*_inputs(network.config))).backward()
