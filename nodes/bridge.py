@@ -73,7 +73,8 @@ def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder:
                 listeners: tuple[RunListener, ...] = ()):
     """A clone of a MODEL whose sampling runs are all guarded; finished runs are put into `recorder`.
 
-    listeners hear of each run while it goes on.  ContextError when the model's context is not as wide as the redirector's.
+    listeners hear of each run while it goes on.  ContextError when the model's context is not as wide as the
+    redirector's.
     """
     _require_fitting_model(model, loaded)
     guarded = model.clone()
