@@ -99,6 +99,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(arguments, pack) -> int:
+    attacks = attacks_of(arguments, pack)
     study = study_of(arguments, pack)
     if arguments.merge is not None:
         say(f"{study.merge(arguments.merge)} results merged into {study.results}")
@@ -106,7 +107,7 @@ def run(arguments, pack) -> int:
         say(f"{len(study.jobs)} images, {len(study.methods)} methods: "
             + ", ".join(method.name for method in study.methods))
         study.evaluate(Progress("images"))
-        attack(study, arguments, pack)
+        attack(study, attacks, arguments, pack)
     if study.shard[1] > 1:
         say(f"written {study.results}; when all parts are there, run the same command with --merge")
         return 0
@@ -119,15 +120,21 @@ def run(arguments, pack) -> int:
     return 0
 
 
-def attack(study, arguments, pack) -> None:
-    attacks, errors = pack("evaluation.attacks"), pack("saferedir_core.errors")
-    groups = {"all": [*attacks.ATTACKS], "prompt": [name for name, each in attacks.ATTACKS.items() if not each.needs]}
+def attacks_of(arguments, pack) -> list[str]:
+    """Names of the attacks asked for; looked at before anything is made, which may take hours."""
+    attacks = pack("evaluation.attacks").ATTACKS
+    groups = {"all": [*attacks], "prompt": [name for name, each in attacks.items() if not each.needs]}
     names = [name for given in arguments.attacks for name in groups.get(given, [given])]
-    unknown = [name for name in names if name not in attacks.ATTACKS]
+    unknown = [name for name in names if name not in attacks]
     if unknown:
-        raise errors.ConfigError(f"No attack is named {unknown[0]!r}; expected 'all', 'prompt' or some of: "
-                                 f"{'; '.join(attacks.ATTACKS)}.")
+        raise pack("saferedir_core.errors").ConfigError(
+            f"No attack is named {unknown[0]!r}; expected 'all', 'prompt' or some of: {'; '.join(attacks)}.")
+    return names
+
+
+def attack(study, names: list[str], arguments, pack) -> None:
     if names:
+        attacks = pack("evaluation.attacks")
         vocabulary = (attacks.demo_vocabulary(arguments.concept) if arguments.model == "demo" and arguments.concept
                       else attacks.vocabulary_of(study.jobs))
         study.attack(names, vocabulary, arguments.attack_count, progress=Progress("attacks"))
