@@ -5,6 +5,8 @@
     python quickstart.py test [PYTEST ARGS]               run the test suite
     python quickstart.py run FILE [ARGS]                  run a Python file with the project and ComfyUI importable
     python quickstart.py pairs|train|evaluate [ARGS]      unlearn a concept of your own; see their --help
+    python quickstart.py publish [ARGS]                   share a redirector
+    python quickstart.py bench [--quick]                  measure what the guard costs
 
 What is prepared lives in the user's cache folder (SAFEREDIR_CACHE overrides it), keyed by requirements.lock, so
 clones share it. `--comfyui PATH` before or after the command uses an existing checkout and its interpreter instead.
@@ -669,7 +671,9 @@ COMMANDS = {
     "run": (command_run, "run a Python file with the project and ComfyUI importable"),
     "pairs": (command_file, "make or check prompt pairs for a concept of your own"),
     "train": (command_file, "train a redirector on prompt pairs, for the demo world or a checkpoint"),
+    "publish": (command_file, "upload a redirector with a model card to a Hugging Face repository"),
     "evaluate": (command_file, "measure how well a redirector works, beside other methods and under attack"),
+    "bench": (command_file, "measure what the guard costs, and write BENCHMARKS.md"),
 }
 
 

@@ -152,12 +152,14 @@ class ComfyServer:
 
     def __init__(self, python: Path, comfyui: Path, base: Path, *, log: Path, port: int | None = None,
                  cpu: bool = False, models: Path | None = None, extra: list[str] | None = None,
-                 patience: float = 600.0, tick: Callable[[str], None] = lambda last_line: None):
+                 environment: dict[str, str] | None = None, patience: float = 600.0,
+                 tick: Callable[[str], None] = lambda last_line: None):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.base, self.log = base, log
         self._python, self._comfyui, self._patience, self._tick = python, comfyui, patience, tick
         self._cpu, self._models, self._extra = cpu, models, list(extra or [])
+        self._environment = environment or {}
         self._process: subprocess.Popen | None = None
         self._temp: Path | None = None
 
@@ -183,7 +185,7 @@ class ComfyServer:
         self._temp = Path(tempfile.mkdtemp(prefix="saferedir-"))
         environ = {name: value for name, value in os.environ.items()
                    if name not in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")}
-        environ.update(PYTHONUNBUFFERED="1", PYTHONUTF8="1")
+        environ.update(PYTHONUNBUFFERED="1", PYTHONUTF8="1", **self._environment)
         # A group of its own, so that Ctrl+C comes to us alone and the server is ended in order.
         if sys.platform == "win32":
             group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}

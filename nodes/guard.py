@@ -4,6 +4,8 @@ from comfy_api.latest import io
 
 from ..saferedir_core import PolicyConfig
 from .bridge import guard_model
+from .live import listeners_of
+from .reaction import ON_ERROR, ON_UNSAFE, Reaction
 from .settings import alpha_scale_input, redirector_input, threshold_input
 from .types import CATEGORY, Recorder, TrajectoryType
 
@@ -36,18 +38,29 @@ class SafeRedirGuard(io.ComfyNode):
                 io.Combo.Input("mask_again", options=["auto", "on", "off"], default="auto", advanced=True,
                                tooltip="Whether the token mask limits the shift a second time (Eq. 20 of the paper). "
                                        "auto: on in guard mode, off in upstream mode."),
+                io.Combo.Input("on_unsafe", options=list(ON_UNSAFE), default="redirect", optional=True, advanced=True,
+                               tooltip="What happens to a run that is judged unsafe. redirect: its prompt is moved "
+                                       "to a safe neighbour. stop: it ends with an error. blank: unsafe images come "
+                                       "out empty. observe: nothing, it is only reported."),
+                io.Combo.Input("on_error", options=list(ON_ERROR), default="stop", optional=True, advanced=True,
+                               tooltip="What happens to a run that cannot be judged. stop: it ends with an error, so "
+                                       "that no unguarded image comes out. warn: it goes on unguarded, and the log "
+                                       "and the report say so; for research."),
             ],
             outputs=[
                 io.Model.Output(tooltip="The guarded model; connect it to the sampler."),
                 TrajectoryType.Output(display_name="trajectory",
                                       tooltip="What was decided; connect to SafeRedir Report."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, saferedir, alpha_scale, threshold, interval, mode, stay_redirected,
-                mask_again) -> io.NodeOutput:
+    def execute(cls, model, saferedir, alpha_scale, threshold, interval, mode, stay_redirected, mask_again,
+                on_unsafe="redirect", on_error="stop") -> io.NodeOutput:
         config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
         recorder = Recorder()
-        return io.NodeOutput(guard_model(model, saferedir, config, recorder), recorder)
+        listeners = listeners_of(cls.hidden and cls.hidden.unique_id, redirects=on_unsafe != "observe")
+        guarded = guard_model(model, saferedir, config, recorder, listeners, Reaction(on_error, on_unsafe))
+        return io.NodeOutput(guarded, recorder)

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..saferedir_core.bundle import load_redirectors
 from . import weights
-from .types import CATEGORY, LoadedRedirector, SafeRedirType
+from .types import CATEGORY, LoadedRedirector, SafeRedirType, weights_dtype
 
 
 class SafeRedirLoader(io.ComfyNode):
@@ -15,7 +15,8 @@ class SafeRedirLoader(io.ComfyNode):
             display_name="Load SafeRedir",
             category=CATEGORY,
             description="Loads a redirector: the small network that recognises a concept and steers away from it. "
-                        "A file may hold several concepts.",
+                        "A file may hold several concepts. A registry name that is not here yet is downloaded when the "
+                        "graph runs.",
             search_aliases=["unlearn", "safety", "concept erasure", "nsfw", "redirector"],
             inputs=[
                 io.Combo.Input("name", options=weights.choices(),
@@ -24,13 +25,20 @@ class SafeRedirLoader(io.ComfyNode):
             ],
             outputs=[SafeRedirType.Output(display_name="saferedir",
                                           tooltip="Connect to SafeRedir Guard and SafeRedir Conditioning.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def fingerprint_inputs(cls, name):
-        file = weights.locate(name)
-        return f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}"
+        file, entry = weights.find(name), weights.registry().get(name)
+        if entry is not None and entry.sources and (file is None or file.name == entry.file):
+            # The same before and after the download, so that one run does not make the next one sample again.
+            return f"{name}:{entry.pin}:{entry.sources}"
+        return "" if file is None else f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}"
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(weights.locate(name))))
+        from .download import obtain
+
+        path = obtain(name, cls.hidden.unique_id if cls.hidden else None)
+        return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(path, dtype=weights_dtype())))

@@ -1,10 +1,12 @@
 """SafeRedir Report: what the guard saw and did, as a picture and as JSON."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..saferedir_core.report import plot, report_json
+from . import png_entry
 from .types import CATEGORY, TrajectoryType
+from .words import prompt_text, words_of
 
 
 def picture_of(content: dict) -> torch.Tensor:
@@ -30,6 +32,9 @@ class SafeRedirReport(io.ComfyNode):
                                            "the report is that of the very run that made it; with an IMAGE it is the "
                                            "newest run's."),
                 TrajectoryType.Input("trajectory", tooltip="From SafeRedir Guard."),
+                io.String.Input("text", optional=True, force_input=True,
+                                tooltip="The prompt's words, for the heat map. Only needed when they come from a node "
+                                        "that computes them; a text that stands in CLIP Text Encode is found."),
             ],
             outputs=[
                 io.MatchType.Output(template=template, display_name="samples", tooltip="The input, unchanged."),
@@ -37,16 +42,21 @@ class SafeRedirReport(io.ComfyNode):
                 io.String.Output(display_name="json", tooltip="The whole report."),
             ],
             is_output_node=True,
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, samples, trajectory) -> io.NodeOutput:
+    def execute(cls, samples, trajectory, text=None) -> io.NodeOutput:
         run = trajectory.find(samples["samples"] if isinstance(samples, dict) else None)
         if run is None:
             raise ValueError("This guard has not seen a finished sampling run; expected one before the report. Connect "
                              "'samples' to the output of a sampler that uses the guarded model.")
-        picture = picture_of(run.report)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict()
-        return io.NodeOutput(samples, picture, report_json(run.report),
-                             ui={**shown, "text": (run.report["verdict"],), "saferedir": (run.report,)})
+        hidden = cls.hidden
+        prompt, node_id = (hidden.prompt, hidden.unique_id) if hidden else (None, None)
+        if text is None and prompt:
+            text = prompt_text(prompt, node_id)
+        content = {**run.report, "prompt": words_of(run.report, text)}
+        png_entry.remember(prompt, node_id, content)
+        # No picture among the ui: the web part draws the curve from the report.
+        return io.NodeOutput(samples, picture_of(content), report_json(content),
+                             ui={"text": (content["verdict"],), "saferedir": (content,)})

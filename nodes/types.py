@@ -70,6 +70,15 @@ class LoadedRedirector:
         return cls(" + ".join(dict.fromkeys(part.name for part in parts)), redirectors, patchers)
 
 
+def weights_dtype() -> torch.dtype:
+    """Of redirectors that are only sampled with: float16 where the host would use it, else float32.
+
+    BENCHMARKS.md says how little decisions differ; the host's option --force-fp32 keeps float32.
+    """
+    half = comfy.model_management.should_use_fp16(comfy.model_management.get_torch_device())
+    return torch.float16 if half else torch.float32
+
+
 def _free_name(name: str, taken: Mapping[str, object]) -> str:
     """The name, with a number behind it when it is taken."""
     number = 2

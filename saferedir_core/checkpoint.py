@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import pickletools
+import stat
 import struct
 import uuid
 import zipfile
@@ -24,16 +25,20 @@ from torch import Tensor
 
 from .config import RedirectorConfig
 from .errors import CheckpointError, ConfigError
+from .pickled import TENSOR_NAMES, Scanned, scan
 from .policy import stored_threshold
 from .redirector import Redirector
 
 LARGEST_FILE = 2 << 30          # bytes; a published checkpoint has 58 MB
+LARGEST_HEADER = 16 << 20       # bytes of a .safetensors file's list of tensors
+MOST_TENSORS = 32768            # in a file; one redirector has about 120
 FORMAT_KEY = "saferedir_format"
 CONFIG_KEY = "saferedir_config"
 CONCEPTS_KEY = "saferedir_concepts"     # only in files of several, see `bundle`
 OWN_KEYS = (FORMAT_KEY, CONFIG_KEY, CONCEPTS_KEY)
 FORMAT_VERSION = "1"
 TORCH_SUFFIXES = (".pt", ".pth")
+ZIP = b"PK\x03\x04"
 SHOWN_KEYS = 3
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -148,11 +153,17 @@ def read_file(path: Path) -> bytes:
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise CheckpointError(f"{path}: expected a .safetensors, .pt or .pth file. Choose a redirector's weight file.")
     try:
-        size = path.stat().st_size
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):     # a folder cannot be opened anyway
+            raise CheckpointError(f"{path}: is a device or a pipe; expected a file. Choose a redirector's weight file.")
+        with open(path, "rb") as file:
+            size = about.st_size
+            # With a limit, because it may grow meanwhile.
+            content = file.read(size + 1) if size <= LARGEST_FILE else b""
         if size > LARGEST_FILE:
             raise CheckpointError(f"{path}: {size} bytes; expected at most {LARGEST_FILE} (a redirector has about "
                                   "58 MB). This is another model's file: choose a redirector's.")
-        return path.read_bytes()
+        return content
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file; expected a redirector's weights. Check the path, or "
                               "download the weights first.") from error
@@ -169,20 +180,27 @@ def parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]
 
 
 def _parse_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    # 8 bytes of length, then JSON (the format's own layout).
+    length = int.from_bytes(content[:8], "little")
+    if LARGEST_HEADER < length <= len(content) - 8:
+        raise CheckpointError(f"{path}: its list of tensors has {length} bytes; expected at most {LARGEST_HEADER}. "
+                              "Choose a redirector's weight file.")
     try:
         state = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a complete safetensors file ({error}). It may be truncated: download or "
-                              "save it again.") from error
-    # The header is valid here: 8 bytes of length, then JSON (the format's own layout).
-    length, = struct.unpack_from("<Q", content)
-    return state, json.loads(content[8:8 + length]).get("__metadata__", {})
+        header = json.loads(content[8:8 + length]).get("__metadata__", {})
+    except Exception as error:      # SafetensorError, and KeyError, RuntimeError, ... from torch for odd types
+        raise CheckpointError(f"{path}: not a complete safetensors file ({_first_line(error)}). It may be truncated: "
+                              "download or save it again.") from error
+    _require_few(path, len(state))
+    return state, header
 
 
 def _parse_torch(path: Path, content: bytes) -> dict[str, Tensor]:
-    _require_plain_archive(path, content)
     try:
+        _require_plain_archive(path, content) if content.startswith(ZIP) else _require_plain_stream(path, content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, content, error) from error
     except Exception as error:      # a damaged pickle can raise anything: EOFError, KeyError, RuntimeError, ...
@@ -201,22 +219,84 @@ def _is_plain(value) -> bool:
             and value.device.type == "cpu")
 
 
+def _require_few(path: Path, tensors: int) -> None:
+    if tensors > MOST_TENSORS:
+        raise CheckpointError(f"{path}: {tensors} tensors; expected at most {MOST_TENSORS}. Choose a redirector's "
+                              "weight file.")
+
+
 def _require_plain_archive(path: Path, content: bytes) -> None:
-    """Refuse a zip that unpacks to more than the limit; torch itself never compresses."""
-    try:
-        size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
-    except zipfile.BadZipFile:
-        return                      # a damaged archive or torch's old format: torch.load says which
-    if size > LARGEST_FILE:
-        raise CheckpointError(f"{path}: unpacks to {size} bytes; expected at most {LARGEST_FILE}. Do not use this "
-                              "file: no redirector is packed like that.")
+    """Refuse a zip that torch would not write: packed, with doubles, or with less in it than its pickle asks for.
+
+    torch takes the pickle's word for the size of a tensor's memory, and would read on behind the record's end.
+    """
+    _require_few(path, content.count(b"PK\x01\x02"))    # entries of the archive's directory, before it is read
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        if size > LARGEST_FILE:
+            raise CheckpointError(f"{path}: unpacks to {size} bytes; expected at most {LARGEST_FILE}. Do not use this "
+                                  "file: no redirector is packed like that.")
+        records = {entry.filename: entry.file_size for entry in entries}
+        pickles = [name for name in records if name.endswith("/data.pkl")]
+        if (len(pickles) != 1 or len(records) < len(entries)
+                or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)):
+            raise CheckpointError(f"{path}: not an archive as PyTorch writes it; expected one data.pkl, and every "
+                                  "record once and unpacked. Download or save it again.")
+        found = scan(archive.read(pickles[0]))
+    _require_tensors(path, found)
+    folder = pickles[0].removesuffix("data.pkl")
+    short = [each.key for each in found.storages if records.get(f"{folder}data/{each.key}", 0) < each.size]
+    if short:
+        raise CheckpointError(f"{path}: {len(short)} tensors have less memory in the file than they claim: "
+                              f"{shorten(short)}. It is damaged or made to do harm: download it again.")
+
+
+def _require_plain_stream(path: Path, content: bytes) -> None:
+    """Refuse a file in torch's old format whose pickles hold code, or claim more memory than the file has.
+
+    The format is five pickles (magic number, version, machine, the state dict, its storages' keys), then the memory.
+    """
+    if _names_objects(content):
+        raise _code_error(path)
+    position = 0
+    for number in range(5):
+        # The magic number is no size: it is larger than any.
+        if number == 0:
+            *_, (_, _, last) = pickletools.genops(content)
+            position = last + 1
+            continue
+        found = scan(content, position)
+        _require_tensors(path, found)
+        position = found.end
+        # One key may come with several sizes; torch allocates the first, whichever that is.
+        claimed = sum(each.size for each in {*found.storages})
+        if claimed > len(content):
+            raise CheckpointError(f"{path}: its tensors claim {claimed} bytes and the file has {len(content)}. It may "
+                                  "be truncated: download it again.")
+
+
+def _require_tensors(path: Path, found: Scanned) -> None:
+    """Only what a state dict of dense tensors needs."""
+    _require_few(path, len(found.storages))
+    strange = found.names - TENSOR_NAMES - {"?"}        # what is computed, torch refuses itself
+    if any(not name.startswith("torch") for name in strange):
+        raise _code_error(path)
+    if strange:
+        raise CheckpointError(f"{path}: holds {shorten(sorted(strange))} and is not a state dict of dense tensors; "
+                              "expected a dict of str to such tensors. Save it with "
+                              "torch.save(redirector.state_dict(), path).")
+
+
+def _code_error(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: the pickle holds code or objects, expected tensors only; it was refused and not "
+                           "run. Use a file with a plain state dict, at best .safetensors.")
 
 
 def _unpickling_error(path: Path, content: bytes, error: pickle.UnpicklingError) -> CheckpointError:
     # torch's own text is not passed on: it advises to load the file with code execution allowed.
     if "Unsupported global" in str(error) or "Unsupported class" in str(error) or _names_objects(content):
-        return CheckpointError(f"{path}: the pickle holds code or objects, expected tensors only; it was refused and "
-                               "not run. Use a file with a plain state dict, at best .safetensors.")
+        return _code_error(path)
     return CheckpointError(f"{path}: not a PyTorch weight file; expected a torch.save of a state dict with the default "
                            "pickle protocol. It may be truncated or of another kind: download it again.")
 

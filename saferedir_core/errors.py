@@ -2,11 +2,13 @@
 
     SafeRedirError
     |-- CheckpointError             a weight file cannot be read, trusted or written
+    |   `-- DownloadError           a weight file cannot be fetched, or is not what was asked for
     |-- ConfigError      (ValueError)  a setting is out of its range
     |-- ContextError     (ValueError)  a context has the wrong shape or holds NaN or infinity
     |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
     |-- TimestepError    (ValueError)  a timestep has the wrong shape or is not finite
     |-- PairsError       (ValueError)  a file of prompt pairs cannot be read or used
+    |-- ReportError                 the report in a picture cannot be read
     |-- EvaluationError             the redirector itself gave NaN or infinity
     `-- TrainingError               a training cannot go on, or its pairs cannot be used
 
@@ -20,6 +22,10 @@ class SafeRedirError(Exception):
 
 class CheckpointError(SafeRedirError):
     """A weight file is missing, damaged, holds code, does not fit the network, or cannot be written."""
+
+
+class DownloadError(CheckpointError):
+    """A weight file cannot be downloaded, or what came is not what was asked for; nothing is kept of it."""
 
 
 class ConfigError(SafeRedirError, ValueError):
@@ -44,6 +50,10 @@ class PairsError(SafeRedirError, ValueError):
 
 class EvaluationError(SafeRedirError):
     """The redirector's outputs are not finite, so that no decision can be made from them."""
+
+
+class ReportError(SafeRedirError):
+    """A file carries no report that can be read."""
 
 
 class TrainingError(SafeRedirError):

@@ -6,16 +6,20 @@ All evaluate the original context, so none is misled by what another does, and t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .config import PolicyConfig
+from .deferred import DeferredObservations
 from .errors import ConfigError
+from .evaluator import Evaluator, Heads
 from .plan import from_chunks, to_chunks
-from .redirector import Redirector
+from .redirector import Redirector, timestep_per_item
 from .report import report
-from .run import RedirectionRun
+from .run import RedirectionRun, shifted_context
+from .speed import SpeedConfig
 from .trajectory import Decision, Trajectory
 
 
@@ -37,43 +41,154 @@ class StackedRun:
     redirectors  by name, in eval mode, for the same kind of model
     runs         the RedirectionRun of each, by name
     trajectory   all of them together: an item is unsafe or redirected when it is for any concept
+
+    Redirectors of one shape are evaluated together, and those that share a latent encoder (load_redirectors of one
+    file) ask it once.
     """
 
-    def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig, original_context: Tensor):
+    def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig, original_context: Tensor,
+                 speed: SpeedConfig = SpeedConfig()):
         require_stackable(redirectors)
+        first = redirectors[min(redirectors)]
+        self._defers = speed.defers(config, first.device)
         # Sorted, so that sums of floats do not depend on the order in which concepts were stacked.
-        self.runs = {name: RedirectionRun(redirectors[name], config, original_context) for name in sorted(redirectors)}
-        first = next(iter(self.runs.values()))
-        self.config, self.redirector, self.batch, self.chunks = config, first.redirector, first.batch, first.chunks
-        self.trajectory = Trajectory()
+        self.runs = {name: RedirectionRun(redirectors[name], config, original_context, replace(speed, deferred=False))
+                     for name in sorted(redirectors)}
+        one = next(iter(self.runs.values()))
+        self.config, self.redirector, self.batch, self.chunks = config, one.redirector, one.batch, one.chunks
+        self._original = original_context.detach().clone()
+        self._groups: list[_Group] | None = None
+        self._merged = Trajectory()
+        self._told = 0
 
+    @property
+    def trajectory(self) -> Trajectory:
+        """All decisions so far.  Waits for the device where decisions are deferred."""
+        self._take_up(wait=True)
+        return self._merged
+
+    @property
+    def observations(self) -> int:
+        """Number of observations made, known without waiting."""
+        if self._defers:
+            return self._groups[0].deferred.count if self._groups else 0
+        return len(self._merged)
+
+    @torch.no_grad()
     def observe(self, latent: Tensor, timestep: Tensor | float, *, step: int | None = None,
-                sigma: float | None = None) -> Decision:
+                sigma: Tensor | float | None = None) -> Decision | None:
         """One decision of each redirector; returned and kept is what they say together.  See RedirectionRun."""
-        decisions = [run.observe(latent.to(run.redirector.device, run.redirector.dtype), timestep, step=step,
-                                 sigma=sigma) for run in self.runs.values()]
-        merged = merged_decision(decisions)
-        self.trajectory.append(merged)
-        for item in range(self.batch):
-            # The token scores of the concept that is likeliest now.
-            chances = [each.unsafe_probability[item] for each in decisions]
-            run = max(zip(chances, self.runs.values()), key=lambda pair: -1.0 if pair[0] is None else pair[0])[1]
-            if item in run.trajectory.tokens:
-                self.trajectory.tokens[item] = run.trajectory.tokens[item]
-        return merged
+        if self._groups is None:
+            self._groups = self._grouped()
+        if self._defers:
+            for group in self._groups:
+                own, timesteps = group.fitting(latent, timestep)
+                group.deferred.observe(own, timesteps, step, sigma)
+            return None
+        due = sorted({item for run in self.runs.values() for item in run.due})
+        for group in self._groups:
+            own, timesteps = group.fitting(latent, timestep)
+            heads = group.ask(own, timesteps, due) if due else None
+            for concept, run in enumerate(group.runs):
+                run.decide(heads, concept, own, timesteps, due, step, sigma)
+        self._merge()
+        return self._merged[-1]
 
     def redirect(self, context: Tensor) -> Tensor:
         """The context plus the shifts of all redirectors, see RedirectionRun.redirect.
 
-        The very same tensor while none redirects; a chunk that only one redirects is exactly what that one makes of
-        it.
+        The very same tensor while none redirects (a deferred run, which does not know, gives a new one); a chunk that
+        only one redirector changes is exactly what that one makes of it.
         """
+        tokens = self.redirector.config.tokens
+        if self._defers:
+            next(iter(self.runs.values())).require_context(context)
+            return shifted_context(context, tokens, [group.deferred for group in self._groups or ()])
         results = [run.redirect(context) for run in self.runs.values()]
-        return summed(context, [result for result in results if result is not context], self.redirector.config.tokens)
+        return summed(context, [result for result in results if result is not context], tokens)
+
+    def arrived(self) -> list[Decision]:
+        """See RedirectionRun.arrived."""
+        self._take_up(wait=False)
+        new = self._merged[self._told:]
+        self._told = len(self._merged)
+        return new
+
+    def settle(self) -> None:
+        """See RedirectionRun.settle."""
+        self._take_up(wait=True)
+        for group in self._groups or () if self._defers else ():
+            if group.deferred.failure is not None:
+                raise group.deferred.failure
+
+    def _grouped(self) -> "list[_Group]":
+        """Runs of redirectors that can be evaluated together, in groups, in the order of their names."""
+        groups: dict[tuple, list[RedirectionRun]] = {}
+        for name, run in self.runs.items():
+            each = run.redirector
+            alone = () if run.splits else (name,)
+            size = run.speed.latent_size_of(each)
+            groups.setdefault((each.config, each.device, each.dtype, size, alone), []).append(run)
+        return [_Group(runs, self._original, self._defers) for runs in groups.values()]
+
+    def _take_up(self, wait: bool) -> None:
+        if self._defers and self._groups:
+            for group in self._groups:
+                group.deferred.take_up(wait)
+            self._merge()
+
+    def _merge(self) -> None:
+        """Append what all runs have decided and this has not yet."""
+        runs = [*self.runs.values()]
+        for index in range(len(self._merged), min(len(run.trajectory) for run in runs)):
+            decisions = [run.trajectory[index] for run in runs]
+            self._merged.append(merged_decision(decisions))
+        if not len(self._merged):
+            return
+        decisions = [run.trajectory[len(self._merged) - 1] for run in runs]
+        for item in range(self.batch):
+            # The token scores of the concept that is likeliest now.
+            chances = [each.unsafe_probability[item] for each in decisions]
+            run = max(zip(chances, runs), key=lambda pair: -1.0 if pair[0] is None else pair[0])[1]
+            if item in run.trajectory.tokens:
+                self._merged.tokens[item] = run.trajectory.tokens[item]
 
     def report(self) -> dict:
         """The report of the whole run, see `stacked_report`."""
         return stacked_report(self.runs, self.trajectory, self.config)
+
+
+class _Group:
+    """Runs whose redirectors are evaluated together."""
+
+    def __init__(self, runs: list[RedirectionRun], original: Tensor, defers: bool):
+        self.runs = runs
+        self._original, self._batch = original, original.shape[0]
+        self._evaluator: Evaluator | None = None
+        self.deferred = DeferredObservations(runs, self._ask_all) if defers else None
+
+    def fitting(self, latent: Tensor, timestep: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Latent and timesteps as this group's redirectors read them; raises as RedirectionRun.observe does."""
+        first = self.runs[0].redirector
+        latent = latent.to(first.device, first.dtype)
+        self.runs[0].require_latent(latent)
+        return latent, timestep_per_item(timestep, self._batch, first.device)
+
+    def ask(self, latent: Tensor, timesteps: Tensor, items: list[int], number: int | None = None) -> Heads:
+        """Ask the networks about these items; number: of the observation."""
+        first = self.runs[0]
+        if not first.splits:
+            return first.ask(latent, timesteps, items)
+        if self._evaluator is None:
+            self._evaluator = Evaluator([run.redirector for run in self.runs], self._original,
+                                        first.speed.latent_size_of(first.redirector))
+        phase = first.observations if number is None else number
+        if len(items) == self._batch:
+            return self._evaluator.evaluate(latent, timesteps, phase=phase)
+        return self._evaluator.evaluate(latent[items], timesteps[items], items, phase)
+
+    def _ask_all(self, latent: Tensor, timesteps: Tensor, number: int) -> Heads:
+        return self.ask(latent, timesteps, [*range(self._batch)], number)
 
 
 def summed(context: Tensor, results: list[Tensor], tokens: int) -> Tensor:

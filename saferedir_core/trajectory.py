@@ -75,5 +75,5 @@ class Trajectory:
     def __iter__(self) -> Iterator[Decision]:
         return iter(self._decisions)
 
-    def __getitem__(self, index: int) -> Decision:
+    def __getitem__(self, index: int | slice) -> "Decision | list[Decision]":
         return self._decisions[index]

@@ -205,6 +205,49 @@ class TestUnreadableFiles:
         path.write_bytes(path.read_bytes()[:-1000])
         assert "It may be truncated" in _refused(path)
 
+    def test_the_old_format_cannot_ask_for_more_memory_than_the_file_has(self, tmp_path):
+        path = tmp_path / "a.pt"
+        torch.save({"a": torch.ones(3), "b": torch.ones(300)}, path, _use_new_zipfile_serialization=False)
+        content = path.read_bytes()
+        assert content.count(b"K\x03") and content.count(b"M,\x01")
+        path.write_bytes(content.replace(b"M,\x01N", b"J\xff\xff\xff\x7fN"))
+        assert "claim" in _refused(path) and "bytes and the file has" in _refused(path)
+
+    def test_a_record_shorter_than_its_tensor_claims_is_refused_before_it_is_read(self, tmp_path):
+        path = tmp_path / "a.pt"
+        torch.save({"a": torch.arange(4.0)}, path)
+        with zipfile.ZipFile(path) as archive:
+            records = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in records.items():
+                archive.writestr(name, content.replace(b"K\x04tq", b"M\x00\x10tq"))
+        assert "1 tensors have less memory in the file than they claim: 0" in _refused(path)
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    @pytest.mark.parametrize("change", ["packed", "double", "no pickle"])
+    def test_an_archive_that_torch_would_not_write(self, small, tmp_path, change):
+        path = tmp_path / "a.pt"
+        torch.save(small.state_dict(), path)
+        with zipfile.ZipFile(path) as archive:
+            records = [(name, archive.read(name)) for name in archive.namelist()]
+        records = [(name, content) for name, content in records if change != "no pickle" or "data.pkl" not in name]
+        how = zipfile.ZIP_DEFLATED if change == "packed" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", how) as archive:
+            for name, content in records + (records[:1] if change == "double" else []):
+                archive.writestr(name, content)
+        assert "not an archive as PyTorch writes it" in _refused(path)
+
+    @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="this system has no /dev/null")
+    def test_a_device_is_not_read(self, tmp_path):
+        os.symlink("/dev/null", tmp_path / "a.pt")
+        assert "is a device or a pipe" in _refused(tmp_path / "a.pt")
+
+    def test_too_many_tensors(self, small, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoint, "MOST_TENSORS", 10)
+        for name, save in (("a.pt", torch.save), ("a.safetensors", save_file)):
+            save(small.state_dict(), tmp_path / name)
+            assert "tensors; expected at most 10" in _refused(tmp_path / name)
+
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
     def test_a_file_of_another_kind(self, tmp_path, suffix):
         path = tmp_path / f"a{suffix}"

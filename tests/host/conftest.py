@@ -26,9 +26,13 @@ def _on_cpu() -> bool:
 def server_process(comfyui, tmp_path_factory, request):
     """The server's process: .url, .log_text(), .base (its isolated folders)."""
     base = isolated_base(tmp_path_factory.mktemp("comfyui"), PROJECT)
-    with ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log", cpu=_on_cpu()) as process:
-        request.config.stash[_log_key] = process
-        yield process
+    process = ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log", cpu=_on_cpu())
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("HF_HUB_OFFLINE", "1")   # nothing is downloaded here; tests/hub has a Hub of its own for that
+        process.start()
+    request.config.stash[_log_key] = process
+    yield process
+    process.stop()
 
 
 @pytest.fixture(scope="session")

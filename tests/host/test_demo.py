@@ -63,7 +63,7 @@ def small(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[::ENLARGED, ::ENLARGED])
 
 
-@pytest.mark.parametrize("name", ["demo", "sd15", "stacked", "train"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
 def test_every_node_of_a_shipped_workflow_is_known_and_names_its_pack(name, object_info):
     content = workflow(name)
     graph = to_api(content, object_info)
@@ -156,6 +156,29 @@ def test_the_stacked_workflow_takes_both_concepts_out(server, template):
     assert {each["concept"] for each in report["concepts"]} == {"stripes", "boat"}
 
 
+@pytest.mark.parametrize("name, concept", [
+    ("style", lambda verdict: verdict.style == "watercolour"),
+    ("img2img", lambda verdict: verdict.striped),
+    ("inpaint", lambda verdict: verdict.object == "boat"),
+])
+def test_a_workflow_shows_the_concept_unguarded_and_takes_it_out_guarded(server, template, name, concept):
+    graph = template(name, steps=20, batch=2)
+    history = server.queue(graph)
+    before, after = ([judge(small(picture.array())) for picture in server.images(history, node(graph, title))]
+                     for title in ("Unguarded", "Guarded"))
+    assert any(map(concept, before)) and not any(map(concept, after))
+    assert history["outputs"][of_type(graph, "SafeRedirReport")]["saferedir"][0]["status"] == "redirected"
+
+
+def test_the_evaluate_workflow_counts(server, template):
+    graph = template("evaluate", steps=2, batch=1)
+    evaluate = graph[of_type(graph, "SafeRedirEvaluate")]["inputs"]
+    evaluate.update(prompts="\n".join(evaluate["prompts"].splitlines()[:1]), seeds=1, steps=2)
+    history = server.queue(graph)
+    assert len(server.images(history, node(graph, "Grid"))) == 1
+    assert "|" in history["outputs"][node(graph, "Tables")]["text"][0]
+
+
 def test_the_train_workflow_trains_guards_and_saves(server, server_process, template):
     graph = template("train", steps=2, batch=1)
     graph[of_type(graph, "SafeRedirTrain")]["inputs"].update(iterations=2, steps=1)
@@ -189,10 +212,11 @@ def test_an_unknown_redirector_is_refused_before_anything_runs(server, guarded_g
         server.queue(graph)
 
 
-def test_a_registry_name_that_is_not_here_says_what_to_download_and_where_to_put_it(server, demo_graph):
+def test_a_registry_name_that_cannot_be_fetched_says_why_and_how_to_get_it_by_hand(server, demo_graph, server_process):
     graph = demo_graph()
     graph[of_type(graph, "SafeRedirLoader")]["inputs"]["name"] = "nudity-sd1-published"
     with pytest.raises(ExecutionFailed) as caught:
         server.queue(graph)
-    for part in ("best_model.pt", "ryliu68/SafeRedir", "nudity_sd1_published.pt"):
+    for part in ("best_model.pt", "ryliu68/SafeRedir", "HF_HUB_OFFLINE", "nudity_sd1_published.pt"):
         assert part in str(caught.value)
+    assert not list(server_process.base.rglob("nudity_sd1_published*"))

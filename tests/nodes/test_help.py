@@ -39,5 +39,5 @@ def test_a_help_page_says_what_the_tooltips_say(schemas):
 
 def test_the_loaders_page_tells_where_the_published_checkpoint_is(pack):
     entry = pack("nodes.weights").registry()["nudity-sd1-published"]
-    page = (DOCS / "SafeRedirLoader.md").read_text(encoding="ascii")
-    assert all(entry["source"][key] in page for key in ("repo_id", "filename", "revision")) and entry["file"] in page
+    page, source = (DOCS / "SafeRedirLoader.md").read_text(encoding="ascii"), entry.sources[0]
+    assert all(text in page for text in (source.repo_id, source.filename, source.revision, entry.file))

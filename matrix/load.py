@@ -1,0 +1,114 @@
+"""A server under load: many prompts of several kinds, some cancelled, and what is left of them afterwards.
+
+    python quickstart.py run matrix/load.py [--prompts N] [--cancels N]
+
+Prints what was measured, and fails when a seed's image changes, memory grows by more than 2 % after the warm-up, or
+threads or files are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() != PROJECT / "matrix"]
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+
+from demo.client import ComfyClient, ExecutionFailed  # noqa: E402
+from demo.server import ComfyServer, isolated_base  # noqa: E402
+from matrix.cases import World  # noqa: E402
+from matrix.graph import Graph  # noqa: E402
+
+TEXTS = ("a striped red fish in the snow", "a blue house at night", "a striped green tree in a meadow",
+         "a yellow car in the desert", "a purple cup with stripes at night")
+SAMPLERS = ("euler", "heun", "uni_pc", "dpmpp_2m", "euler_ancestral")
+GROWTH = 0.02  # of the memory after the warm-up
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="matrix/load.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=500, help="prompts that run to their end")
+    parser.add_argument("--cancels", type=int, default=100, help="prompts that are cancelled at a random moment")
+    arguments = parser.parse_args(argv)
+    output = PROJECT / "output" / "load"
+    output.mkdir(parents=True, exist_ok=True)
+    server = ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]),
+                         isolated_base(output / "base", PROJECT), log=output / "server.log",
+                         cpu=os.environ.get("SAFEREDIR_CPU") == "1")
+    with server:
+        process = next(each for each in psutil.Process().children(recursive=True)
+                       if str(server.port) in each.cmdline())
+        found = measure(ComfyClient(server.url), process, arguments.prompts, arguments.cancels)
+    print(json.dumps(found, indent=2))
+    return 0 if not found["changed"] and found["memory_growth"] <= GROWTH and not found["left"] else 1
+
+
+def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels: int) -> dict:
+    """Runs everything in a random order that is the same every time; see `main` for what is asked."""
+    about, order, kinds = client.object_info(), random.Random(0), [(text, name) for text in TEXTS for name in SAMPLERS]
+    first: dict[tuple, np.ndarray] = {}
+    changed, memory, started = [], [], time.perf_counter()
+    jobs = ["run"] * prompts + ["cancel"] * cancels
+    order.shuffle(jobs)
+    warm = max(len(jobs) // 5, len(kinds))
+    before = None
+    for number, job in enumerate(jobs):
+        if number == warm:
+            before = held(process)
+        kind = kinds[order.randrange(len(kinds))]
+        graph, shown = prompt(about, *kind, unique=number if job == "cancel" else None)
+        if job == "cancel":
+            cancelled(client, graph, order.random())
+            continue
+        picture = client.images(client.queue(graph), shown)[0].array()
+        if not np.array_equal(first.setdefault(kind, picture), picture):
+            changed.append(f"{number}: {kind}")
+        memory.append(process.memory_info().rss)
+    after = held(process)
+    tail = memory[int(len(memory) * 0.2):]
+    part = max(len(tail) // 5, 1)
+    growth = statistics.median(tail[-part:]) / statistics.median(tail[:part]) - 1
+    left = {} if before is None else {name: after[name] - before[name] for name in after if after[name] > before[name]}
+    return {"prompts": prompts, "cancels": cancels, "seconds": round(time.perf_counter() - started, 1),
+            "changed": changed, "memory_growth": round(growth, 4), "memory_mib": round(memory[-1] / 2 ** 20),
+            "left": left}
+
+
+def prompt(about, text: str, sampler: str, unique: int | None = None) -> tuple[dict, str]:
+    """A guarded graph and its picture's node.  unique: for a graph that the host has not cached; it has many steps."""
+    world = World(Graph(), about, text, guarded=True)
+    settings = {} if unique is None else {"seed": 1000 + unique, "steps": 60}
+    latent = world.sample(latent=world.empty(1), sampler_name=sampler, **settings)
+    report = world.graph.add("SafeRedirReport", samples=latent, trajectory=[world.guards[-1][0], 1])
+    decoded = world.graph.add("VAEDecode", samples=report, vae=world.vae)
+    return world.graph.nodes, world.graph.add("PreviewImage", images=decoded)[0]
+
+
+def cancelled(client: ComfyClient, graph: dict, moment: float) -> None:
+    """Cancels a prompt at a share of its steps; one that is done before is as good."""
+    def cancel(kind: str, told: dict) -> None:
+        if kind == "progress" and told.get("value", 0) >= moment * told.get("max", 1):
+            client.interrupt()
+    try:
+        client.queue(graph, on_event=cancel)
+    except ExecutionFailed as trouble:
+        if "interrupted" not in str(trouble):
+            raise
+
+
+def held(process: psutil.Process) -> dict[str, int]:
+    """Threads and open files; connections come and go with the client's."""
+    return {"threads": process.num_threads(), "files": len(process.open_files())}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

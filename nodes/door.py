@@ -1,0 +1,133 @@
+"""The last door before the denoiser: no context passes that a guard has not judged or issued.
+
+Wrappers can be bypassed: a node may call the model with model options of its own, replace the function that computes
+the conds, or change a context after the guard had it.  So for the length of a run the door stands in the place of
+`apply_model` on the model object itself, where every call comes by, and compares what arrives with what the guards
+handed over in that very call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .conds import CONTEXTS, CONTROLNET_PROMPT, PROMPT, context_of
+
+
+class Door:
+    """Watches the models of one sampling run; the guards of the run share it.
+
+    calls   model calls that came by
+    guards  those that have joined
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.guards: list = []
+        self._refuse: list[Callable[[str], None]] = []
+        self._models: list[tuple[torch.nn.Module, object]] = []
+        self._allowed: list[dict[str, list[torch.Tensor | None]]] = []
+        self._unsettled: list[torch.Tensor] = []
+
+    def join(self, guard, refuse: Callable[[str], None]) -> None:
+        """refuse is called with a sentence for each model call that must not be."""
+        self.guards.append(guard)
+        self._refuse.append(refuse)
+
+    def watch(self, model: torch.nn.Module) -> None:
+        """Stands at this model (a host's BaseModel) until `leave`."""
+        if any(model is known for known, _ in self._models):
+            return
+        self._models.append((model, vars(model).get("apply_model")))
+        enter = model.apply_model
+
+        def apply_model(x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
+            self.calls += 1
+            self._check({PROMPT: c_crossattn, CONTROLNET_PROMPT: kwargs.get(CONTROLNET_PROMPT)})
+            return enter(x, t, c_concat, c_crossattn, *args, **kwargs)
+        apply_model.door = self
+        model.apply_model = apply_model
+
+    def leave(self) -> None:
+        """Gives every model its own `apply_model` back."""
+        while self._models:
+            model, before = self._models.pop()
+            if before is None:
+                del model.apply_model
+            else:
+                model.apply_model = before
+
+    def receive(self, conds: list[list[dict] | None]) -> None:
+        """Conds come to a guard: when another guard of this run handed conds on already, they must be those."""
+        if self._allowed:
+            for name, contexts in _contexts_of(conds).items():
+                for context in contexts:
+                    self._require_allowed(name, context)
+
+    @contextmanager
+    def opened(self, conds: list[list[dict] | None]) -> Iterator[None]:
+        """Within: the contexts of these conds, laid out, may pass, and no others."""
+        self._allowed.append(_contexts_of(conds))
+        try:
+            yield
+        finally:
+            self._allowed.pop()
+
+    def settle(self) -> None:
+        """Fetches what was compared on a device since the last time; once a step is enough."""
+        if self._unsettled:
+            passed, self._unsettled = torch.stack([each.cpu() for each in self._unsettled]), []
+            if not passed.all():
+                self._violate("a prompt reached the model that this guard has neither judged nor issued")
+
+    def _check(self, contexts: dict[str, torch.Tensor | None]) -> None:
+        if not self._allowed:
+            self._violate("the model was called by a way that does not lead past this guard")
+            return
+        for name, context in contexts.items():
+            if context is not None or name == PROMPT:
+                self._require_allowed(name, context)
+
+    def _require_allowed(self, name: str, context: torch.Tensor | None) -> None:
+        allowed = self._allowed[-1][name]
+        if any(context is each for each in allowed):
+            return
+        if context is None or not torch.is_tensor(context) or context.ndim != 3:
+            self._violate("a prompt of unknown layout reached the model")
+            return
+        passed = _all_rows_known(context, [each for each in allowed if torch.is_tensor(each)])
+        self._unsettled.append(passed)
+        if passed.device.type == "cpu":
+            self.settle()
+
+    def _violate(self, what: str) -> None:
+        for refuse in self._refuse:
+            refuse(what)
+
+
+def _contexts_of(conds: list[list[dict] | None]) -> dict[str, list[torch.Tensor | None]]:
+    """The contexts of laid-out conds by name, each tensor once."""
+    every = [cond for side in conds if side is not None for cond in side]
+    return {name: [*{id(context): context for context in (context_of(cond, name) for cond in every)}.values()]
+            for name in CONTEXTS}
+
+
+def _all_rows_known(context: torch.Tensor, known: list[torch.Tensor]) -> torch.Tensor:
+    """Whether each row of a context (R, n, D) is a row of one of `known` (b, m, D); a 0-d bool on the same device.
+
+    The host joins conds one after the other, and repeats a shorter context up to the length of the longest.
+    """
+    found = torch.zeros(context.shape[0], dtype=torch.bool, device=context.device)
+    for each in known:
+        if context.shape[2] != each.shape[2] or context.shape[1] % each.shape[1]:
+            continue
+        rows = each.to(context).repeat(1, context.shape[1] // each.shape[1], 1)              # (b, n, D)
+        if context.shape[0] % rows.shape[0] == 0:
+            blocks = context.reshape(-1, *rows.shape)                                        # (R/b, b, n, D)
+            found |= (blocks == rows).flatten(2).all(2).flatten()
+        else:  # a node that splits the batch
+            for row in rows:
+                found |= (context == row).flatten(1).all(1)
+    return found.all()

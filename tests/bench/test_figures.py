@@ -1,0 +1,55 @@
+"""The quick form of the benchmark, and what of it is not noise: waits, operations, memory."""
+
+import pytest
+
+from bench import figures, results, subjects
+from bench.timing import Spread, in_turn, ratio
+from commands.bench import parser
+
+
+@pytest.fixture(scope="module")
+def counted():
+    return {count: figures.counted(subjects.sharing(count), 512) for count in (1, 8)}
+
+
+def test_no_step_waits_for_the_device(counted):
+    assert all(made[name].waits == 0 for made in counted.values() for name in ("second", "step"))
+
+
+def test_an_evaluation_and_its_redirection_stay_within_their_operations(counted):
+    """Measured: see BENCHMARKS.md; the published network alone takes more."""
+    assert counted[1]["step"].operations <= 100
+    assert counted[8]["step"].operations <= counted[1]["step"].operations + 40
+
+
+def test_eight_concepts_keep_and_use_little_more_memory(counted):
+    one, eight = counted[1], counted[8]
+    assert one["kept"] <= 14e6 and eight["kept"] <= 8 * one["kept"]
+    assert one["step"].peak_bytes <= 12e6 and eight["step"].peak_bytes <= 24e6
+
+
+def test_a_network_asked_as_a_whole_takes_more(counted):
+    made = figures.counted(subjects.sharing(1), 512, variant_speed=figures.speed.SpeedConfig(deferred=True,
+                                                                                              split=False))
+    assert made["step"].operations > 1.2 * counted[1]["step"].operations
+    assert made["step"].peak_bytes > counted[1]["step"].peak_bytes
+
+
+def test_times_are_taken_in_turn():
+    order = []
+    seconds = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, warm=1)
+    assert order == ["a", "b"] * 3 and {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
+    assert ratio({"a": [2.0, 3.0, 8.0], "b": [1.0, 1.0, 2.0]}, "a", "b") == Spread(3.0, 2.5, 3.5, 3)
+
+
+@pytest.mark.parametrize("name", ["evaluation", "counts", "growth"])
+def test_the_quick_form_of_a_figure_gives_its_rows(name):
+    rows = figures.FIGURES[name](figures.Plan.quick())
+    content = results.as_json({name: rows}, True, "python quickstart.py bench --quick")
+    text = results.as_markdown(content)
+    assert rows and results.TITLES[name] in text and "quick form" in text
+    assert f"{results.TITLES['run']}\n\n{results.NOTES['run']}\n\nnot measured." in text
+
+
+def test_the_command_knows_every_figure():
+    assert parser().parse_args([]).only == tuple(figures.FIGURES)

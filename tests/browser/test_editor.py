@@ -1,0 +1,320 @@
+"""SafeRedir in the real editor: live curve, verdict, metadata, menu, settings, languages; in both renderers."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from demo.editor import Editor, choose
+from saferedir_core.png_report import read_png_report
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+WEB = WORKFLOWS.parent / "web"
+LANGUAGES = ("zh", "ja", "ko", "es", "fr")       # the editor itself has no German
+GUARD = "SafeRedirGuard"
+
+
+def workflow(name: str = "demo", number: int = 0, **nodes) -> dict:
+    """A template as a workflow of its own; nodes: {title: {position in widgets_values: value}}."""
+    content = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    if number:
+        content["id"] = f"10000000-0000-4000-8000-{number:012d}"
+    return content
+
+
+def guarded_only(number: int, steps: int, seed: int, batch: int = 1) -> dict:
+    """The demo workflow with its guarded half alone."""
+    content = workflow("demo", number)
+    for node in content["nodes"]:
+        if node.get("title") in ("Sampler, unguarded", "Unguarded") or node["id"] in (7, 14):
+            node["mode"] = 2
+        if node.get("title") == "Sampler, guarded":
+            node["widgets_values"][0], node["widgets_values"][2] = seed, steps
+        if node["type"] == "EmptyLatentImage":
+            node["widgets_values"][2] = batch
+    return content
+
+
+# --- the whole way, in both renderers; the tests of one renderer share a page and go on where the last one ended
+
+
+def test_the_curve_grows_while_sampling_and_the_verdict_follows(editor):
+    before = editor.panel("live")
+    assert before["points"] == 0 and before["state"] is None
+    editor.queue()
+    running = editor.wait_for("live", lambda panel: panel["points"] > 0)
+    assert running["state"] == "running" and running["points"] < 80
+    assert running["threshold"] == 1 and running["curves"] == 4
+    done = editor.wait_for("live", lambda panel: panel["state"] == "finished")
+    assert done["points"] == 80 and done["redirected"] == 4
+    assert done["line"].startswith("Finished. Step 20 of 20.") and "Redirected: all images (4)." in done["line"]
+    report = editor.wait_for("report", lambda panel: panel["state"])
+    assert report["state"] == "redirected" and report["line"].startswith("Redirected: 4 of 4 images, first at step 0")
+    assert report["points"] == 80 and min(report["size"]) > 150
+    assert [each.split(":")[0] for each in report["words"]] == ["a", "striped", "red", "fish", "in", "the", "snow",
+                                                               "(end)"]
+    strength = {each.split(":")[0]: float(each.rsplit(" ", 1)[1]) for each in report["words"]}
+    assert max(strength, key=strength.get) == "striped"
+    editor.idle()
+
+
+def test_the_saved_picture_tells_how_it_was_made(editor, editor_server, client):
+    folder = editor_server.base / "output" / "saferedir"
+    newest = {name: max(folder.glob(f"{name}_*.png"), key=lambda path: path.stat().st_mtime)
+              for name in ("guarded", "unguarded")}
+    assert read_png_report(newest["unguarded"]) is None
+    (report,) = read_png_report(newest["guarded"])["reports"]
+    assert report["status"] == "redirected" and len(report["decisions"]) == 20
+    assert len(report["redirector"]["sha256"]) == 64
+    history = client.get_json("/history")
+    outputs = next(reversed(history.values()))["outputs"]
+    (shown,) = [output["saferedir"][0] for output in outputs.values() if "saferedir" in output]
+    assert shown["verdict"] == report["verdict"] and shown["prompt"]["text"] == "a striped red fish in the snow"
+
+
+def test_keyboard_and_screen_reader_get_the_steps(editor):
+    described = editor.panel("report")["described"]
+    assert described.startswith("Step 20 of 20. Unsafe probability 0.9")
+    told = []
+    editor.page.evaluate("document.querySelector('.saferedir-panel[aria-label=\"SafeRedir report\"] svg').focus()")
+    for key in ("Home", "ArrowRight", "End", "ArrowLeft"):
+        editor.page.press(key)
+        told.append(editor.page.evaluate("document.activeElement.parentElement"
+                                         ".querySelector('[aria-live]').textContent"))
+    assert [each.split(":")[0] for each in told] == ["Step 0", "Step 1", "Step 19", "Step 18"]
+    assert told[0].count("(redirected)") == 4
+    editor.page.evaluate("document.activeElement.blur()")
+
+
+def test_text_on_the_panels_can_be_read_in_dark_and_light(editor):
+    script = """() => {
+        const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+        const light = (colour) => {
+            canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255).map(
+                (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const panel = getComputedStyle(document.querySelector('.saferedir-panel'));
+        const [one, two] = [light(panel.color), light(panel.backgroundColor)];
+        return [(Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05), two];
+    }"""
+    grounds = []
+    for palette in ("light", "dark"):
+        editor.page.call("(name) => app.extensionManager.setting.set('Comfy.ColorPalette', name).then(() => 1)",
+                         palette)
+        is_light = "true" if palette == "light" else "false"
+        contrast, ground = editor.page.wait(f"(() => {{ const [c, g] = ({script})(); "
+                                            f"return (g > 0.5) === {is_light} && [c, g]; }})()")
+        assert contrast >= 4.5
+        grounds.append(ground)
+    assert grounds[0] > 0.5 > grounds[1]
+
+
+def test_a_tab_keeps_its_own_curves(editor):
+    """Two workflows whose nodes have the same numbers; the first runs while the second is looked at."""
+    first, second = guarded_only(1, steps=8, seed=101), guarded_only(2, steps=8, seed=102)
+    editor.load(first)
+    assert editor.panel("live")["points"] == 0
+    editor.queue()
+    editor.load(second)
+    editor.idle()
+    assert editor.panel("live")["points"] == 0 and editor.panel("report")["state"] is None
+    editor.page.call("""async (id) => {
+        const store = app.extensionManager.workflow;
+        const there = store.openWorkflows.find((each) => (each.activeState ?? each.initialState)?.id === id);
+        await app.loadGraphData(there.activeState, true, true, there);
+    }""", first["id"])
+    editor.page.wait(f"app.rootGraph.id === {json.dumps(first['id'])}")
+    assert editor.wait_for("live", lambda panel: panel["points"])["points"] == 8
+    assert editor.wait_for("report", lambda panel: panel["state"])["state"] == "redirected"
+
+
+def test_several_guards_show_each_its_own(editor):
+    content = guarded_only(3, steps=6, seed=103)
+    copies = {9: 109, 10: 110, 11: 111}
+    shifted = copy.deepcopy([node for node in content["nodes"] if node["id"] in copies])
+    links = {each[0]: each for each in content["links"]}
+    for node in shifted:
+        node["id"] = copies[node["id"]]
+        node["pos"] = [node["pos"][0], node["pos"][1] + 1200]
+        for output in node["outputs"]:
+            output["links"] = []
+        for slot, entry in enumerate(node["inputs"]):
+            _, source, source_slot, _, _, kind = links[entry["link"]]
+            entry["link"] = 1000 + 10 * node["id"] + slot
+            content["links"].append([entry["link"], copies.get(source, source), source_slot, node["id"], slot, kind])
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = 4
+    prompt = next(node for node in content["nodes"] if node.get("title") == "Prompt")
+    content["nodes"] += shifted
+    prompt["widgets_values"] = ["a plain red fish in the snow"]
+    content["last_node_id"], content["last_link_id"] = 200, 3000
+    editor.load(content)
+    editor.queue()
+    editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=safe]').length === 2")
+    editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=finished]').length === 2")
+    editor.idle()
+    lives = [panel for panel in editor.panels() if panel["label"] == "SafeRedir, live"]
+    reports = [panel for panel in editor.panels() if panel["label"] == "SafeRedir report"]
+    assert sorted(panel["points"] for panel in lives) == [4, 6]
+    assert [panel["state"] for panel in reports] == ["safe", "safe"]
+    assert all(panel["redirected"] == 0 and panel["line"].startswith("Safe:") for panel in reports)
+
+
+def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
+    content = guarded_only(4, steps=4, seed=104)
+    kept = [node for node in content["nodes"] if not node["type"].startswith("SafeRedir")
+            or node["type"] == "SafeRedirDemoModel"]
+    kept = [node for node in kept if node["type"] != "PreviewAny" and node.get("title") != "Plot"
+            and node.get("mode") != 2]
+    ids = {node["id"] for node in kept}
+    links = [link for link in content["links"] if link[1] in ids and link[3] in ids]
+    links += [[900, 1, 0, 10, 0, "MODEL"], [901, 3, 0, 10, 1, "CONDITIONING"], [902, 10, 0, 12, 0, "LATENT"]]
+    numbers = {(link[3], link[4]): link[0] for link in links}
+    for node in kept:
+        for slot, entry in enumerate(node.get("inputs", [])):
+            entry["link"] = numbers.get((node["id"], slot))
+        for slot, output in enumerate(node.get("outputs", [])):
+            output["links"] = [link[0] for link in links if (link[1], link[2]) == (node["id"], slot)]
+    content.update(nodes=kept, links=links, last_link_id=902)
+    editor.load(content)
+    editor.place(10)
+    assert "Guard this sampler" in editor.menu(10)
+    editor.choose_in_menu("Guard this sampler")
+    editor.page.wait("app.graph.nodes.some((node) => node.type === 'SafeRedirReport')")
+    wired = editor.page.evaluate("""(() => {
+        const source = (node, name) => {
+            const input = node.inputs.find((each) => each.name === name);
+            const link = app.graph.links.get(input.link);
+            return link ? app.graph.getNodeById(link.origin_id).type : null;
+        };
+        const of = (type) => app.graph.nodes.find((node) => node.type === type);
+        return {sampler: source(of('KSampler'), 'model'), guard: source(of('SafeRedirGuard'), 'model'),
+                redirector: source(of('SafeRedirGuard'), 'saferedir'), report: source(of('SafeRedirReport'), 'samples'),
+                trajectory: source(of('SafeRedirReport'), 'trajectory'), decode: source(of('VAEDecode'), 'samples')};
+    })()""")
+    assert wired == {"sampler": GUARD, "guard": "SafeRedirDemoModel", "redirector": "SafeRedirLoader",
+                     "report": "KSampler", "trajectory": GUARD, "decode": "SafeRedirReport"}
+    assert "Guard this sampler" not in editor.menu(10)
+    editor.page.press("Escape", number=27)
+    editor.queue()
+    assert editor.wait_for("report", lambda panel: panel["state"])["state"] == "redirected"
+    editor.idle()
+
+
+def test_the_page_had_nothing_to_complain_about(editor):
+    ours = [each for each in editor.page.complaints if "saferedir" in each.lower()]
+    assert ours == []
+
+
+# --- what does not depend on the renderer
+
+
+@pytest.fixture(scope="module")
+def plain(browser, editor_server):
+    """An editor without a workflow of ours, in the Vue renderer."""
+    choose(editor_server.url, "vue", **{"Comfy.Locale": "en"})
+    return Editor(browser, editor_server.url)
+
+
+def test_a_page_opened_again_in_mid_run_shows_the_whole_curve(plain, client):
+    plain.load(guarded_only(5, steps=400, seed=105))
+    plain.queue()
+    plain.wait_for("live", lambda panel: panel["points"] > 3)
+    plain.reload()
+    plain.page.wait("document.querySelector('.saferedir-panel') !== null")
+    again = plain.wait_for("live", lambda panel: panel["points"] > 6)
+    assert again["state"] == "running"
+    more = plain.wait_for("live", lambda panel: panel["points"] > again["points"])
+    assert f"Step {more['points']} of 400." in more["line"]      # no step is missing
+    client.interrupt()
+    assert plain.wait_for("live", lambda panel: panel["state"] == "finished")["line"].startswith("Stopped early.")
+    plain.idle()
+
+
+def test_the_settings_page_has_our_entries_and_they_work(plain):
+    assert plain.page.evaluate("""Object.fromEntries(['LiveDisplay', 'Threshold', 'AlphaScale', 'Redirector'].map(
+        (name) => [name, app.extensionManager.setting.get(`SafeRedir.${name}`)]))""") == {
+            "LiveDisplay": True, "Threshold": 0, "AlphaScale": 1.25, "Redirector": ""}
+    made = plain.page.evaluate("""(async () => {
+        const {setting} = app.extensionManager;
+        await setting.set('SafeRedir.Threshold', 0.3);
+        await setting.set('SafeRedir.AlphaScale', 2);
+        await setting.set('SafeRedir.Redirector', 'demo-boat');
+        const values = {};
+        for (const type of ['SafeRedirGuard', 'SafeRedirLoader', 'SafeRedirReport']) {
+            const node = LiteGraph.createNode(type);
+            app.graph.add(node);
+            for (const widget of node.widgets ?? []) values[widget.name] = widget.value;
+        }
+        return values;
+    })()""")
+    assert (made["threshold"], made["alpha_scale"], made["name"]) == (0.3, 2, "demo-boat")
+    loaded = guarded_only(6, steps=4, seed=106)
+    plain.load(loaded)
+    assert plain.page.evaluate(
+        f"app.graph.nodes.find((node) => node.type === '{GUARD}').widgets.slice(0, 2).map((each) => each.value)"
+    ) == [1.25, 0]
+    count = "document.querySelectorAll('.saferedir-panel').length"
+    assert plain.page.wait(f"{count} === 2")
+    plain.page.evaluate("app.extensionManager.setting.set('SafeRedir.LiveDisplay', false)")
+    plain.page.wait(f"{count} === 1")
+    plain.page.evaluate("app.extensionManager.setting.set('SafeRedir.LiveDisplay', true)")
+    plain.page.wait(f"{count} === 2")
+    plain.page.evaluate("""(async () => { for (const [name, value] of [['Threshold', 0], ['AlphaScale', 1.25],
+        ['Redirector', '']]) await app.extensionManager.setting.set(`SafeRedir.${name}`, value); })()""")
+
+
+def test_what_is_saved_holds_no_value_of_the_panels(plain):
+    plain.load(guarded_only(7, steps=4, seed=107))
+    plain.page.wait("document.querySelectorAll('.saferedir-panel').length === 2")
+    saved = plain.page.evaluate("app.graph.serialize().nodes.map((node) => [node.type, node.widgets_values])")
+    values = dict(saved)
+    assert values[GUARD][:6] == [1.25, 0, 0, "guard", True, "auto"] and "" not in values[GUARD]
+    assert not values["SafeRedirReport"]
+    prompt = plain.page.evaluate("app.graphToPrompt().then((made) => made.output)")
+    assert not any("saferedir_panel" in node["inputs"] for node in prompt.values())
+
+
+def test_every_template_opens_complete(plain, client):
+    names = client.get_json("/workflow_templates")["saferedir"]
+    assert {"demo", "sd15", "sdxl", "stacked", "style", "img2img", "inpaint", "train", "evaluate"} <= set(names)
+    for name in names:
+        content = client.get_json(f"/api/workflow_templates/saferedir/{name}.json")
+        plain.load(content)
+        known = plain.page.evaluate("app.graph.nodes.every((node) => node.has_errors !== true && "
+                                    "(node.isVirtualNode || LiteGraph.registered_node_types[node.type]))")
+        assert known, name
+        assert plain.page.evaluate("app.graph.nodes.length") == len(content["nodes"]), name
+        widgets = plain.page.evaluate("app.graph.nodes.flatMap((node) => (node.widgets ?? []).map((each) => "
+                                      "[node.type, each.name, each.value]))")
+        assert not [each for each in widgets if each[2] is None and each[0].startswith("SafeRedir")], name
+        assert any(node["type"] in ("Note", "MarkdownNote") for node in content["nodes"]), name
+
+
+def test_the_editor_speaks_to_people_in_their_language(plain, client):
+    texts = client.get_json("/i18n")
+    for language in LANGUAGES[:2]:
+        choose(plain.url, "vue", **{"Comfy.Locale": language})
+        plain.reload()
+        plain.load(guarded_only(8, steps=4, seed=108))
+        ours = texts[language]
+        titles = plain.page.evaluate(f"LiteGraph.registered_node_types['{GUARD}'].title")
+        assert titles == ours["nodeDefs"][GUARD]["display_name"]
+        assert plain.panel("live")["line"] == ours["saferedir"]["no_run"]
+        labels = plain.page.evaluate(f"app.graph.nodes.find((node) => node.type === '{GUARD}')"
+                                     ".widgets.map((each) => each.label ?? each.name)")
+        assert ours["nodeDefs"][GUARD]["inputs"]["threshold"]["name"] in labels
+    choose(plain.url, "vue", **{"Comfy.Locale": "en"})
+
+
+def test_the_scripts_import_nothing_but_the_hosts_two_and_load_nothing_from_elsewhere():
+    for script in WEB.glob("*.js"):
+        content = script.read_text(encoding="ascii")
+        imports = [line.split('"')[1] for line in content.splitlines() if line.startswith(("import ", "} from"))]
+        assert all(each in ("../../scripts/app.js", "../../scripts/api.js") or each.startswith("./")
+                   for each in imports), script.name
+        assert content.replace("http://www.w3.org/2000/svg", "").count("://") == 0, script.name
+        assert "innerHTML" not in content and "eval(" not in content

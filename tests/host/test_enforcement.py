@@ -1,0 +1,92 @@
+"""A real server that guards every run: it does not start on wrong settings, and no graph samples past it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.client import ComfyClient
+from demo.judge import judge
+from demo.server import ComfyServer, ServerFailed, isolated_base
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def start(comfyui, server_process, tmp_path_factory):
+    """start(settings) -> a server that is about to enforce them; settings: dict, or text of the file."""
+    def make(settings):
+        base = isolated_base(tmp_path_factory.mktemp("enforced"), PROJECT)
+        file = base / "enforce.json"
+        file.write_text(settings if isinstance(settings, str) else json.dumps(settings), encoding="utf-8")
+        return ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log",
+                           cpu="--cpu" in server_process.command(), environment={"SAFEREDIR_ENFORCE": str(file)})
+    return make
+
+
+@pytest.fixture(scope="module")
+def enforced(start):
+    with start({"redirectors": ["demo-stripes"], "log": "decisions.jsonl"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(enforced):
+    return ComfyClient(enforced.url)
+
+
+def graph(text, model=("model", 0), **settings):
+    values = {"seed": 11, "steps": 6, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    return {
+        "model": {"class_type": "SafeRedirDemoModel", "inputs": {}},
+        "prompt": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": text}},
+        "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": ""}},
+        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "sample": {"class_type": "KSampler", "inputs": {
+            "model": list(model), "positive": ["prompt", 0], "negative": ["negative", 0],
+            "latent_image": ["latent", 0], **values, **settings}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["model", 2]}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }
+
+
+def lines(server):
+    return [json.loads(line) for line in (server.base / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def striped(client, prompt):
+    return sum(judge(picture.array()).striped for picture in client.images(client.queue(prompt), "show"))
+
+
+@pytest.mark.parametrize("settings", ["{", {"redirectors": ["nobody"]}])
+def test_wrong_settings_end_the_start(start, settings):
+    with pytest.raises(ServerFailed) as failure, start(settings):
+        pass
+    assert "SAFEREDIR_ENFORCE is set and enforcement cannot be had" in failure.value.tail
+
+
+def test_a_graph_without_a_guard_is_guarded_and_logged_with_its_prompt(enforced, client, server):
+    prompt = graph("a striped red fish in the snow")
+    assert striped(server, prompt) == 2  # a server without enforcement
+    history = client.queue(prompt)
+    assert not any(judge(picture.array()).striped for picture in client.images(history, "show"))
+    mine = [line for line in lines(enforced) if line["event"] == "decided"]
+    assert len(mine) == 6 and all(line["unsafe"] == [True, True] for line in mine)
+    assert {line["node_id"] for line in mine} == {"sample"} and history["prompt"][1] in {
+        line["prompt_id"] for line in mine}
+
+
+def test_a_guard_that_only_observes_in_the_graph_changes_nothing(client):
+    prompt = graph("a striped red house at night", model=("guard", 0))
+    prompt["load"] = {"class_type": "SafeRedirLoader", "inputs": {"name": "demo-boat"}}
+    prompt["guard"] = {"class_type": "SafeRedirGuard", "inputs": {
+        "model": ["model", 0], "saferedir": ["load", 0], "alpha_scale": 0.0, "threshold": 0.999, "interval": 1000,
+        "mode": "upstream", "stay_redirected": False, "mask_again": "off", "on_unsafe": "observe", "on_error": "warn"}}
+    assert striped(client, prompt) == 0
+
+
+def test_the_concept_in_the_negative_prompt_at_guidance_0_is_guarded(client):
+    prompt = graph("a red fish", cfg=0.0)
+    prompt["negative"]["inputs"]["text"] = "a striped red fish in the snow"
+    assert striped(client, prompt) == 0

@@ -1,0 +1,102 @@
+"""What the registry, Manager and the host's start-up ask of the pack."""
+
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "host"))
+
+from archive import packed_files  # noqa: E402
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# Run in a process of its own: imports the host first, then the pack as the host does, and says what the pack asked for.
+START = """
+import asyncio, builtins, json, sys, time
+from pathlib import Path
+project, comfyui = sys.argv[1:]
+sys.path[:0] = [comfyui, project]
+from demo.host import prepare
+prepare(comfyui)
+import comfy.model_management, comfy.model_patcher, comfy.patcher_extension, comfy.samplers, comfy.utils
+import comfy_api.latest, folder_paths, numpy, PIL.Image, torch
+import nodes as host_nodes
+asked, real = set(), builtins.__import__
+def noted(name, globals=None, *rest):
+    if globals and str(globals.get("__file__", "")).startswith(project) and "/tests/" not in globals["__file__"]:
+        asked.add(name.split(".")[0])
+    return real(name, globals, *rest)
+builtins.__import__ = noted
+before, began = set(sys.modules), time.perf_counter()
+from demo.pack import pack_module
+async def start():
+    extension = pack_module("nodes").SafeRedirExtension()
+    await extension.on_load()
+    return [node.GET_SCHEMA().node_id for node in await extension.get_node_list()]
+found = asyncio.run(start())
+seconds = time.perf_counter() - began
+new = sorted({name.split(".")[0] for name in set(sys.modules) - before})
+print(json.dumps({"nodes": found, "asked": sorted(asked), "new": new, "seconds": seconds}))
+"""
+
+
+@pytest.fixture(scope="module")
+def start(comfyui):
+    done = subprocess.run([sys.executable, "-c", START, str(PROJECT), str(comfyui)], capture_output=True, text=True,
+                          cwd=comfyui, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_starting_asks_for_neither_transformers_nor_the_hub_client(start):
+    assert len(start["nodes"]) >= 10
+    asked = {*start["asked"], *start["new"]}
+    assert not asked & {"transformers", "huggingface_hub", "requests", "matplotlib", "diffusers"}
+
+
+def test_the_time_that_starting_adds_is_told(start, record_property, capsys):
+    record_property("start_seconds", start["seconds"])
+    with capsys.disabled():
+        print(f"\nThe pack adds {start['seconds']:.2f} s to the host's start (goal: under 0.3 s on an idle machine).")
+
+
+def python_files() -> list[Path]:
+    return [path for path in packed_files(PROJECT) if path.suffix == ".py"]
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_the_registrys_validator_has_nothing_to_say(path):
+    """ruff's S102 (exec), S307 (eval) and E702 (two statements on a line)."""
+    text = path.read_text(encoding="utf-8")
+    called = {node.func.id for node in ast.walk(ast.parse(text))
+              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"eval", "exec"}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    assert not [token.start for token in tokens if token.type == tokenize.OP and token.string == ";"]
+
+
+def test_nothing_in_the_pack_calls_pip():
+    assert not [path for path in python_files() if re.search(r"[\"']pip[\"']|-m pip", path.read_text(encoding="utf-8"))]
+
+
+def test_the_requirements_name_only_what_the_host_does_not(comfyui):
+    def names(path: Path) -> set[str]:
+        return {re.split(r"[<>=!~;\[ ]", line)[0].lower().replace("_", "-")
+                for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")}
+
+    ours = names(PROJECT / "requirements.txt")
+    assert ours and not ours & names(comfyui / "requirements.txt")
+
+
+def test_the_archive_has_what_the_pack_needs_and_not_what_developers_need():
+    names = {path.relative_to(PROJECT).as_posix() for path in packed_files(PROJECT)}
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "nodes/loader.py", "models/registry.json",
+            "models/redirectors/demo_boat.safetensors", "web/docs/SafeRedirLoader.md", "workflows/demo.json"} <= names
+    assert not [name for name in names if name.startswith((".", "tests/", "output/")) or name == "quickstart.py"]

@@ -1,0 +1,72 @@
+// What is drawn, as plain objects: from messages of a run that goes on, and from finished reports.  No drawing here.
+//
+// curves: [{item, conditioning, points: [{at, step, probability, redirected}]}], `at` counting the model calls from 0
+
+const VERSION = 1;
+const STATUSES = ["safe", "redirected", "stopped", "blanked", "observed", "not_evaluated"];
+
+/** Curves of decisions as a message has them. */
+export function curvesOf(decisions) {
+  const curves = new Map();
+  const calls = new Map();
+  for (const decision of decisions) {
+    const { conditioning, step } = decision;
+    const at = calls.get(conditioning) ?? 0;
+    calls.set(conditioning, at + 1);
+    decision.unsafe_probability.forEach((probability, item) => {
+      const key = `${conditioning}/${item}`;
+      if (!curves.has(key)) curves.set(key, { item, conditioning, points: [] });
+      curves.get(key).points.push({ at, step: step ?? at, probability, redirected: decision.redirected[item] });
+    });
+  }
+  return [...curves.values()];
+}
+
+/** The picture of a run that goes on; message: all of it so far. */
+export function ofMessage(message) {
+  if (message?.version !== VERSION) return null;
+  return {
+    name: message.name,
+    steps: message.steps,
+    threshold: message.threshold,
+    curves: curvesOf(message.decisions),
+    finished: message.finished,
+  };
+}
+
+/** The picture of a report. */
+export function ofReport(report) {
+  if (report?.version !== VERSION) return null;
+  const parts = [report, ...(report.other_conditionings ?? [])];
+  return {
+    name: report.redirector?.metadata?.concept ?? (report.concepts ?? []).map((part) => part.concept).join(" + "),
+    steps: report.decisions.length,
+    threshold: report.policy.threshold,
+    curves: curvesOf(parts.flatMap((part, conditioning) => part.decisions.map((each) => ({ ...each, conditioning })))),
+    finished: { completed: true, status: report.status, verdict: report.verdict },
+  };
+}
+
+/** The last point of a curve that the redirector was asked for. */
+export function lastKnown(curve) {
+  return curve.points.findLast((point) => point.probability !== null);
+}
+
+/** Numbers of a report's verdict, for a sentence in any language. */
+export function verdictOf(report) {
+  const probabilities = report.items.map((item) => item.highest_unsafe_probability).filter((each) => each !== null);
+  const unsafe = report.items.filter((item) => item.status === "redirected");
+  const first = unsafe.reduce((best, item) => (best && best.first_unsafe <= item.first_unsafe ? best : item), null);
+  // What the guard did with an unsafe run, where it can do something else than redirect.
+  const { taken = "none", errors = [] } = report.reaction ?? {};
+  const done = ["stopped", "blanked", "observed"].includes(taken) ? taken : report.status;
+  return {
+    status: errors.length ? "not_guarded" : STATUSES.includes(done) ? done : "other",
+    error: errors[0] ?? "",
+    unsafe: unsafe.length,
+    items: report.items.length,
+    step: first ? first.first_unsafe_step ?? first.first_unsafe : null,
+    highest: probabilities.length ? Math.max(...probabilities) : null,
+    threshold: report.policy.threshold,
+  };
+}

@@ -1,0 +1,85 @@
+// Runs that go on and finished reports, by workflow and node: kept here so that a node of another tab, or of a page opened
+// again, finds its own.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const VERSION = 1;
+const runs = new Map();     // "workflow node" -> the whole message of the newest run there
+const reports = new Map();  // "workflow node" -> the newest report there
+const queuedFrom = new Map();   // prompt id -> workflow id
+let queueing = Promise.resolve();
+
+export function rootGraph() {
+  return app.rootGraph ?? app.graph;
+}
+
+const keyOf = (workflow, node) => `${workflow ?? ""} ${node}`;
+
+/** Every node with its execution id ("9", in a subgraph "4:9"). */
+export function* nodesWithIds(graph = rootGraph(), prefix = "") {
+  for (const node of graph?.nodes ?? []) {
+    yield [`${prefix}${node.id}`, node];
+    if (node.subgraph) yield* nodesWithIds(node.subgraph, `${prefix}${node.id}:`);
+  }
+}
+
+/** The newest run of a node of the workflow that is open, or undefined. */
+export function runOf(executionId) {
+  return runs.get(keyOf(rootGraph()?.id, executionId)) ?? runs.get(keyOf(null, executionId));
+}
+
+/** The newest report of a node of the workflow that is open, or undefined. */
+export function reportOf(executionId) {
+  return reports.get(keyOf(rootGraph()?.id, executionId));
+}
+
+/** Takes a message in; returns false when earlier ones are missing. */
+function take(message) {
+  if (message?.version !== VERSION) return true;
+  const key = keyOf(message.workflow, message.node);
+  const known = runs.get(key);
+  const before = known?.run === message.run ? known.decisions : [];
+  if (message.first > before.length) return false;
+  runs.set(key, { ...message, first: 0, decisions: [...before.slice(0, message.first), ...message.decisions] });
+  return true;
+}
+
+/** Asks the server for everything so far. */
+export async function catchUp() {
+  const client = api.clientId ?? api.initialClientId ?? "";
+  if (!client) return;
+  const answer = await api.fetchApi(`/saferedir/live?client_id=${encodeURIComponent(client)}`);
+  if (!answer.ok) return;
+  for (const message of (await answer.json()).runs) take(message);
+}
+
+/** Calls `changed(executionId)` after each message about the workflow that is open. */
+export function listen(changed) {
+  api.addEventListener("saferedir.step", async ({ detail }) => {
+    if (!take(detail)) await catchUp();
+    if (!detail.workflow || detail.workflow === rootGraph()?.id) changed(detail.node);
+  });
+}
+
+/** Remembers which workflow each prompt was queued from: the host tells a node's output to whichever tab is open. */
+export function followQueue() {
+  const { queuePrompt } = api;
+  api.queuePrompt = function (number, content, ...rest) {
+    const answer = queuePrompt.call(this, number, content, ...rest);
+    queueing = answer.then(({ prompt_id }) => queuedFrom.set(prompt_id, content?.workflow?.id), () => {});
+    return answer;
+  };
+}
+
+/** Calls `changed(executionId)` after each report for the workflow that is open. */
+export function listenForReports(changed) {
+  api.addEventListener("executed", async ({ detail }) => {
+    const [report] = detail?.output?.saferedir ?? [];
+    if (!report) return;
+    await queueing;     // the first outputs can be faster than the answer to queueing
+    const workflow = queuedFrom.get(detail.prompt_id) ?? rootGraph()?.id;
+    const node = String(detail.display_node ?? detail.node);
+    reports.set(keyOf(workflow, node), report);
+    if (workflow === rootGraph()?.id) changed(node);
+  });
+}

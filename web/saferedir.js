@@ -1,0 +1,113 @@
+// SafeRedir in the editor: live curve on Guard, verdict, curve and words on Report, a menu entry, settings.
+// Everything shown was decided and computed by the server.
+import { app } from "../../scripts/app.js";
+import { menuItems } from "./guard_sampler.js";
+import { LivePanel, ReportPanel } from "./panel.js";
+import { catchUp, followQueue, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
+import { addStyle } from "./style.js";
+import { loadTexts } from "./texts.js";
+
+const WIDGET = "saferedir_panel";
+const LIVE = "SafeRedir.LiveDisplay";
+const PANELS = { SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420] };
+const DEFAULTS = { name: "SafeRedir.Redirector", alpha_scale: "SafeRedir.AlphaScale", threshold: "SafeRedir.Threshold" };
+const FOR_DEFAULTS = ["SafeRedirLoader", "SafeRedirGuard", "SafeRedirConditioning"];
+
+const panels = new WeakMap();
+let started = false;
+const setting = (id) => app.extensionManager?.setting?.get(id);
+const typeOf = (node) => node.comfyClass ?? node.type;
+
+function addPanel(node) {
+  const [Panel, height, width] = PANELS[typeOf(node)];
+  const panel = new Panel();
+  const widget = node.addDOMWidget(WIDGET, "saferedir", panel.element, {
+    serialize: false, hideOnZoom: false, getMinHeight: () => height, getValue: () => "", setValue: () => {},
+  });
+  widget.serialize = false;       // nothing of it belongs into the workflow's values
+  panels.set(node, panel);
+  const [needed, tall] = node.computeSize();
+  node.setSize([Math.max(node.size[0], needed, width), Math.max(node.size[1], tall)]);
+}
+
+function removePanel(node) {
+  const widget = node.widgets?.find((each) => each.name === WIDGET);
+  if (widget) node.removeWidget(widget);
+  panels.delete(node);
+  node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** Shows what is known of every Guard and Report in the open workflow, or of one. */
+function showKnown(only) {
+  for (const [id, node] of nodesWithIds()) {
+    if (only !== undefined && id !== only) continue;
+    const known = typeOf(node) === "SafeRedirGuard" ? runOf(id) : typeOf(node) === "SafeRedirReport" ? reportOf(id) : null;
+    if (known) panels.get(node)?.show(known);
+  }
+}
+
+function switchLive(on) {
+  for (const [, node] of nodesWithIds()) {
+    if (typeOf(node) !== "SafeRedirGuard" || panels.has(node) === on) continue;
+    if (on) addPanel(node);
+    else removePanel(node);
+  }
+  showKnown();
+  app.canvas?.setDirty?.(true, true);
+}
+
+function redirectorNames() {
+  const name = window.LiteGraph?.registered_node_types?.SafeRedirLoader?.nodeData?.input?.required?.name;
+  const names = Array.isArray(name?.[0]) ? name[0] : name?.[1]?.options ?? [];
+  return [{ text: "-", value: "" }, ...names.map((each) => ({ text: each, value: each }))];
+}
+
+/** A new node starts with what the person has chosen in the settings; a loaded one gets its own values afterwards. */
+function applyDefaults(node) {
+  for (const widget of node.widgets ?? []) {
+    const id = Object.hasOwn(DEFAULTS, widget.name) ? DEFAULTS[widget.name] : null;
+    const chosen = id ? setting(id) : undefined;
+    if (chosen === undefined || chosen === "") continue;
+    if (widget.name === "name" && !redirectorNames().some((each) => each.value === chosen)) continue;
+    widget.value = chosen;
+  }
+}
+
+app.registerExtension({
+  name: "SafeRedir",
+  settings: [
+    { id: LIVE, category: ["SafeRedir", "Display", "LiveDisplay"], name: "Live curve on SafeRedir Guard", type: "boolean",
+      defaultValue: true, tooltip: "Shows the unsafe probability on the node while sampling.",
+      onChange: (on) => { if (started) switchLive(on); } },
+    { id: DEFAULTS.threshold, category: ["SafeRedir", "Defaults", "Threshold"], name: "Threshold of new nodes",
+      type: "number", defaultValue: 0, attrs: { min: 0, max: 0.999, step: 0.01, maxFractionDigits: 3 },
+      tooltip: "0: the redirector's own threshold." },
+    { id: DEFAULTS.alpha_scale, category: ["SafeRedir", "Defaults", "AlphaScale"], name: "alpha_scale of new nodes",
+      type: "number", defaultValue: 1.25, attrs: { min: 0, max: 10, step: 0.05, maxFractionDigits: 2 },
+      tooltip: "How far unsafe tokens are moved, in units of their own length." },
+    { id: DEFAULTS.name, category: ["SafeRedir", "Defaults", "Redirector"], name: "Redirector of new Load SafeRedir nodes",
+      type: "combo", defaultValue: "", options: redirectorNames,
+      tooltip: "-: the first of the list." },
+  ],
+  async init() {
+    addStyle();
+    await loadTexts();
+  },
+  async setup() {
+    started = true;
+    followQueue();
+    listen(showKnown);
+    listenForReports(showKnown);
+    await catchUp();
+    showKnown();
+  },
+  nodeCreated(node) {
+    if (FOR_DEFAULTS.includes(typeOf(node))) applyDefaults(node);
+    const live = typeOf(node) === "SafeRedirGuard" && setting(LIVE) !== false;
+    if (live || typeOf(node) === "SafeRedirReport") addPanel(node);
+  },
+  afterConfigureGraph() {
+    showKnown();
+  },
+  getNodeMenuItems: menuItems,
+});

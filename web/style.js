@@ -1,0 +1,44 @@
+// Looks of the panels.  Colours come from the editor's theme, so that light and dark themes both work.
+
+const CSS = `
+.saferedir-panel {
+  box-sizing: border-box; width: 100%; height: 100%; min-height: 0; padding: 6px 8px; overflow: auto;
+  display: flex; flex-direction: column; gap: 4px;
+  color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
+  border: 1px solid var(--border-color, #4e4e4e); border-radius: 6px;
+  font: 12px/1.35 Inter, system-ui, sans-serif; text-align: start; user-select: text;
+}
+.saferedir-panel:focus-visible, .saferedir-panel svg:focus-visible, .saferedir-panel select:focus-visible {
+  outline: 2px solid var(--p-primary-color, #4098ff); outline-offset: 1px;
+}
+.saferedir-panel p { margin: 0; }
+.saferedir-line { font-weight: 600; }
+.saferedir-muted, .saferedir-panel .saferedir-muted { color: var(--descrip-text, #999); font-weight: 400; }
+.saferedir-panel svg { flex: 1 1 90px; min-height: 90px; width: 100%; display: block; border-radius: 4px; }
+.saferedir-panel svg text { fill: currentColor; font: 10px Inter, system-ui, sans-serif; opacity: 0.8; }
+.saferedir-unheard {
+  position: absolute; width: 1px; height: 1px; margin: -1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap;
+}
+.saferedir-legend { display: flex; flex-wrap: wrap; gap: 2px 10px; }
+.saferedir-legend span::before {
+  content: ""; display: inline-block; width: 10px; height: 10px; margin-inline-end: 4px; border-radius: 2px;
+  background: var(--saferedir-colour);
+}
+.saferedir-words { line-height: 2; max-height: 8em; overflow: auto; }
+.saferedir-words span {
+  padding: 1px 0; border-bottom: var(--saferedir-strength) solid #d55e00;
+  background: color-mix(in srgb, #e69f00 calc(var(--saferedir-mask) * 0.55), transparent);
+}
+.saferedir-panel select {
+  color: inherit; background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
+  border-radius: 4px; font: inherit; padding: 0 2px;
+}
+`;
+
+export function addStyle() {
+  if (document.getElementById("saferedir-style")) return;
+  const style = document.createElement("style");
+  style.id = "saferedir-style";
+  style.textContent = CSS;
+  document.head.append(style);
+}
