@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict] = {
     "VideoLinearCFGGuidance": {"min_cfg": 1.0},
     "VideoTriangleCFGGuidance": {"min_cfg": 1.0},
     "CLIPSetLastLayer": {"stop_at_clip_layer": -1},
+    "DualCFGGuider": {"cfg_conds": 2.0, "cfg_cond2_negative": 5.0},  # so that either prompt alone is drawn
     "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
 }
 

@@ -78,9 +78,9 @@ def installed(start, base):
     return start(base)
 
 
-def saving(name: str, **inputs) -> dict:
+def saving(loader: str, /, **inputs) -> dict:
     """A graph that loads with one of the loaders and saves, which needs no model."""
-    return {"1": {"class_type": name, "inputs": inputs},
+    return {"1": {"class_type": loader, "inputs": inputs},
             "2": {"class_type": "SafeRedirSave", "inputs": {"saferedir": ["1", 0], "filename": "copy", "concept": ""}}}
 
 

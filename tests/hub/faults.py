@@ -165,7 +165,7 @@ def flipped(content: bytes) -> bytes:
 
 def resumed(hub: HubServer, contents: Contents) -> str:
     ranges = [headers["range"] for headers in hub.asked("GET", "/cdn/") + hub.asked("GET") if "range" in headers]
-    return f"went on with Range: {', '.join(ranges)}" if ranges else "began again"
+    return f"went on with a Range {['once', 'twice'][len(ranges) - 1]}" if ranges else "began again"
 
 
 def no_token_elsewhere(hub: HubServer, contents: Contents) -> str:
