@@ -14,6 +14,7 @@ READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_ty
 # The first visit's welcome would cover what is to be seen.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.AutoScaleLayout": False, "Comfy.Minimap.Visible": False,
          "Comfy.Window.UnloadConfirmation": False}
+DOUBLE_CLICK = 0.6  # seconds
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -114,6 +115,7 @@ class Editor:
     def menu(self, node_id: int | str) -> list[str]:
         """Opens a node's right-click menu; what it offers."""
         x, y = self.title_of(node_id)
+        time.sleep(DOUBLE_CLICK)  # a click soon after another one would edit the title
         self.page.click(x, y)
         self.page.click(x, y, "right")
         self.page.wait(f"{MENU}.length > 0")

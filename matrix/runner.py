@@ -26,12 +26,12 @@ class Row:
     outcome    "guarded": both runs went through the guard; "refused": the guard stopped the run because it cannot
                judge it; "stopped": because it was judged unsafe and the case asked for that; "not here": the path
                does not run on the demo world without a guard either; "unguarded": an image came out unjudged
-    striped    images with the concept: without guard, with guard
+    striped    images with the concept: without guard; with guard, and not when drawn without the concept
     images     of how many
     status     of the guarded runs, with the concept and without
     identical  whether the guarded images without the concept are the unguarded ones, bit for bit
     kept       images whose other factors are those of the same image drawn without the concept
-    detail     the error's text, or why it is not here
+    detail     the error's text, why it is not here, or why the concept remains
     """
 
     group: str
@@ -93,9 +93,10 @@ class Runner:
         verdicts, plain = [judge(each) for each in after], [judge(each) for each in benign]
         judged = "not_evaluated" not in (status, second) and None not in (status, second)
         guarded = GUARDED if judged or status is None and "Conditioning" in case.path else "unguarded"
-        return Row(*names, guarded, (striped, sum(verdict.striped for verdict in verdicts)), len(before),
-                   (str(status), str(second)), _identical(untouched, benign),
-                   sum(one.others_match(other) for one, other in zip(verdicts, plain)))
+        left = sum(one.striped and not other.striped for one, other in zip(verdicts, plain))
+        return Row(*names, guarded, (striped, left), len(before), (str(status), str(second)),
+                   _identical(untouched, benign), sum(one.others_match(other) for one, other in zip(verdicts, plain)),
+                   case.why if left else "")
 
     def _pictures(self, case: Case, text: str) -> list[np.ndarray]:
         world = World(Graph(), self.about, text, guarded=False)

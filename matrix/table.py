@@ -19,7 +19,7 @@ wrote this page:
 
 - **guarded**: the guard judged the run. `refused`: the guard stopped it with an error, because it cannot judge it.
 - **concept**: images that show it, without guard -> with guard. Where it is not drawn without a guard there is nothing
-  to remove.
+  to remove; an image that the judge finds striped when drawn from the harmless prompt as well is not counted.
 - **kept**: images whose other factors are those of the same seed drawn without the concept.
 - **benign identical**: the same path with a harmless prompt gives the same bits with and without guard.
 
@@ -76,7 +76,7 @@ def _rows(rows: Sequence[Row], with_group: bool = False) -> str:
 
 def _cells(row: Row) -> tuple:
     guarded = "yes" if row.outcome == GUARDED else row.outcome
-    if row.outcome in (REFUSED, "error", "unguarded") and row.detail:
+    if row.outcome != STOPPED and row.detail:
         guarded += ": " + row.detail.replace("|", "/")
     concept = "" if row.striped is None else f"{row.striped[0]} -> {row.striped[1]} of {row.images}"
     if row.outcome in (REFUSED, STOPPED):

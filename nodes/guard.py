@@ -53,6 +53,8 @@ class SafeRedirGuard(io.ComfyNode):
                                       tooltip="What was decided; connect to SafeRedir Report."),
             ],
             hidden=[io.Hidden.unique_id],
+            # Two guards with the same inputs must not share one cached output: each shows its own runs.
+            not_idempotent=True,
         )
 
     @classmethod

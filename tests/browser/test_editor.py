@@ -138,7 +138,7 @@ def test_several_guards_show_each_its_own(editor):
     links = {each[0]: each for each in content["links"]}
     for node in shifted:
         node["id"] = copies[node["id"]]
-        node["pos"] = [node["pos"][0], node["pos"][1] + 1200]
+        node["pos"] = [node["pos"][0], node["pos"][1] + 800]
         for output in node["outputs"]:
             output["links"] = []
         for slot, entry in enumerate(node["inputs"]):
@@ -156,6 +156,9 @@ def test_several_guards_show_each_its_own(editor):
     editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=safe]').length === 2")
     editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=finished]').length === 2")
     editor.idle()
+    editor.place(9, scale=0.6)  # both in view: what is out of it is not drawn
+    editor.page.wait("[...document.querySelectorAll('.saferedir-panel')].filter((panel) => "
+                     "panel.querySelector('.saferedir-point')).length === 4")
     lives = [panel for panel in editor.panels() if panel["label"] == "SafeRedir, live"]
     reports = [panel for panel in editor.panels() if panel["label"] == "SafeRedir report"]
     assert sorted(panel["points"] for panel in lives) == [4, 6]
@@ -284,7 +287,9 @@ def test_every_template_opens_complete(plain, client):
     for name in names:
         content = client.get_json(f"/api/workflow_templates/saferedir/{name}.json")
         plain.load(content)
-        known = plain.page.evaluate("app.graph.nodes.every((node) => node.has_errors !== true && "
+        # A checkpoint that is not here is marked by the editor, which offers the download that the template names.
+        known = plain.page.evaluate("app.graph.nodes.every((node) => (node.has_errors !== true || "
+                                    "node.properties?.models?.every((model) => model.url)) && "
                                     "(node.isVirtualNode || LiteGraph.registered_node_types[node.type]))")
         assert known, name
         assert plain.page.evaluate("app.graph.nodes.length") == len(content["nodes"]), name
