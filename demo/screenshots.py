@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "web" / "docs"
 KINDS = ("editor", "help", "thumbnails")
 ROWS = ("style", "img2img", "inpaint")      # thumbnails of an unguarded over a guarded row
+CLEAR = 70, 110                             # pixels of the canvas that the editor's bars may cover, left and top
 COLOURS = 128                               # of a screenshot: enough for flat areas, a third of the size
 # Help page -> the template where its node stands to be photographed, and what the picture shows
 STANDING = {
@@ -70,13 +71,13 @@ def photograph(editor: Editor, node_ids: list, path: Path, scale: float = 1.0, m
         const bottom = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
         return [left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin];
     }""", [node_ids, margin])
-    editor.page.call("""([x, y, scale]) => {
-        const {ds} = app.canvas; ds.scale = scale; ds.offset = [70 / scale - x, 60 / scale - y];
+    editor.page.call("""([x, y, scale, left, top]) => {
+        const {ds} = app.canvas; ds.scale = scale; ds.offset = [left / scale - x, top / scale - y];
         app.canvas.deselectAll?.(); app.canvas.setDirty(true, true);
-    }""", [x, y, scale])
+    }""", [x, y, scale, *CLEAR])
     editor.page.wait("new Promise((done) => setTimeout(() => done(true), 800))")
     box = editor.page.evaluate("(({left, top}) => [left, top])(app.canvas.canvas.getBoundingClientRect())")
-    clip = {"x": box[0] + 70, "y": box[1] + 60, "width": width * scale, "height": height * scale}
+    clip = {"x": box[0] + CLEAR[0], "y": box[1] + CLEAR[1], "width": width * scale, "height": height * scale}
     if path.suffix == ".png":
         small_png(editor.page.screenshot(clip=clip), path)
     else:

@@ -15,7 +15,7 @@ UNSAFE = "a striped red fish in the snow"
 BENIGN = "a red fish in the snow"
 OTHER = "a red fish"  # said beside the text, where a node joins two prompts
 REDIRECTOR = "demo-stripes"
-# At a guidance of 4 and 10 steps some solvers of higher order draw ruins here, unguarded as well; at 2 all of them draw.
+# At a guidance of 4 and 10 steps some solvers of higher order draw ruins here, unguarded as well; at 2 none does.
 STEPS, MANY_STEPS, CFG, BATCH, SEED = 10, 20, 2.0, 4, 11
 EMBEDDING, LORA, CONCEPT_LORA = "matrix_striped", "matrix_plain.safetensors", "matrix_striped_lora.safetensors"
 TRIGGER = "qzx"  # the word that the concept's LoRA was tuned to

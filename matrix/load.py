@@ -2,19 +2,21 @@
 
     python quickstart.py run matrix/load.py [--prompts N] [--cancels N]
 
-Prints what was measured, and fails when a seed's image changes, memory grows by more than 2 % after the warm-up, or
-threads or files are left.
+Writes docs/load.md, and fails when a seed's image changes, memory grows by more than 2 % after the warm-up, or threads
+or files are left.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
 import os
+import platform
 import random
 import statistics
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -24,13 +26,16 @@ import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 
 from demo.client import ComfyClient, ExecutionFailed  # noqa: E402
+from demo.measure import table  # noqa: E402
 from demo.server import ComfyServer, isolated_base  # noqa: E402
-from matrix.cases import World  # noqa: E402
+from matrix.cases import REDIRECTOR, World  # noqa: E402
 from matrix.graph import Graph  # noqa: E402
 
 TEXTS = ("a striped red fish in the snow", "a blue house at night", "a striped green tree in a meadow",
          "a yellow car in the desert", "a purple cup with stripes at night")
 SAMPLERS = ("euler", "heun", "uni_pc", "dpmpp_2m", "euler_ancestral")
+WAYS = ("unguarded", "guard", "conditioning and guard")
+PAGE = PROJECT / "docs" / "load.md"
 GROWTH = 0.02  # of the memory after the warm-up
 
 
@@ -48,15 +53,16 @@ def main(argv: list[str]) -> int:
         process = next(each for each in psutil.Process().children(recursive=True)
                        if str(server.port) in each.cmdline())
         found = measure(ComfyClient(server.url), process, arguments.prompts, arguments.cancels)
-    print(json.dumps(found, indent=2))
+    PAGE.write_text(page(found), encoding="utf-8", newline="\n")
+    print(page(found))
     return 0 if not found["changed"] and found["memory_growth"] <= GROWTH and not found["left"] else 1
 
 
 def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels: int) -> dict:
     """Runs everything in a random order that is the same every time; see `main` for what is asked."""
-    about, order, kinds = client.object_info(), random.Random(0), [(text, name) for text in TEXTS for name in SAMPLERS]
+    about, order, kinds = client.object_info(), random.Random(0), list(product(TEXTS, SAMPLERS, WAYS))
     first: dict[tuple, np.ndarray] = {}
-    changed, memory, started = [], [], time.perf_counter()
+    changed, memory, sampled, started = [], [], 0, time.perf_counter()
     jobs = ["run"] * prompts + ["cancel"] * cancels
     order.shuffle(jobs)
     warm = max(len(jobs) // 5, len(kinds))
@@ -65,11 +71,13 @@ def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels:
         if number == warm:
             before = held(process)
         kind = kinds[order.randrange(len(kinds))]
-        graph, shown = prompt(about, *kind, unique=number if job == "cancel" else None)
+        graph, sampler, shown = prompt(about, *kind, unique=number if job == "cancel" else None)
         if job == "cancel":
             cancelled(client, graph, order.random())
             continue
-        picture = client.images(client.queue(graph), shown)[0].array()
+        history = client.queue(graph)
+        sampled += sampler not in cached(history)
+        picture = client.images(history, shown)[0].array()
         if not np.array_equal(first.setdefault(kind, picture), picture):
             changed.append(f"{number}: {kind}")
         memory.append(process.memory_info().rss)
@@ -78,19 +86,47 @@ def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels:
     part = max(len(tail) // 5, 1)
     growth = statistics.median(tail[-part:]) / statistics.median(tail[:part]) - 1
     left = {} if before is None else {name: after[name] - before[name] for name in after if after[name] > before[name]}
-    return {"prompts": prompts, "cancels": cancels, "seconds": round(time.perf_counter() - started, 1),
-            "changed": changed, "memory_growth": round(growth, 4), "memory_mib": round(memory[-1] / 2 ** 20),
-            "left": left}
+    return {"prompts": prompts, "kinds": len(kinds), "sampled": sampled, "cancels": cancels,
+            "seconds": round(time.perf_counter() - started, 1), "changed": changed,
+            "memory_growth": round(growth, 4), "memory_mib": round(memory[-1] / 2 ** 20), "left": left}
 
 
-def prompt(about, text: str, sampler: str, unique: int | None = None) -> tuple[dict, str]:
-    """A guarded graph and its picture's node.  unique: for a graph that the host has not cached; it has many steps."""
-    world = World(Graph(), about, text, guarded=True)
+def prompt(about, text: str, sampler: str, way: str, unique: int | None = None) -> tuple[dict, str, str]:
+    """A graph, its sampler and its picture's node.  unique: of a graph with many steps that the host has not cached."""
+    world = World(Graph(), about, text, guarded=way != "unguarded")
     settings = {} if unique is None else {"seed": 1000 + unique, "steps": 60}
-    latent = world.sample(latent=world.empty(1), sampler_name=sampler, **settings)
-    report = world.graph.add("SafeRedirReport", samples=latent, trajectory=[world.guards[-1][0], 1])
-    decoded = world.graph.add("VAEDecode", samples=report, vae=world.vae)
-    return world.graph.nodes, world.graph.add("PreviewImage", images=decoded)[0]
+    positive = world.say()
+    if way == "conditioning and guard":
+        positive = world.graph.add("SafeRedirConditioning", conditioning=positive, alpha_scale=1.25, threshold=0.0,
+                                   saferedir=world.graph.add("SafeRedirLoader", name=REDIRECTOR))
+    latent = world.sample(positive=positive, latent=world.empty(1), sampler_name=sampler, **settings)
+    shown = latent
+    if world.guards:
+        shown = world.graph.add("SafeRedirReport", samples=latent, trajectory=[world.guards[-1][0], 1])
+    decoded = world.graph.add("VAEDecode", samples=shown, vae=world.vae)
+    return world.graph.nodes, latent[0], world.graph.add("PreviewImage", images=decoded)[0]
+
+
+def cached(history: dict) -> set[str]:
+    """Nodes of a prompt that the host did not run again."""
+    return {node for kind, told in history["status"]["messages"] if kind == "execution_cached"
+            for node in told["nodes"]}
+
+
+def page(found: dict) -> str:
+    """docs/load.md."""
+    left = ", ".join(f"{count} {name}" for name, count in found["left"].items()) or "none"
+    rows = (
+        ("prompts run to their end", f"{found['prompts']}, of {found['kinds']} kinds of graph in random order; "
+                                     f"{found['sampled']} were sampled, the others cached by the host"),
+        ("prompts cancelled at a random moment", found["cancels"]),
+        ("images that differ from the first of their kind", len(found["changed"])),
+        ("growth of the server's memory after the first fifth", f"{100 * found['memory_growth']:.1f} % "
+                                                                f"(of {found['memory_mib']} MiB at the end)"),
+        ("threads and files left over", left), ("time", f"{found['seconds'] / 60:.0f} minutes"))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return (f"# Under load\n\n{datetime.date.today().isoformat()}, {machine}; written by\n\n"
+            f"    python quickstart.py run matrix/load.py\n\n{table(('what', 'measured'), rows)}\n")
 
 
 def cancelled(client: ComfyClient, graph: dict, moment: float) -> None:

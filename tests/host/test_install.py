@@ -1,9 +1,10 @@
-"""Installed from the archive into a fresh ComfyUI, used, with a download, and taken out again."""
+"""Installed from the archive into a fresh ComfyUI, used, with a download, and taken out again; cloned and upgraded."""
 
 import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hub_server import HubServer  # noqa: E402
 
 from demo.client import ComfyClient, ExecutionFailed  # noqa: E402
 from demo.server import PACK_FOLDER, ComfyServer  # noqa: E402
+from demo.workflow import to_api  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = PROJECT / "models" / "redirectors" / "demo_boat.safetensors"
@@ -137,3 +139,47 @@ def test_without_the_pack_the_host_and_the_other_pack_work_on(installed, start, 
                                                                          "color": 255}},
                             "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}})
     assert history["status"]["status_str"] == "success"
+
+
+@pytest.fixture(scope="module")
+def cloned(tmp_path_factory) -> Path:
+    """A ComfyUI folder with the pack as git clones it; skips where this is no git checkout."""
+    base = tmp_path_factory.mktemp("cloned")
+    for name in ("custom_nodes", "input", "output", "user", "models"):
+        (base / name).mkdir()
+    git = shutil.which("git")
+    made = git and subprocess.run([git, "clone", "--quiet", "--depth", "1", PROJECT.as_uri(),
+                                   str(base / "custom_nodes" / PACK_FOLDER)], capture_output=True, check=False)
+    if not made or made.returncode:
+        pytest.skip("git cannot clone this folder: it is an archive, or git is missing")
+    return base
+
+
+def guarded_images(client: ComfyClient) -> list:
+    """The demo's guarded pictures, of its workflow as the first version saved it: without the Guard's later inputs."""
+    content = json.loads((PROJECT / "workflows" / "demo.json").read_text(encoding="utf-8"))
+    graph = to_api(content, client.object_info())
+    guard = next(node for node in graph.values() if node["class_type"] == "SafeRedirGuard")
+    for name in ("on_unsafe", "on_error"):
+        guard["inputs"].pop(name, None)
+    history = client.queue(graph)
+    shown = next(str(node["id"]) for node in content["nodes"] if node.get("title") == "Guarded")
+    return [image.array() for image in client.images(history, shown)]
+
+
+def test_a_git_clone_works_and_an_upgrade_over_it_keeps_what_is_the_persons(cloned, start):
+    pack, kept = cloned / "custom_nodes" / PACK_FOLDER, cloned / "models" / "saferedir" / "mine.safetensors"
+    kept.parent.mkdir(parents=True)
+    shutil.copyfile(SHIPPED, kept)
+    process, client = start(cloned)
+    before = guarded_images(client)
+    process.stop()
+    # What an older version may leave behind when a newer archive is unpacked over it.
+    (pack / "nodes" / "gone.py").write_text("raise RuntimeError('a module of an older version was imported')\n")
+    unpack(PROJECT, pack)
+    process, client = start(cloned)
+    assert "IMPORT FAILED" not in process.log_text()
+    names = client.object_info()["SafeRedirLoader"]["input"]["required"]["name"][1]["options"]
+    assert {"mine", "demo-boat"} <= {*names}
+    after = guarded_images(client)
+    assert len(after) == 4 and all((one == other).all() for one, other in zip(before, after))
