@@ -1,7 +1,8 @@
 """What a pickle would build, read off its opcodes: nothing is built, imported or run.
 
 torch's weights-only reader calls no foreign code, but it believes the numbers in a pickle: it allocates what a storage
-says it holds, and compares tuples however often they contain each other.  `scan` says beforehand what is in there.
+says it holds and what a tensor says it reaches, and compares tuples however often they contain each other.  `scan` says
+beforehand what is in there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ LARGEST_NUMBER = 1 << 40        # a size, stride or offset
 STORAGE_BYTES = {f"torch {name}Storage": size for name, size in (
     ("Float", 4), ("Half", 2), ("BFloat16", 2), ("Double", 8), ("Long", 8), ("Int", 4), ("Short", 2), ("Char", 1),
     ("Byte", 1), ("Bool", 1))}
-TENSOR_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
+REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
+TENSOR_NAMES = {"collections OrderedDict", REBUILD_TENSOR, "torch._utils _rebuild_parameter",
                 *STORAGE_BYTES}
 
 
@@ -28,6 +30,13 @@ class Storage:
 
     key: str
     size: int
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """A storage on the pickle's stack: how many elements it has."""
+
+    elements: int
 
 
 @dataclass
@@ -98,7 +107,9 @@ def _step(name: str, argument, stack: list, memo: dict, found: Scanned) -> None:
             raise ValueError(f"a tuple of more than {MOST_NODES} things")
         stack.append(_Item(tuple(item.value for item in items), nodes))
     elif name in _COMBINED:
-        _taken(stack, _COMBINED[name])
+        taken = _taken(stack, _COMBINED[name])
+        if name == "REDUCE" and taken[0].value == REBUILD_TENSOR:
+            _require_within(taken[1].value)
         stack.append(_UNKNOWN)
     elif name in _TO_MARK:
         _to_mark(stack)
@@ -114,8 +125,9 @@ def _step(name: str, argument, stack: list, memo: dict, found: Scanned) -> None:
         _to_mark(stack) if name == "INST" else _taken(stack, 2)
         stack.append(_UNKNOWN)
     elif name == "BINPERSID":
-        found.storages.append(_storage(_taken(stack, 1)[0].value))
-        stack.append(_UNKNOWN)
+        named = _taken(stack, 1)[0].value
+        found.storages.append(_storage(named))
+        stack.append(_Item(_Memory(named[4])))
     elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
         memo[argument] = _top(stack)
     elif name == "MEMOIZE":
@@ -156,3 +168,17 @@ def _storage(value) -> Storage:
             or not isinstance(value[2], str) or type(value[4]) is not int or value[4] < 0):
         raise ValueError(f"memory that is named {str(value)[:80]}")
     return Storage(value[2], value[4] * STORAGE_BYTES.get(value[1], 16))
+
+
+def _require_within(arguments) -> None:
+    """(storage, offset, size, stride, ...) of a tensor: torch makes a storage larger that it reaches beyond."""
+    match arguments:
+        case (_Memory() as memory, int(offset), tuple(size), tuple(stride), *_) if len(size) == len(stride):
+            numbers = (offset, *size, *stride)
+            if all(type(each) is int and each >= 0 for each in numbers):
+                last = sum((length - 1) * step for length, step in zip(size, stride))
+                reach = offset + (1 + last if all(size) else 0)
+                if reach <= memory.elements:
+                    return
+                raise ValueError(f"a tensor that reaches to element {reach} of {memory.elements}")
+    raise ValueError(f"a tensor of {str(arguments)[:80]}")

@@ -34,6 +34,24 @@ def test_several_pickles_in_a_row_are_read_one_by_one():
     assert scan(content, first.end).end == len(content)
 
 
+@pytest.mark.parametrize("change", [{"offset": 4}, {"size": 6}, {"stride": 1 << 40}, {"stride": -1}])
+def test_a_tensor_that_reaches_beyond_its_memory_is_refused(change):
+    place = {"offset": 3, "size": 3, "stride": 1, **change}
+
+    class Claim:
+        def __reduce__(self):
+            size, stride = (place["size"],), (place["stride"],)
+            return torch._utils._rebuild_tensor_v2, (base.untyped_storage(), place["offset"], size, stride, False, None)
+
+    base, out = torch.arange(6.0), io.BytesIO()
+    pickler = pickle.Pickler(out, 2)
+    pickler.persistent_id = lambda thing: ("storage", torch.FloatStorage, "0", "cpu", 6) if isinstance(
+        thing, torch.UntypedStorage) else None
+    pickler.dump(Claim())
+    with pytest.raises(ValueError, match="a tensor"):
+        scan(out.getvalue())
+
+
 @pytest.mark.parametrize("protocol", range(4))
 def test_names_are_found_and_nothing_is_called(protocol):
     assert any(name.endswith(" print") for name in scan(pickle.dumps(print, protocol)).names)

@@ -180,6 +180,6 @@ def test_a_git_clone_works_and_an_upgrade_over_it_keeps_what_is_the_persons(clon
     process, client = start(cloned)
     assert "IMPORT FAILED" not in process.log_text()
     names = client.object_info()["SafeRedirLoader"]["input"]["required"]["name"][1]["options"]
-    assert {"mine", "demo-boat"} <= {*names}
+    assert {"mine.safetensors", "demo-boat"} <= {*names}
     after = guarded_images(client)
     assert len(after) == 4 and all((one == other).all() for one, other in zip(before, after))
