@@ -67,7 +67,8 @@ class SamplingRun:
         self.prompts = Prompts(start.loaded.redirectors, start.config, speed)
         self._judged: list[RedirectionRun | StackedRun] = []  # in the model call that is under way
         self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
-        self._predictions: dict[bool, torch.Tensor] = {}  # of that call, of a side that is drawn (True) or pushed away
+        # Of that call, by the id of the side's conds: whether the side is drawn or pushed away, and its prediction.
+        self._predictions: dict[int, tuple[bool, torch.Tensor]] = {}
         self._all_drawn = False  # the negative prompt turned out to be drawn by some node's own guidance
 
     # ------------------------------------------------------------------------------ what the host calls
@@ -132,7 +133,7 @@ class SamplingRun:
         if self._is_whole(x_in, model_options):
             for side_conds, prediction in zip(conds, predictions):
                 if side_conds:
-                    self._predictions.setdefault(self._side_draws(side_conds), prediction)
+                    self._predictions.setdefault(id(side_conds), (self._side_draws(side_conds), prediction))
         return predictions
 
     def _is_whole(self, x: torch.Tensor, model_options: dict) -> bool:
@@ -208,19 +209,23 @@ class SamplingRun:
         return type(self.guider) is not comfy.samplers.CFGGuider or any(name in model_options for name in GUIDANCE)
 
     def _pulls_towards_the_negative(self, prediction: torch.Tensor) -> bool:
-        """Whether any image's prediction lies on the negative prompt's side of the positive one's.
+        """Whether any image's prediction holds a share of a side that is thought to be pushed away.
 
         The guider's own guidance is known beforehand (`draws`); this finds a guidance function of some node that
-        draws the negative prompt all the same.  Its share is 1 - cfg for the usual guidance.
+        draws the negative prompt all the same.  Guidance weighs the sides' predictions, with weights that add up to
+        1: the weights are fitted to what came out.  The negative prompt's is 1 - cfg for the usual guidance.
         """
-        if self._all_drawn or set(self._predictions) != {True, False}:
+        drawn = [each.float() for is_drawn, each in self._predictions.values() if is_drawn]
+        pushed = [each.float() for is_drawn, each in self._predictions.values() if not is_drawn]
+        if self._all_drawn or not drawn or not pushed:
             return False
-        positive, negative = self._predictions[True].float(), self._predictions[False].float()
-        if not prediction.shape == positive.shape == negative.shape:
+        if any(each.shape != prediction.shape for each in (*drawn, *pushed)):
             return False
-        away = (negative - positive).flatten(1)
-        share = ((prediction.float() - positive).flatten(1) * away).sum(1) / (away ** 2).sum(1).clamp_min(1e-12)
-        return bool((share > DRAWN_SHARE).any())
+        first, *others = drawn
+        away = torch.stack([(each - first).flatten(1) for each in (*pushed, *others)], dim=1)  # (B, sides, n)
+        fitted = torch.linalg.pinv(away @ away.mT, rtol=1e-5, hermitian=True) @ (
+            away @ (prediction.float() - first).flatten(1)[..., None])
+        return bool((fitted[:, :len(pushed)] > DRAWN_SHARE).any())
 
     def _observe(self, x: torch.Tensor, sigma: torch.Tensor) -> None:
         """One evaluation of every guarded cond at this model call.  x: sampler space, (B, C, h, w)."""

@@ -160,8 +160,8 @@ class TestWaysAroundTheGuard:
         guarded.set_model_sampler_cfg_function(cfg)
         sample(guarded, prompts("a striped red fish"), prompts(""))
         assert not any(torch.equal(row, made[0]["cross_attn"][0]) for _, context in seen for row in context)
-        others = recorder.runs[-1].report["other_conditionings"]  # and the negative prompt, which is drawn here too
-        assert [len(each["decisions"]) for each in others] == [STEPS, STEPS]
+        others = recorder.runs[-1].report["other_conditionings"]  # not the negative prompt: nothing of it is drawn
+        assert [len(each["decisions"]) for each in others] == [STEPS]
 
     @pytest.mark.parametrize(("cfg", "guarded_side"), [(0.0, True), (0.5, True), (1.5, False)])
     def test_a_negative_prompt_is_guarded_when_the_guidance_draws_it(self, prompts, scripted, guard, cfg, guarded_side):
@@ -169,6 +169,18 @@ class TestWaysAroundTheGuard:
         seen, negative = contexts_at(guarded), prompts("a striped red fish")
         sample(guarded, prompts("a house"), negative, cfg=cfg)
         assert present(seen, negative) is not guarded_side
+
+    def test_a_third_prompt_does_not_make_the_negative_one_count_as_drawn(self, prompts, scripted, guard):
+        """As DualCFGGuider has it: the prediction lies nearer to the negative prompt's than the middle one's does."""
+        from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+        guarded, recorder = guard(scripted(unsafe=False))
+        guider = Guider_DualCFG(guarded)
+        guider.set_conds(prompts("a red fish"), prompts("a red fish in the snow"), prompts(""))
+        guider.set_cfg(1.0, 2.0)
+        sampler, noise = comfy.samplers.sampler_object("euler"), torch.randn(1, 4, 8, 8)
+        guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor([14.6, 3.0, 0.0]), disable_pbar=True)
+        assert len(recorder.runs[-1].report["other_conditionings"]) == 1  # positive and middle
 
     def test_a_negative_prompt_is_guarded_when_a_nodes_own_guidance_draws_it(self, prompts, scripted, guard):
         """As Video Linear CFG with a least guidance of 0 does for the first image of a batch."""
