@@ -178,8 +178,9 @@ class TestWaysAroundTheGuard:
         guider = Guider_DualCFG(guarded)
         guider.set_conds(prompts("a red fish"), prompts("a red fish in the snow"), prompts(""))
         guider.set_cfg(1.0, 2.0)
-        sampler, noise = comfy.samplers.sampler_object("euler"), torch.randn(1, 4, 8, 8)
-        guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor([14.6, 3.0, 0.0]), disable_pbar=True)
+        sampler = comfy.samplers.sampler_object("euler")
+        noise = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor([14.6, 3.0, 1.0, 0.0]), disable_pbar=True)
         assert len(recorder.runs[-1].report["other_conditionings"]) == 1  # positive and middle
 
     def test_a_negative_prompt_is_guarded_when_a_nodes_own_guidance_draws_it(self, prompts, scripted, guard):
