@@ -41,11 +41,12 @@ class Plan:
     intervals: tuple[int, ...]
     steps: int                      # optimiser steps timed
     deviation: tuple[int, int, bool] = (90, 6, True)
+    concept: bool = True            # whether a whole training of a demo concept is timed
 
     @classmethod
     def quick(cls) -> Plan:
         return cls(rounds=2, runs=1, calls=1, sizes=(128,), batches=(1, 2), concepts=(1, 2), chunks=(1, 2),
-                   large_models=(), intervals=(0,), steps=2, deviation=(9, 2, False))
+                   large_models=(), intervals=(0,), steps=2, deviation=(9, 2, False), concept=False)
 
     @classmethod
     def full(cls) -> Plan:
@@ -231,7 +232,28 @@ def training(plan: Plan) -> list[dict]:
     images = count / (time.perf_counter() - started)
     return [{"what": "trajectories per second, 6 steps", "value": Spread.of([(len(pairs) + unsafe) / collecting])},
             {"what": "optimiser steps per second, batch 64", "value": steps},
-            {"what": "evaluation images per second, 10 steps", "value": Spread.of([images])}]
+            {"what": "evaluation images per second, 10 steps", "value": Spread.of([images])},
+            {"what": "seconds to a trained demo concept", "value": _concept_seconds() if plan.concept else None}]
+
+
+def _concept_seconds() -> Spread:
+    """`quickstart.py train` from prompt pairs to the saved redirector, in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="saferedir-bench-") as folder:
+        started = time.perf_counter()
+        _process("import sys\nfrom commands.train import main\nsys.exit(main(sys.argv[-6:]))",
+                 "--model", "demo", "--pairs", str(ROOT / "pairs" / "demo_stripes.csv"), "--out",
+                 str(Path(folder) / "stripes.safetensors"))
+        return Spread.of([time.perf_counter() - started])
+
+
+def _process(code: str, *arguments: str) -> str:
+    """What a Python process of its own prints, with this one's path; its arguments come last."""
+    paths = [path for path in sys.path if path]
+    made = subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = sys.argv[1:{len(paths) + 1}]\n{code}",
+                           *paths, *arguments], cwd=ROOT, capture_output=True, text=True)
+    if made.returncode:
+        raise RuntimeError(f"a process of the benchmark ended with {made.returncode}: {made.stderr[-2000:]}")
+    return made.stdout
 
 
 def start_up(plan: Plan) -> list[dict]:
@@ -257,11 +279,7 @@ print("RESULT", imported - started, time.perf_counter() - imported)
 """
     taken = []
     for _ in range(1 if plan.runs == 1 else 3):
-        made = subprocess.run([sys.executable, "-c", "import sys; sys.path[:0] = sys.argv[1:]\n" + code,
-                               *[path for path in sys.path if path]], cwd=ROOT, capture_output=True, text=True)
-        if made.returncode:
-            raise RuntimeError(f"the start-up figure's process ended with {made.returncode}: {made.stderr[-2000:]}")
-        taken.append([float(word) for word in made.stdout.split("RESULT", 1)[1].split()[:2]])
+        taken.append([float(word) for word in _process(code).split("RESULT", 1)[1].split()[:2]])
     imports, images = zip(*taken)
     return [{"what": "import of the pack in a running host, seconds", "value": Spread.of([*imports])},
             {"what": "from there to the first guarded image of the demo world, seconds", "value": Spread.of([*images])}]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from demo.measure import machine, table
 from .figures import LATENT_SIZE
 from .timing import Spread
 
-VERSION = 1
+VERSION = 2
 NOT_MEASURED = "not measured"
 TITLES = {
     "run": "1. A guarded run over the same run unguarded",
@@ -49,28 +48,104 @@ NOTES = {
 }
 
 
-def as_json(figures: dict[str, list[dict] | None], quick: bool, command: str) -> dict:
-    """version, date, machine, device, command, quick, figures: rows by figure, or None where not measured."""
-    return {"version": VERSION, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "machine": machine(), "load": _load(), "device": _device(), "python": platform.python_version(),
-            "torch": torch.__version__, "command": command, "quick": quick,
-            "figures": {name: rows and [{key: asdict(value) if is_dataclass(value) else value
-                                         for key, value in row.items()} for row in rows]
-                        for name, rows in figures.items()}}
+@dataclass(frozen=True)
+class Figure:
+    """Rows of one figure, and how they came about.  load: of the machine when it began."""
+
+    rows: list[dict]
+    date: str
+    load: str
+    command: str
+
+    @classmethod
+    def taken(cls, rows: list[dict], load: str, command: str) -> Figure:
+        rows = [{key: asdict(value) if is_dataclass(value) else value for key, value in row.items()} for row in rows]
+        return cls(rows, datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), load, command)
+
+
+def as_json(figures: dict[str, Figure], quick: bool) -> dict:
+    """version, machine, device, quick, figures: name -> rows, date, load, command; none for what was not measured."""
+    return {"version": VERSION, "machine": machine(), "device": _device(), "quick": quick,
+            "figures": {name: asdict(figure) for name, figure in figures.items()}}
+
+
+def earlier(folder: Path, quick: bool) -> dict[str, Figure]:
+    """Figures that an earlier command left in this folder, if it ran on the same machine with the same torch."""
+    path = folder / "benchmarks.json"
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if {key: content.get(key) for key in ("version", "machine", "device", "quick")} != {
+            "version": VERSION, "machine": machine(), "device": _device(), "quick": quick}:
+        return {}
+    return {name: Figure(**figure) for name, figure in content["figures"].items() if name in TITLES}
 
 
 def as_markdown(content: dict) -> str:
     """The table of all figures; whatever a figure lacks is 'not measured'."""
-    parts = ["# Benchmarks", f"Written by `{content['command']}` on {content['date'][:10]}.\n\n"
-             f"Machine: {content['machine']}. Load when it began: {content['load']}.\n"
+    parts = ["# Benchmarks", f"Machine: {content['machine']}.\n"
              + ("" if content["device"] != "cpu" else f"\nFigures on a GPU: {NOT_MEASURED}.\n")
              + ("\n**This is the quick form: it shows that the command works, not how fast anything is.**\n"
                 if content["quick"] else "")
-             + "\nRatios are of two things timed in turn in one process: median (lower to upper quartile, rounds)."]
+             + "\nRatios are of two things timed in turn in one process: median (lower to upper quartile, rounds).\n\n"
+             + table(("what", "reach", "measured"), reached(content["figures"]))]
     for name, title in TITLES.items():
-        rows = content["figures"].get(name)
-        parts.append(f"## {title}\n\n{NOTES[name]}\n\n" + (_table(rows) if rows else f"{NOT_MEASURED}."))
+        figure = content["figures"].get(name)
+        told = NOT_MEASURED + "."
+        if figure:
+            told = (f"`{figure['command']}`, {figure['date'][:10]}, load when it began {figure['load']}.\n\n"
+                    + _table(figure["rows"]))
+        parts.append(f"## {title}\n\n{NOTES[name]}\n\n{told}")
     return "\n\n".join(parts) + "\n"
+
+
+def reached(figures: dict[str, dict]) -> list[tuple[str, str, str]]:
+    """What was to be reached, and what was: (what, reach, measured)."""
+    def value(figure: str, column: str, **wanted):
+        rows = figures.get(figure, {}).get("rows", [])
+        row = next((row for row in rows if all(row.get(key) == each for key, each in wanted.items())), {})
+        each = row.get(column)
+        return each["median"] if isinstance(each, dict) else each
+
+    def told(measured, good, digits: int = 3) -> str:
+        if measured is None:
+            return NOT_MEASURED
+        return f"{measured:.{digits}g}" + ("" if good(measured) else " **missed**")
+
+    made = []
+    for pixels in (512, 1024):
+        made.append((f"guarded / unguarded, SD 1.5 size, {pixels} x {pixels}, 20 steps, default settings", "<= 1.01",
+                     told(value("run", "guarded / unguarded", model=f"SD 1.5, {pixels} x {pixels}, batch 1",
+                                settings="interval 0, safe prompt"), lambda it: it <= 1.01, 4)))
+    for pixels, times in ((512, 5), (1024, 10)):
+        made.append((f"one evaluation against the published policy, {pixels} x {pixels}", f">= {times} times faster",
+                     told(value("evaluation", "times faster than published", image=f"{pixels} x {pixels}", batch=1,
+                                way="default"), lambda it, times=times: it >= times)))
+    for row in figures.get("deviation", {}).get("rows", []):
+        if "float16" in row["short cut"]:
+            worst = max(float(row["largest relative deviation of the unsafe probability"]),
+                        float(row["of the redirected context"]))
+            changed = row["decisions changed"]
+            made.append((f"deviation in half precision, {row['inputs']}", "<= 1e-2, no decision changed",
+                         f"{told(worst, lambda it: it <= 1e-2, 2)}, {changed} changed"
+                         + (" **missed**" if changed else "")))
+    made.append(("8 concepts that share encoders / 1 concept", "<= 2",
+                 told(value("growth", "over one", what="8 concepts that share encoders"), lambda it: it <= 2)))
+    made.append(("host waits per step", "0 (counted)",
+                 told(value("counts", "host waits per step", what="one concept"), lambda it: it == 0)))
+    parts = [value("counts", name, what="one concept") for name in (
+        "weights MB, float16", "kept for the run MB", "peak of an evaluation MB, float32")]
+    made.append(("extra memory, one concept (weights in half precision, kept, peak)", "<= 40 MB (computed)",
+                 told(None if None in parts else sum(parts), lambda it: it <= 40)))
+    made.append(("the demo concept trained", "<= 180 s",
+                 told(value("training", "value", what="seconds to a trained demo concept"), lambda it: it <= 180)))
+    made += [(f"{what} on a GPU", reach, NOT_MEASURED if not _on_gpu(figures) else "see below") for what, reach in (
+        ("guarded / unguarded", "<= 1.01"), ("one evaluation against the published policy", ">= 5 times faster"))]
+    return made
+
+
+def _on_gpu(figures: dict[str, dict]) -> bool:
+    return _device() != "cpu" and bool(figures)
 
 
 def write(content: dict, folder: Path) -> tuple[Path, Path]:
@@ -97,5 +172,5 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def _load() -> str:
+def load() -> str:
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else NOT_MEASURED

@@ -1,7 +1,8 @@
 """Measures what the guard costs: `python quickstart.py bench`, about half an hour on two cores.
 
-Writes BENCHMARKS.md and benchmarks.json to --out.  --quick shows in a few minutes that everything runs, on sizes too
-small to say anything.  Nothing else should be running meanwhile.
+Writes BENCHMARKS.md and benchmarks.json to --out after every figure; with --only the other figures of this machine
+stay.  --quick shows in a few minutes that everything runs, on sizes too small to say anything.
+Nothing else should be running meanwhile.
 """
 
 from __future__ import annotations
@@ -37,18 +38,15 @@ def main(argv: list[str]) -> int:
     from bench.figures import FIGURES, Plan
 
     plan = Plan.quick() if arguments.quick else Plan.full()
-    figures: dict[str, list[dict] | None] = dict.fromkeys(FIGURES)
-    command = " ".join(["python quickstart.py bench", *argv])
-    content = results.as_json(figures, arguments.quick, command)
-    for name in arguments.only:
-        started = time.monotonic()
-        print(f"{results.TITLES[name]} ...", file=sys.stderr, flush=True)
-        figures[name] = FIGURES[name](plan)
-        print(f"{results.TITLES[name]}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    content["figures"] = results.as_json(figures, arguments.quick, command)["figures"]
     out = arguments.out or (ROOT / "output" / "bench" if arguments.quick else ROOT)
-    for path in results.write(content, out):
-        print(path)
+    figures, command = results.earlier(out, arguments.quick), " ".join(["python quickstart.py bench", *argv])
+    for name in arguments.only:
+        started, load = time.monotonic(), results.load()
+        print(f"{results.TITLES[name]} ...", file=sys.stderr, flush=True)
+        figures[name] = results.Figure.taken(FIGURES[name](plan), load, command)
+        written = results.write(results.as_json(figures, arguments.quick), out)
+        print(f"{results.TITLES[name]}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    print(*written, sep="\n")
     return 0
 
 

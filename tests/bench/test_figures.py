@@ -45,7 +45,7 @@ def test_times_are_taken_in_turn():
 @pytest.mark.parametrize("name", ["evaluation", "counts", "growth"])
 def test_the_quick_form_of_a_figure_gives_its_rows(name):
     rows = figures.FIGURES[name](figures.Plan.quick())
-    content = results.as_json({name: rows}, True, "python quickstart.py bench --quick")
+    content = results.as_json({name: results.Figure.taken(rows, "0.1", "python quickstart.py bench --quick")}, True)
     text = results.as_markdown(content)
     assert rows and results.TITLES[name] in text and "quick form" in text
     assert f"{results.TITLES['run']}\n\n{results.NOTES['run']}\n\nnot measured." in text
@@ -53,3 +53,26 @@ def test_the_quick_form_of_a_figure_gives_its_rows(name):
 
 def test_the_command_knows_every_figure():
     assert parser().parse_args([]).only == tuple(figures.FIGURES)
+
+
+def test_a_figure_taken_alone_leaves_the_others_of_this_machine(tmp_path):
+    one, other = (results.Figure.taken([{"what": name, "value": Spread(1.0, 1.0, 1.0, 1)}], "0.1", "command")
+                  for name in ("import", "images"))
+    results.write(results.as_json({"start": one}, False), tmp_path)
+    figures = results.earlier(tmp_path, False) | {"training": other}
+    results.write(results.as_json(figures, False), tmp_path)
+    text = (tmp_path / "BENCHMARKS.md").read_text(encoding="utf-8")
+    assert "| import | 1 (one round) |" in text and "| images | 1 (one round) |" in text
+    assert results.earlier(tmp_path, True) == {} and set(results.earlier(tmp_path, False)) == {"start", "training"}
+
+
+def test_what_was_to_be_reached_stands_first_and_misses_are_named():
+    rows = [{"image": "512 x 512", "batch": 1, "way": "default",
+             "times faster than published": Spread(1.5, 1.4, 1.6, 7)},
+            {"image": "1024 x 1024", "batch": 1, "way": "default",
+             "times faster than published": Spread(12.0, 1.4, 1.6, 7)}]
+    figures = results.as_json({"evaluation": results.Figure.taken(rows, "0.1", "command")}, False)["figures"]
+    told = {what: measured for what, _, measured in results.reached(figures)}
+    assert told["one evaluation against the published policy, 512 x 512"] == "1.5 **missed**"
+    assert told["one evaluation against the published policy, 1024 x 1024"] == "12"
+    assert told["the demo concept trained"] == "not measured"
