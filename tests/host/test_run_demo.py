@@ -1,7 +1,12 @@
 """Results of a workflow become files with names a person understands."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from io import StringIO
+from pathlib import Path
 
 from demo.run_demo import main, run_workflow
 from quickstart import Progress
@@ -47,3 +52,13 @@ def test_a_broken_workflow_file_names_step_cause_and_remedy(tmp_path, capsys):
     assert main("http://127.0.0.1:9", str(workflow), str(tmp_path)) == 1
     told = capsys.readouterr().err
     assert "reading the workflow" in told and str(workflow) in told and "remedy" in told
+
+
+def test_the_first_command_of_the_readme_makes_pictures_and_ends(comfyui):
+    """`quickstart.py --once` on the ComfyUI under test; its environment is the one that the tests run in."""
+    project, started = Path(__file__).resolve().parents[2], time.time()
+    made = subprocess.run([sys.executable, "quickstart.py", "--comfyui", str(comfyui), "--once", "--cpu"], cwd=project,
+                          env={**os.environ, "VIRTUAL_ENV": sys.prefix}, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    pictures = [path for path in (project / "output").glob("*.png") if path.stat().st_mtime >= started - 1]
+    assert len(pictures) >= 8 and "Redirected: 4 of 4" in made.stderr
