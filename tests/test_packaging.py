@@ -82,6 +82,15 @@ def test_the_registrys_validator_has_nothing_to_say(path):
     assert not [token.start for token in tokens if token.type == tokenize.OP and token.string == ";"]
 
 
+def test_the_scripts_change_nothing_that_other_packs_share():
+    """As the package comfy-test 0.4.15 asks: names of our own, nothing put into the page or in the place of the host's."""
+    texts = [path.read_text(encoding="utf-8") for path in packed_files(PROJECT) if path.suffix == ".js"]
+    names = [name for text in texts for name in re.findall(r"registerExtension\(\{\s*name: \"([^\"]+)\"", text)]
+    assert names and all(name.startswith("saferedir.") for name in names)
+    shared = r"document\.(head|body)\.append|\b(api|app|window|LiteGraph)(\.\w+)+ = |\.prototype\.\w+ = "
+    assert not [match[0] for text in texts for match in re.finditer(shared, text)]
+
+
 def test_nothing_in_the_pack_calls_pip():
     assert not [path for path in python_files() if re.search(r"[\"']pip[\"']|-m pip", path.read_text(encoding="utf-8"))]
 

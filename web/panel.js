@@ -1,5 +1,6 @@
 // What a node shows: a line of text, the curve, and (Report) the prompt's words.  Plain DOM, the same in both renderers.
 import { colourOf, describe, describeCall, drawChart } from "./chart.js";
+import { styleElement } from "./style.js";
 import { text, number } from "./texts.js";
 import { ofMessage, ofReport, verdictOf } from "./model.js";
 
@@ -77,6 +78,7 @@ function legend(picture) {
 function panel(label) {
   const root = make("section", { className: "saferedir-panel" });
   root.setAttribute("aria-label", label);
+  root.append(styleElement());
   // Scrolling and selecting text here must not move the canvas.
   for (const kind of ["pointerdown", "pointermove", "wheel"]) root.addEventListener(kind, (event) => {
     if (kind !== "wheel" || root.scrollHeight > root.clientHeight) event.stopPropagation();

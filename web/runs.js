@@ -6,8 +6,8 @@ import { api } from "../../scripts/api.js";
 const VERSION = 1;
 const runs = new Map();     // "workflow node" -> the whole message of the newest run there
 const reports = new Map();  // "workflow node" -> the newest report there
-const queuedFrom = new Map();   // prompt id -> workflow id
-let queueing = Promise.resolve();
+const MOST_PROMPTS = 200;
+const queuedFrom = new Map();   // prompt id -> promise of the id of the workflow it was queued from
 
 export function rootGraph() {
   return app.rootGraph ?? app.graph;
@@ -61,14 +61,18 @@ export function listen(changed) {
   });
 }
 
-/** Remembers which workflow each prompt was queued from: the host tells a node's output to whichever tab is open. */
-export function followQueue() {
-  const { queuePrompt } = api;
-  api.queuePrompt = function (number, content, ...rest) {
-    const answer = queuePrompt.call(this, number, content, ...rest);
-    queueing = answer.then(({ prompt_id }) => queuedFrom.set(prompt_id, content?.workflow?.id), () => {});
-    return answer;
-  };
+/** The id of the workflow a prompt was queued from: the host tells a node's output to whichever tab is open. */
+function workflowOf(prompt) {
+  if (!queuedFrom.has(prompt)) queuedFrom.set(prompt, askedFor(prompt).catch(() => undefined));
+  if (queuedFrom.size > MOST_PROMPTS) queuedFrom.delete(queuedFrom.keys().next().value);
+  return queuedFrom.get(prompt);
+}
+
+async function askedFor(prompt) {
+  const { queue_running } = await (await api.fetchApi("/queue")).json();
+  const running = queue_running.find((each) => each[1] === prompt);
+  const queued = running ?? (await (await api.fetchApi(`/history/${prompt}`)).json())[prompt]?.prompt;
+  return queued?.[3]?.extra_pnginfo?.workflow?.id;
 }
 
 /** Calls `changed(executionId)` after each report for the workflow that is open. */
@@ -76,8 +80,7 @@ export function listenForReports(changed) {
   api.addEventListener("executed", async ({ detail }) => {
     const [report] = detail?.output?.saferedir ?? [];
     if (!report) return;
-    await queueing;     // the first outputs can be faster than the answer to queueing
-    const workflow = queuedFrom.get(detail.prompt_id) ?? rootGraph()?.id;
+    const workflow = await workflowOf(detail.prompt_id) ?? rootGraph()?.id;
     const node = String(detail.display_node ?? detail.node);
     reports.set(keyOf(workflow, node), report);
     if (workflow === rootGraph()?.id) changed(node);

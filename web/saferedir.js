@@ -3,8 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { menuItems } from "./guard_sampler.js";
 import { LivePanel, ReportPanel } from "./panel.js";
-import { catchUp, followQueue, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
-import { addStyle } from "./style.js";
+import { catchUp, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
 import { loadTexts } from "./texts.js";
 
 const WIDGET = "saferedir_panel";
@@ -74,7 +73,7 @@ function applyDefaults(node) {
 }
 
 app.registerExtension({
-  name: "SafeRedir",
+  name: "saferedir.panels",
   settings: [
     { id: LIVE, category: ["SafeRedir", "Display", "LiveDisplay"], name: "Live curve on SafeRedir Guard", type: "boolean",
       defaultValue: true, tooltip: "Shows the unsafe probability on the node while sampling.",
@@ -90,12 +89,10 @@ app.registerExtension({
       tooltip: "-: the first of the list." },
   ],
   async init() {
-    addStyle();
     await loadTexts();
   },
   async setup() {
     started = true;
-    followQueue();
     listen(showKnown);
     listenForReports(showKnown);
     await catchUp();

@@ -35,10 +35,9 @@ const CSS = `
 }
 `;
 
-export function addStyle() {
-  if (document.getElementById("saferedir-style")) return;
+/** The panels' stylesheet, for inside a panel: nothing of ours is put into the page around it. */
+export function styleElement() {
   const style = document.createElement("style");
-  style.id = "saferedir-style";
   style.textContent = CSS;
-  document.head.append(style);
+  return style;
 }
