@@ -83,7 +83,7 @@ def test_the_registrys_validator_has_nothing_to_say(path):
 
 
 def test_the_scripts_change_nothing_that_other_packs_share():
-    """As the package comfy-test 0.4.15 asks: names of our own, nothing put into the page or in the place of the host's."""
+    """As the package comfy-test 0.4.15 asks: names of our own, nothing in the page or in the place of the host's."""
     texts = [path.read_text(encoding="utf-8") for path in packed_files(PROJECT) if path.suffix == ".js"]
     names = [name for text in texts for name in re.findall(r"registerExtension\(\{\s*name: \"([^\"]+)\"", text)]
     assert names and all(name.startswith("saferedir.") for name in names)

@@ -1,11 +1,16 @@
 """No path around the guard: every way a node can reach the model, and what happens when the guard cannot judge."""
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.ops
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+import nodes
 
 STEPS, BATCH = 2, 2
 
@@ -48,6 +53,25 @@ def contexts_at(model):
 def present(seen, conditioning):
     original = conditioning[0][0][0]
     return any(torch.equal(row, original) for _, context in seen for row in context)
+
+
+def controlnet():
+    """A ControlNet at the demo world's width with random weights, and the contexts that it is called with."""
+    from demo.backbone import UNET_CONFIG
+
+    torch.manual_seed(0)
+    config = {key: value for key, value in UNET_CONFIG.items() if key not in ("out_channels", "use_temporal_attention")}
+    network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, num_heads=4, dtype=torch.float32, device="cpu",
+                                         operations=comfy.ops.disable_weight_init)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    seen, forward = [], network.forward
+
+    def recorded(*args, **kwargs):
+        seen.append(kwargs["context"].clone())
+        return forward(*args, **kwargs)
+    network.forward = recorded
+    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu")), seen
 
 
 class TestWaysAroundTheGuard:
@@ -231,6 +255,24 @@ class TestWaysAroundTheGuard:
         guarded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", record)
         sample(guarded, positive, positive, cfg=1.0)
         assert handed and not any(torch.equal(row, hidden[0]) for each in handed for row in each)
+
+    @pytest.mark.parametrize("own_prompt", [False, True])
+    def test_a_controlnet_of_the_hosts_own_class_sees_no_prompt_that_was_not_judged(self, prompts, scripted, guard,
+                                                                                    own_prompt):
+        guarded, recorder = guard(scripted(unsafe=True))
+        net, seen = controlnet()
+        positive = prompts("a striped red fish")
+        if own_prompt:
+            positive = [[context, {**options, "cross_attn_controlnet": prompts("a striped boat")[0][0]}]
+                        for context, options in positive]
+        applied = nodes.ControlNetApplyAdvanced().apply_controlnet(
+            positive, prompts(""), net, torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0)
+        latent = sample(guarded, *applied, cfg=1.0)
+        originals = [positive[0][0][0], prompts("a striped boat")[0][0][0]]
+        assert len(seen) == STEPS
+        assert not any(torch.equal(row, original) for each in seen for row in each for original in originals)
+        assert recorder.runs[-1].report["status"] == "redirected"
+        assert not torch.equal(latent, sample(guarded, positive, prompts(""), cfg=1.0))  # the net has its effect
 
     def test_gligen_phrases_are_refused(self, prompts, scripted, guard):
         guarded, _ = guard(scripted(unsafe=False))
