@@ -190,7 +190,8 @@ class Training:
                               "Change the settings.")
         config = collect.CollectConfig(
             steps=steps, cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg,
-            shape=(channels, size[1] // 8, size[0] // 8), trajectories=arguments.trajectories, batch=usual["batch"])
+            shape=(channels, size[1] // 8, size[0] // 8), trajectories=arguments.trajectories, batch=usual["batch"],
+            architecture=pack_module("nodes.architectures").require_known(model).name)
         return config, model, clip
 
     def load_checkpoint(self, file: Path):

@@ -41,9 +41,17 @@ def sample_latents(model, positive: torch.Tensor, negative: torch.Tensor, seeds:
     positive: (N, 77, D).  negative: (1 or N, 77, D).
     """
     negative = negative.expand(len(positive), -1, -1)
+    return sample_conditioning(model, [[positive, {"pooled_output": None}]], [[negative, {"pooled_output": None}]],
+                               seeds, config, callback=callback)
+
+
+def sample_conditioning(model, positive: list, negative: list, seeds: Sequence[int],
+                        config: SamplingConfig = SamplingConfig(), shape: Sequence[int] = LATENT_SHAPE,
+                        callback=None) -> torch.Tensor:
+    """The same from the host's conditioning, of latents (N, *shape)."""
     return pack_module("nodes.sampling").sample(
-        model, [[positive, {"pooled_output": None}]], [[negative, {"pooled_output": None}]], seeds, config.steps,
-        config.cfg, config.sampler, config.scheduler, callback=callback, shape=LATENT_SHAPE)
+        model, positive, negative, seeds, config.steps, config.cfg, config.sampler, config.scheduler,
+        callback=callback, shape=shape)
 
 
 @torch.inference_mode()
@@ -54,12 +62,14 @@ def decode(vae, latents: torch.Tensor) -> np.ndarray:
 
 
 def generate(model, clip, vae, prompts: Sequence[str], seeds: Sequence[int],
-             config: SamplingConfig = SamplingConfig(), batch: int = 50) -> np.ndarray:
+             config: SamplingConfig = SamplingConfig(), batch: int = 50,
+             shape: Sequence[int] = LATENT_SHAPE) -> np.ndarray:
     """Pictures of prompts, (N, 64, 64, 3), uint8."""
-    negative = encode(clip, [""])
+    conditioning = pack_module("nodes.sampling").conditioning
+    negative = conditioning(clip, [""])
     pictures = []
     for start in range(0, len(prompts), batch):
-        positive = encode(clip, prompts[start:start + batch])
-        latents = sample_latents(model, positive, negative, seeds[start:start + batch], config)
+        positive = conditioning(clip, prompts[start:start + batch])
+        latents = sample_conditioning(model, positive, negative, seeds[start:start + batch], config, shape)
         pictures.append(decode(vae, latents))
     return np.concatenate(pictures)

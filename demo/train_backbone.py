@@ -248,14 +248,17 @@ class Phase:
     reading: float = 0.1
 
 
-def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Generator,
-                strange: float = 0.0, typos: float = 0.0,
-                vocabulary: tuple[str, ...] = captions.ORDINARY_WORDS) -> torch.Tensor:
-    """A random caption of each scene named, as tokens (B, 77)."""
+def caption_texts(scenes: list, rows: np.ndarray, random: np.random.Generator, strange: float = 0.0,
+                  typos: float = 0.0, vocabulary: tuple[str, ...] = captions.ORDINARY_WORDS) -> list[str]:
+    """A random caption of each scene named."""
     texts = [caption(scenes[row], random, strange=strange, vocabulary=vocabulary).text for row in rows]
-    texts = [reword(text, misspell if random.random() < 0.7 else split_word, random) if random.random() < typos
-             else text for text in texts]
-    return torch.tensor([token_ids(tokenizer, text) for text in texts])
+    return [reword(text, misspell if random.random() < 0.7 else split_word, random) if random.random() < typos
+            else text for text in texts]
+
+
+def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Generator, *how) -> torch.Tensor:
+    """The same as tokens (B, 77)."""
+    return torch.tensor([token_ids(tokenizer, text) for text in caption_texts(scenes, rows, random, *how)])
 
 
 def strange_vocabulary(tokenizer) -> tuple[str, ...]:

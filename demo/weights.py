@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from .host import prepare
+
+prepare()
+
+import comfy.text_encoders.t5  # noqa: E402
+
 # Last layers of residual branches: at zero, every block starts as the identity.
-_ZERO_SUFFIXES = ("proj_out", "out_layers.3", "out.2")
+_ZERO_SUFFIXES = ("proj_out", "out_layers.3", "out.2", "final_layer.linear", "_mod.lin", "modulation.lin",
+                  "adaLN_modulation.1")
 
 
 def initialise(module: torch.nn.Module) -> None:
@@ -18,8 +25,11 @@ def initialise(module: torch.nn.Module) -> None:
                 torch.nn.init.zeros_(part.weight)
                 torch.nn.init.zeros_(part.bias)
         elif isinstance(part, (torch.nn.GroupNorm, torch.nn.LayerNorm)):
+            if part.weight is not None:
+                torch.nn.init.ones_(part.weight)
+                torch.nn.init.zeros_(part.bias)
+        elif isinstance(part, (torch.nn.RMSNorm, comfy.text_encoders.t5.T5LayerNorm)):
             torch.nn.init.ones_(part.weight)
-            torch.nn.init.zeros_(part.bias)
         elif isinstance(part, torch.nn.Embedding):
             torch.nn.init.normal_(part.weight, std=0.02)
     for parameter in module.parameters():

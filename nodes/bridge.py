@@ -30,6 +30,8 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
 from ..saferedir_core import ContextError, EvaluationError, PolicyConfig, Redirector
+from ..saferedir_core.architecture import architecture
+from .architectures import require_fitting_model
 from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable, restore_original
 from .door import Door
 from .listeners import RunListener, RunStart
@@ -41,7 +43,7 @@ from .types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
 __all__ = ["Guard", "guard_model", "redirect_conditioning", "restore_original"]
 
 KEY = "saferedir"
-FIRST_TIMESTEP = 999.0  # of the 1000-step training schedule
+POOLED_OUTPUT = "pooled_output"  # in a conditioning's dict
 PROMPT_NOISE_SEED = 20260112  # of the pure-noise latent that a prompt is judged on before sampling
 PROMPT_NOISE_SIZE = 64  # its height and width; the network averages over both
 
@@ -64,21 +66,26 @@ def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[
     out = []
     for context, options in conditioning:
         require_judgeable({**options, "cross_attn": context}, redirector)
-        marker = _baked(context, redirectors, redirector, config)
+        pooled = options.get(POOLED_OUTPUT) if redirector.config.pooled_dim else None
+        marker = _baked(context, redirectors, redirector, config, pooled)
         options = {**options, MARKER: marker}
+        if pooled is not None:
+            options[POOLED_OUTPUT] = marker.redirected_pooled
         if options.get(CONTROLNET_CONTEXT) is not None:
-            second = _baked(options[CONTROLNET_CONTEXT], redirectors, redirector, config)
+            second = _baked(options[CONTROLNET_CONTEXT], redirectors, redirector, config, pooled)
             options |= {CONTROLNET_CONTEXT: second.redirected, CONTROLNET_MARKER: second}
         out.append([marker.redirected, options])
     return out
 
 
-def _baked(context: torch.Tensor, redirectors, redirector: Redirector, config: PolicyConfig) -> Marker:
+def _baked(context: torch.Tensor, redirectors, redirector: Redirector, config: PolicyConfig,
+           pooled: torch.Tensor | None = None) -> Marker:
     generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)
     noise = torch.randn(1, redirector.config.latent_dim, PROMPT_NOISE_SIZE, PROMPT_NOISE_SIZE, generator=generator)
-    run = run_of(redirectors, config, context)
-    run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype), FIRST_TIMESTEP)
-    return Marker(original=context, redirected=run.redirect(context))
+    run = run_of(redirectors, config, context, pooled=pooled)
+    run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype),
+                architecture(redirector.config.architecture).first_timestep)
+    return Marker(context, run.redirect(context), pooled, None if pooled is None else run.redirect_pooled(pooled))
 
 
 def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder: Recorder,
@@ -164,15 +171,6 @@ class Guard:
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
         for listener in self.listeners:
             listener.finished(run.start, content, completed=output is not None)
-
-
-def require_fitting_model(model, loaded: LoadedRedirector) -> None:
-    """ContextError when a MODEL takes prompts of another width than the redirector's."""
-    width = model.model.model_config.unet_config.get("context_dim")
-    expected = loaded.redirector.config.prompt_dim
-    if width is not None and width != expected:
-        raise ContextError(f"The model takes prompts that are {width} wide and the redirector {loaded.name!r} was made "
-                           f"for {expected}; expected equal widths. Load a redirector for this kind of model.")
 
 
 @contextmanager

@@ -12,10 +12,13 @@ import comfy.samplers
 import torch
 
 from ..saferedir_core.alignment import aligned_context, aligned_order
+from ..saferedir_core.architecture import USUAL, Architecture, TokenSpan, architecture
 from ..saferedir_core.dataset import Manifest, Shard, open_folder, write_shard
 from ..saferedir_core.errors import TrainingError
 from ..saferedir_core.pairs import Pair
+from ..saferedir_core.plan import to_chunks
 from . import sampling
+from .architectures import latent_of, timestep_of
 
 SHARD = 50  # pairs in a shard: about 30 to 60 MB at 512 x 512 and 12 steps
 
@@ -30,6 +33,8 @@ class CollectConfig:
     seed          of the first image; all others follow from it and the prompt
     negative      the negative prompt
     batch         images sampled at a time
+    architecture  name of the model's kind; its latents, timesteps, tokens and pooled vector are collected
+    tokens        that are judged together, of each of the model's text encoders; None: as usual for the kind
     """
 
     steps: int = 12
@@ -41,6 +46,22 @@ class CollectConfig:
     seed: int = 0
     negative: str = ""
     batch: int = 4
+    architecture: str = USUAL
+    tokens: int | None = None
+
+    @property
+    def kind(self) -> Architecture:
+        return architecture(self.architecture)
+
+    @property
+    def chunk(self) -> int:
+        return self.tokens or self.kind.tokens
+
+    def settings(self) -> dict:
+        """For the manifest; without what older folders of Stable Diffusion 1.x do not have."""
+        content = {**asdict(self), "shape": list(self.shape), "tokens": self.chunk}
+        return {name: value for name, value in content.items()
+                if self.architecture != USUAL or name not in ("architecture", "tokens")}
 
 
 def collect(model, clip, pairs: Sequence[Pair], folder: Path, config: CollectConfig, name: str, *,
@@ -54,7 +75,7 @@ def collect(model, clip, pairs: Sequence[Pair], folder: Path, config: CollectCon
     TrainingError for pairs that the model cannot take (longer than one chunk of tokens), a folder with other
     trajectories, or a full disk.
     """
-    manifest = Manifest(digest_of(pairs), name, {**asdict(config), "shape": list(config.shape)}, len(pairs), SHARD)
+    manifest = Manifest(digest_of(pairs), name, config.settings(), len(pairs), SHARD)
     missing = open_folder(folder, manifest)
     part, parts = shard
     mine = [index for index in range(manifest.shards) if index % parts == part]
@@ -69,59 +90,115 @@ def collect(model, clip, pairs: Sequence[Pair], folder: Path, config: CollectCon
 
 def sampled(model, clip, pairs: Sequence[Pair], config: CollectConfig) -> Shard:
     """The shard of these pairs."""
-    contexts, safe_contexts, orders = contexts_of(clip, pairs)
-    jobs = [(row, context, seed_of(pair, config.seed, number))
+    prompts = [prompts_of(clip, pair, config.kind, config.chunk) for pair in pairs]
+    jobs = [(row, prompt, seed_of(pair, config.seed, number))
             for number in range(config.trajectories) for row, pair in enumerate(pairs)
-            for context in ([contexts[row], safe_contexts[row]] if pair.unsafe else [contexts[row]])]
-    negative = sampling.encode(clip, [config.negative])
+            for prompt in (prompts[row][:2] if pair.unsafe else prompts[row][:1])]
+    negative = sampling.conditioning(clip, [config.negative])
     parts = []
-    for start in range(0, len(jobs), config.batch):
-        part = jobs[start:start + config.batch]
-        latents, timesteps = trajectories(model, torch.stack([context for _, context, _ in part]), negative,
+    for part in batches(jobs, config.batch):
+        latents, timesteps = trajectories(model, *together([prompt for _, prompt, _ in part]), negative,
                                           [seed for _, _, seed in part], config)
         parts.append(latents.half())
-    return Shard(contexts, safe_contexts, orders, torch.tensor([pair.unsafe for pair in pairs]), torch.cat(parts),
-                 torch.tensor([row for row, _, _ in jobs]), timesteps)
+    own, safe, orders = zip(*prompts)
+    pooled, safe_pooled = (None if config.kind.pooled is None else sampling.pooled([each.pooled for each in side])
+                           for side in (own, safe))
+    return Shard(padded(own, config.chunk), padded(safe, config.chunk), torch.tensor(orders),
+                 torch.tensor([pair.unsafe for pair in pairs]), torch.cat(parts),
+                 torch.tensor([row for row, _, _ in jobs]), timesteps, pooled, safe_pooled)
 
 
-def trajectories(model, positive: torch.Tensor, negative: torch.Tensor, seeds: Sequence[int],
+def batches(jobs: list, size: int) -> list[list]:
+    """The jobs (row, prompt, seed) in order, at most `size` together, and only prompts of one length."""
+    made: list[list] = []
+    for job in jobs:
+        if made and len(made[-1]) < size and made[-1][0][1].length == job[1].length:
+            made[-1].append(job)
+        else:
+            made.append([job])
+    return made
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt: context (1, n, D), pooled vector (1, W) or None."""
+
+    context: torch.Tensor
+    pooled: torch.Tensor | None
+
+    @property
+    def length(self) -> int:
+        return self.context.shape[1]
+
+
+def padded(prompts: Sequence[Encoded], tokens: int) -> torch.Tensor:
+    """The contexts with their last chunk filled as a run fills it, (P, k*tokens, D)."""
+    return torch.cat([to_chunks(each.context, tokens).reshape(1, -1, each.context.shape[2]) for each in prompts])
+
+
+def together(prompts: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.cat([each.context for each in prompts]), sampling.pooled([each.pooled for each in prompts])
+
+
+def trajectories(model, positive: torch.Tensor, pooled: torch.Tensor | None, negative: list, seeds: Sequence[int],
                  config: CollectConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model sees at every step: latents of unit variance (N, S, C, h, w), timesteps (S,)."""
+    """What the model sees at every step, (N, S, C, h, w), and timesteps as a redirector reads them (S,).
+
+    positive (N, n, D), pooled (N, W) or None.  negative: the host's conditioning.
+    """
     model_sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, config.scheduler, config.steps)
     latents = []
 
     def keep(step, denoised, x, total_steps):
-        latents.append(model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x).cpu())
+        latents.append(latent_of(config.kind, model_sampling, sigmas[step].to(x).expand(len(x)), x).cpu())
 
-    sampling.sample(model, [[positive, {}]], [[negative, {}]], seeds, config.steps, config.cfg, config.sampler,
-                    config.scheduler, shape=config.shape, callback=keep)
-    return torch.stack(latents, 1).clone(), model_sampling.timestep(sigmas[:-1]).float().cpu()
+    sampling.sample(model, [[positive, {"pooled_output": pooled}]], negative, seeds, config.steps, config.cfg,
+                    config.sampler, config.scheduler, shape=config.shape, callback=keep)
+    return torch.stack(latents, 1).clone(), timestep_of(config.kind, model_sampling, sigmas[:-1]).float().cpu()
 
 
-def contexts_of(clip, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Own and aligned safe contexts of pairs, (P, T, D) each, and the alignment (P, T).
+def contexts_of(clip, pairs: Sequence[Pair], config: CollectConfig = CollectConfig()) -> tuple[
+        torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Own and aligned safe contexts of pairs, (P, T, D) each, and the alignment (P, T).  See `prompts_of`."""
+    own, safe, orders = zip(*(prompts_of(clip, pair, config.kind, config.chunk) for pair in pairs))
+    return padded(own, config.chunk), padded(safe, config.chunk), torch.tensor(orders)
 
-    TrainingError for a prompt of more than one chunk.
+
+def prompts_of(clip, pair: Pair, kind: Architecture, chunk: int) -> tuple[Encoded, Encoded, list[int]]:
+    """A pair's own prompt, its safe one aligned with it, and the alignment of all tokens, padding included (T,).
+
+    TrainingError for a prompt of more than one chunk of any text encoder.
     """
-    own, safe, orders = [], [], []
-    for pair in pairs:
-        tokens, safe_tokens = token_ids(clip, pair.text), token_ids(clip, pair.safe_text)
-        for text, chunks in ((pair.text, tokens), (pair.safe_text, safe_tokens)):
-            if len(chunks) > 1:
-                raise TrainingError(f"line {pair.line}: the prompt {text[:60]!r}... has {sum(map(len, chunks))} tokens "
-                                    f"with padding; expected one chunk of {len(chunks[0])}. Shorten it: longer prompts "
-                                    "are judged chunk by chunk, so training does not need them.")
-        context, safe_context = sampling.encode(clip, [pair.text, pair.safe_text])
-        own.append(context[None])
-        orders.append(aligned_order(tokens[0], safe_tokens[0]))
-        safe.append(aligned_context(safe_context, orders[-1])[None])
-    return torch.cat(own).cpu().float(), torch.cat(safe).cpu().float(), torch.tensor(orders)
+    (own, pooled), (safe, safe_pooled) = (sampling.encode_one(clip, text) for text in (pair.text, pair.safe_text))
+    own, safe = own.cpu().float(), safe.cpu().float()
+    order: list[int] = []
+    for span in kind.spans:
+        tokens, safe_tokens = (padded_ids(clip, text, span, chunk, pair.line) for text in (pair.text, pair.safe_text))
+        order += [len(order) + place for place in aligned_order(tokens, safe_tokens, span.starts)]
+    vectors = (None if each is None else each.cpu().float() for each in (pooled, safe_pooled))
+    pooled, safe_pooled = vectors if kind.pooled else (None, None)
+    wanted = to_chunks(safe, chunk).reshape(-1, safe.shape[2])
+    aligned = aligned_context(wanted, order)[None]
+    # Of any length: the safe prompt has as many tokens as the own one then, of which none is lost but padding.
+    return Encoded(own, pooled), Encoded(aligned[:, :max(own.shape[1], safe.shape[1])], safe_pooled), order
 
 
-def token_ids(clip, text: str) -> list[list[int]]:
-    """Tokens of every chunk of a prompt, with padding, of the model's first text encoder."""
-    chunks = next(iter(clip.tokenize(text).values()))
+def padded_ids(clip, text: str, span: TokenSpan, chunk: int, line: int) -> list[int]:
+    """Tokens of a prompt in one text encoder, filled up to one chunk.  TrainingError for more than one."""
+    chunks = token_ids(clip, text, span.stream)
+    count = sum(map(len, chunks))
+    if count > chunk:
+        raise TrainingError(f"line {line}: the prompt {text[:60]!r}... has {count} tokens with padding; expected one "
+                            f"chunk of {chunk}. Shorten it: longer prompts are judged chunk by chunk, so training does "
+                            "not need them.")
+    return [*chunks[0], *chunks[0][-1:] * (chunk - count)]
+
+
+def token_ids(clip, text: str, stream: str | None = None) -> list[list[int]]:
+    """Tokens of every chunk of a prompt, with padding, of one of the model's text encoders (None: the first)."""
+    streams = clip.tokenize(text)
+    chunks = streams.get(stream) or next(iter(streams.values()))
     return [[int(token) for token, *_ in chunk] for chunk in chunks]
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from ..saferedir_core import ContextError, Redirector
-from ..saferedir_core.plan import from_chunks, to_chunks
+from ..saferedir_core.architecture import architecture, titles_of_width
+from ..saferedir_core.plan import fits_in_chunks, from_chunks, to_chunks
 from .types import Marker
 
 MARKER = "saferedir"  # in a conditioning's dict: a Marker, left by SafeRedir Conditioning
@@ -21,6 +22,7 @@ CONTROLNET_CONTEXT = "cross_attn_controlnet"  # there too: a prompt of its own t
 PROMPT = "c_crossattn"  # among a laid-out cond's model_conds
 CONTROLNET_PROMPT = "crossattn_controlnet"
 CONTEXTS = (PROMPT, CONTROLNET_PROMPT)
+POOLED = "y"  # there too: the pooled vector, in some architectures with something else behind it
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,12 @@ def require_fitting_context(context, redirector: Redirector) -> None:
         raise ContextError(f"A conditioning holds {shape} where a context (batch, tokens, {width}) was expected. "
                            "Connect CLIP Text Encode of the model that the redirector was trained on.")
     if context.shape[2] != width:
-        raise ContextError(f"The conditioning is {context.shape[2]} wide and the redirector {width}; expected equal "
-                           "widths. Load a redirector that was trained for this kind of model.")
-    if context.shape[1] % tokens:
+        kind, found = architecture(redirector.config.architecture), titles_of_width(context.shape[2])
+        like = f", as that of {found}," if found else ""
+        raise ContextError(f"The conditioning is {context.shape[2]} wide{like} and the redirector {width}, for "
+                           f"{kind.title}; expected equal widths. Load a redirector that was trained for this kind of "
+                           "model.")
+    if not fits_in_chunks(context.shape[1], redirector.config):
         raise ContextError(f"The conditioning has {context.shape[1]} tokens; expected a multiple of {tokens}. Remove "
                            "nodes that cut or pad the prompt.")
     if not context.isfinite().all():
@@ -126,13 +131,14 @@ def restore_original(context: torch.Tensor, markers: list[Marker], tokens: int) 
         if marker.redirected is marker.original or marker.redirected.shape[2:] != context.shape[2:]:
             continue
         found = to_chunks(result, tokens)  # (B*k, tokens, D)
+        # Padding differs when a prompt of any length was joined with another: such a chunk stays as it was found.
         baked = to_chunks(marker.redirected, tokens).to(found)
         original = to_chunks(marker.original, tokens).to(found)
         for before, after in zip(original, baked):
             same = (found == after).flatten(1).all(1)
             if same.any():
                 found = torch.where(same[:, None, None], before, found)
-                result = from_chunks(found, context.shape[0])
+                result = from_chunks(found, *context.shape[:2])
     return result
 
 

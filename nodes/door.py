@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .conds import CONTEXTS, CONTROLNET_PROMPT, PROMPT, context_of
+from .conds import CONTEXTS, CONTROLNET_PROMPT, POOLED, PROMPT, context_of
 
 
 class Door:
@@ -45,7 +45,7 @@ class Door:
 
         def apply_model(x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
             self.calls += 1
-            self._check({PROMPT: c_crossattn, CONTROLNET_PROMPT: kwargs.get(CONTROLNET_PROMPT)})
+            self._check({PROMPT: c_crossattn, **{name: kwargs.get(name) for name in (CONTROLNET_PROMPT, POOLED)}})
             return enter(x, t, c_concat, c_crossattn, *args, **kwargs)
         apply_model.door = self
         model.apply_model = apply_model
@@ -94,10 +94,13 @@ class Door:
         allowed = self._allowed[-1][name]
         if any(context is each for each in allowed):
             return
-        if context is None or not torch.is_tensor(context) or context.ndim != 3:
+        if context is None or not torch.is_tensor(context) or context.ndim != (2 if name == POOLED else 3):
             self._violate("a prompt of unknown layout reached the model")
             return
-        passed = _all_rows_known(context, [each for each in allowed if torch.is_tensor(each)])
+        known = [each for each in allowed if torch.is_tensor(each) and each.ndim == context.ndim]
+        if name == POOLED:  # a vector is compared as a prompt of one token
+            context, known = context[:, None], [each[:, None] for each in known]
+        passed = _all_rows_known(context, known)
         self._unsettled.append(passed)
         if passed.device.type == "cpu":
             self.settle()
@@ -111,7 +114,7 @@ def _contexts_of(conds: list[list[dict] | None]) -> dict[str, list[torch.Tensor 
     """The contexts of laid-out conds by name, each tensor once."""
     every = [cond for side in conds if side is not None for cond in side]
     return {name: [*{id(context): context for context in (context_of(cond, name) for cond in every)}.values()]
-            for name in CONTEXTS}
+            for name in (*CONTEXTS, POOLED)}
 
 
 def _all_rows_known(context: torch.Tensor, known: list[torch.Tensor]) -> torch.Tensor:

@@ -36,7 +36,8 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ..saferedir_core import ConfigError, ContextError, PolicyConfig, SafeRedirError
 from ..saferedir_core.bundle import load_redirectors
 from . import weights
-from .bridge import Guard, require_fitting_model
+from .architectures import require_fitting_model
+from .bridge import Guard
 from .listeners import RunListener
 from .reaction import Reaction
 from .types import LoadedRedirector, Recorder

@@ -9,9 +9,11 @@ import comfy.utils
 import torch
 
 from ..saferedir_core import PolicyConfig, RedirectionRun, Redirector, Trajectory
+from ..saferedir_core.architecture import Architecture, architecture
 from ..saferedir_core.report import report
 from ..saferedir_core.speed import SpeedConfig
 from ..saferedir_core.stack import StackedRun
+from .architectures import pooled_part, restore_pooled
 from .conds import require_fitting_context, restore_original
 from .types import Marker
 
@@ -19,29 +21,36 @@ OTHERS_REPORTED = 16  # conditionings beside the first that a report shows
 
 
 def run_of(redirectors: Redirector | Mapping[str, Redirector], config: PolicyConfig,
-           original: torch.Tensor, speed: SpeedConfig = SpeedConfig()) -> RedirectionRun | StackedRun:
-    """The run of one redirector, or of several at once."""
+           original: torch.Tensor, speed: SpeedConfig = SpeedConfig(),
+           pooled: torch.Tensor | None = None) -> RedirectionRun | StackedRun:
+    """The run of one redirector, or of several at once.  pooled: vectors of the prompts, or None."""
     if not isinstance(redirectors, Mapping):
-        return RedirectionRun(redirectors, config, original, speed)
+        return RedirectionRun(redirectors, config, original, speed, pooled)
     if len(redirectors) == 1:
-        return RedirectionRun(*redirectors.values(), config, original, speed)
-    return StackedRun(redirectors, config, original, speed)
+        return RedirectionRun(*redirectors.values(), config, original, speed, pooled)
+    return StackedRun(redirectors, config, original, speed, pooled)
 
 
 @dataclass
 class Prompt:
-    """One context.
+    """One context and what belongs to it.
 
     found     the tensor as the host laid it out, kept so that its id stays its own
     original  the original context of every item, (B, n, d)
     restored  whether that differs from the one found
     run       None until it is judged
+    y         the model's pooled input as the host laid it out; None for none
+    pooled, pooled_restored  the original pooled vector of every item (B, P), of a redirector that reads one, and
+              whether it differs from the one found
     """
 
     found: torch.Tensor
     original: torch.Tensor
     restored: bool
     run: RedirectionRun | StackedRun | None = None
+    y: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    pooled_restored: bool = False
 
 
 class Prompts:
@@ -54,34 +63,50 @@ class Prompts:
                  speed: SpeedConfig = SpeedConfig()) -> None:
         self.redirectors, self.config, self.speed = redirectors, config, speed
         self.markers: list[Marker] = []
-        self._known: dict[tuple[int, int], Prompt] = {}  # by the id of the context as found, and the batch
+        self._known: dict[tuple[int, int, int], Prompt] = {}  # by the ids of context and y as found, and the batch
 
     @property
     def runs(self) -> list[RedirectionRun | StackedRun]:
         """In the order in which they were first judged."""
         return [prompt.run for prompt in self._known.values() if prompt.run is not None]
 
-    def run_of(self, context: torch.Tensor, batch: int) -> RedirectionRun | StackedRun:
-        """The run that judges a context as found, (b, n, d), in model calls of this batch.
+    def run_of(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> RedirectionRun | StackedRun:
+        """The run that judges a context as found, (b, n, d), and a pooled input y, in model calls of this batch.
 
         ContextError when the redirectors cannot read it.
         """
-        prompt = self.prompt(context, batch)
+        prompt = self.prompt(context, batch, y)
         if prompt.run is None:
             require_fitting_context(context, self._first)
-            prompt.run = run_of(self.redirectors, self.config, prompt.original, self.speed)
+            prompt.run = run_of(self.redirectors, self.config, prompt.original, self.speed, prompt.pooled)
         return prompt.run
 
-    def prompt(self, context: torch.Tensor, batch: int) -> Prompt:
-        key = id(context), batch
+    def prompt(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> Prompt:
+        y = y if self.pooled_dim else None
+        key = id(context), id(y), batch
         if key not in self._known:
-            known = self._equal(context, batch)
+            known = self._equal(context, batch, y)
             if known is not None:
                 return known
             restored = restore_original(context, self.markers, self._first.config.tokens)
-            self._known[key] = Prompt(context, comfy.utils.repeat_to_batch_size(restored, batch),
-                                      restored is not context)
+            prompt = Prompt(context, comfy.utils.repeat_to_batch_size(restored, batch), restored is not context, y=y)
+            vector = pooled_part(y, self.kind, self.pooled_dim)
+            if vector is not None:
+                original = restore_pooled(vector, self.markers)
+                prompt.pooled = comfy.utils.repeat_to_batch_size(original, batch)
+                prompt.pooled_restored = original is not vector
+            self._known[key] = prompt
         return self._known[key]
+
+    @property
+    def kind(self) -> Architecture:
+        """Of the model that the redirectors are for."""
+        return architecture(self._first.config.architecture)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled vector that any of the redirectors reads; 0 for none."""
+        return max(redirector.config.pooled_dim for redirector in self.redirectors.values())
 
     def unsafe_items(self, batch: int) -> list[int]:
         """Images that any prompt was judged unsafe for; all of them, if in model calls of another batch."""
@@ -112,13 +137,18 @@ class Prompts:
     def _first(self) -> Redirector:
         return next(iter(self.redirectors.values()))
 
-    def _equal(self, context: torch.Tensor, batch: int) -> Prompt | None:
+    def _equal(self, context: torch.Tensor, batch: int, y: torch.Tensor | None) -> Prompt | None:
         """The known prompt of the same content, when some node makes its context anew for every model call."""
-        for (_, known_batch), prompt in self._known.items():
-            if known_batch == batch and prompt.found.shape == context.shape and torch.equal(
-                    prompt.found.to(context), context):
+        for (*_, known_batch), prompt in self._known.items():
+            if known_batch == batch and _equal(prompt.found, context) and _equal(prompt.y, y):
                 return prompt
         return None
+
+
+def _equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.shape == second.shape and torch.equal(first.to(second), second)
 
 
 def _report(run: RedirectionRun | StackedRun) -> dict:

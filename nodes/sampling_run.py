@@ -22,11 +22,13 @@ import torch
 from ..saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 from ..saferedir_core.speed import SpeedConfig
 from ..saferedir_core.stack import StackedRun
+from .architectures import latent_of, require_fitting_model, timestep_of, with_pooled
 from .conds import (
     CONTEXTS,
     CONTROLNET_MARKER,
     ISSUED,
     MARKER,
+    POOLED,
     PROMPT,
     Issued,
     context_of,
@@ -76,6 +78,7 @@ class SamplingRun:
     def check_conds(self) -> None:
         """Looks at every guarded cond before any model is loaded; an error when one cannot be judged."""
         with self._failing_closed("reading the prompts"):
+            require_fitting_model(self.guider.model_patcher, self.loaded)  # a node may have put another one in
             for side, conds in self.guider.conds.items():
                 self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
                                          if isinstance(cond.get(name), Marker)]
@@ -196,7 +199,8 @@ class SamplingRun:
 
     def _prepare(self, batch: int) -> list[RedirectionRun | StackedRun]:
         """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
-        return [self.prompts.run_of(context, batch) for side, conds in self.guider.conds.items() if self._draws(side)
+        return [self.prompts.run_of(context, batch, context_of(cond, POOLED))
+                for side, conds in self.guider.conds.items() if self._draws(side)
                 for cond in conds for context in _contexts(cond)]
 
     def _draws(self, side: str) -> bool:
@@ -236,8 +240,8 @@ class SamplingRun:
     def _observe_run(self, run: RedirectionRun | StackedRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
-        latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
-        run.observe(latent, sampling.timestep(sigma), step=self.step, sigma=sigma)
+        latent = latent_of(self.prompts.kind, sampling, sigma, x).to(redirector.device, redirector.dtype)
+        run.observe(latent, timestep_of(self.prompts.kind, sampling, sigma), step=self.step, sigma=sigma)
         self._judged.append(run)
         self.tell()
         if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
@@ -260,6 +264,8 @@ class SamplingRun:
         prompt_of(cond)
         issued = {name: self._redirect_context(cond, name, guarded, x, sigma) for name in CONTEXTS
                   if context_of(cond, name) is not None}
+        if context_of(cond, POOLED) is not None and self.prompts.pooled_dim and guarded:
+            issued[POOLED] = self._redirect_pooled(cond, x.shape[0])
         changed = {name: each for name, each in issued.items() if each is not None}
         return with_contexts(cond, changed) if changed else cond
 
@@ -268,8 +274,9 @@ class SamplingRun:
         """What shall stand in the place of one context; None when it stays."""
         found, given, run_ids = self._found(cond, name)
         batch = x.shape[0]
+        y = self._found(cond, POOLED)[0]
         if guarded:
-            run = self.prompts.run_of(found, batch)
+            run = self.prompts.run_of(found, batch, y)
             if not any(run is each for each in self._judged) and self.config.mode == "guard":
                 self._observe_run(run, x, sigma)
         elif name == PROMPT and self.prompts.runs:
@@ -279,11 +286,11 @@ class SamplingRun:
             return None
         if self.reaction.on_unsafe == "observe":
             return None
-        prompt = self.prompts.prompt(found, batch)
+        prompt = self.prompts.prompt(found, batch, y if guarded else None)
         original, restored = prompt.original, prompt.restored
         if run_ids:  # another guard's shift stays, and this one's is added to it
             original, restored = comfy.utils.repeat_to_batch_size(given, batch), False
-        length = run.chunks * self.loaded.redirector.config.tokens
+        length = run.length
         if not guarded and length % original.shape[1] == 0:
             # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.
             original = original.repeat(1, length // original.shape[1], 1) if length > original.shape[1] else original
@@ -291,6 +298,20 @@ class SamplingRun:
         if redirected is original and not restored:
             return None
         return Issued(found, redirected, (*run_ids, self.start.run_id))
+
+    def _redirect_pooled(self, cond: dict, batch: int) -> Issued | None:
+        """What shall stand in the place of a cond's pooled input, whose prompt has been judged; None when it stays."""
+        if self.reaction.on_unsafe == "observe":
+            return None
+        y, given, run_ids = self._found(cond, POOLED)
+        prompt = self.prompts.prompt(self._found(cond, PROMPT)[0], batch, y)
+        original, restored = prompt.pooled, prompt.pooled_restored
+        if run_ids:  # another guard's shift stays, and this one's is added to it
+            original, restored = comfy.utils.repeat_to_batch_size(given, batch)[:, :self.prompts.pooled_dim], False
+        redirected = prompt.run.redirect_pooled(original)
+        if redirected is original and not restored:
+            return None
+        return Issued(y, with_pooled(y, redirected), (*run_ids, self.start.run_id))
 
     def _found(self, cond: dict, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
         """The context as the host laid it out, as it stands in the cond, and the runs that changed it in between."""

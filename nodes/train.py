@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import comfy.model_management
@@ -92,6 +91,7 @@ class SafeRedirTrain(io.ComfyNode):
         from ..saferedir_core.training import TrainingConfig
         from ..saferedir_core.training_report import training_json, training_plot
         from . import training
+        from .architectures import require_known
         from .collect import CollectConfig, digest_of
 
         live = Live(cls.hidden.unique_id if cls.hidden else None)
@@ -101,11 +101,12 @@ class SafeRedirTrain(io.ComfyNode):
             parts = training.split(pairs, 0.15, source)
             training.require_prompts_fit(clip, pairs, source)
             channels = model.get_model_object("latent_format").latent_channels
+            kind = require_known(model)
             collection = CollectConfig(steps=steps, cfg=cfg, shape=(channels, height // 8, width // 8),
-                                       batch=25 if width * height <= 128 * 128 else 4)
+                                       batch=25 if width * height <= 128 * 128 else 4, architecture=kind.name)
             config = TrainingConfig(variant=variant, iterations=iterations, seed=seed, validate=min(100, iterations))
             model_digest = training.model_digest(model, clip)
-            work = work_folder(concept, digest_of(pairs), model_digest, asdict(collection))
+            work = work_folder(concept, digest_of(pairs), model_digest, collection.settings())
             training.collect_parts(model, clip, parts, work, collection, told=live.collected)
             device = comfy.model_management.get_torch_device()
             comfy.model_management.unload_all_models()

@@ -19,6 +19,7 @@ from ..saferedir_core.dataset import TrajectoryDataset, merge
 from ..saferedir_core.errors import ConfigError, PairsError
 from ..saferedir_core.pairs import Pair, require_fitting_tokens, split_pairs
 from ..saferedir_core.training import Trained, TrainingConfig, train
+from .architectures import host_name, require_known
 from .collect import CollectConfig, collect, token_ids
 
 PARTS = ("training", "validation")
@@ -103,12 +104,14 @@ def provenance(concept: str, architecture: str, model: str, pairs_digest: str, c
                command: str) -> dict[str, str]:
     """Metadata of a trained redirector besides what `Trained.metadata` says."""
     return {"concept": concept, "architecture": architecture, "model": model, "pairs": pairs_digest,
-            "collection": json.dumps(asdict(collection)), "command": command, "date": str(date.today())}
+            "conditioning": collection.kind.conditioning, "collection": json.dumps(asdict(collection)),
+            "command": command, "date": str(date.today())}
 
 
 def architecture_of(model) -> str:
-    """The host's name for the kind of model, such as "SD15"."""
-    return type(model.model.model_config).__name__
+    """The host's name for the kind of model, such as "SD15".  ContextError for a kind that is not known here."""
+    require_known(model)
+    return host_name(model)
 
 
 def model_digest(model, clip) -> str:

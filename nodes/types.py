@@ -93,10 +93,13 @@ class Marker:
     """What SafeRedir Conditioning leaves in a conditioning's dict; inert for every other node.
 
     original, redirected: the context (B, T, D) before and after; the very same tensor when nothing was redirected.
+    original_pooled, redirected_pooled: likewise the pooled vector (B, P), of a redirector that reads one.
     """
 
     original: torch.Tensor
     redirected: torch.Tensor
+    original_pooled: torch.Tensor | None = None
+    redirected_pooled: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

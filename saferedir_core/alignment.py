@@ -15,18 +15,19 @@ from .errors import TrainingError
 CHUNK = 77  # tokens that CLIP reads at once; longer prompts are several such chunks, each with its start and end
 
 
-def aligned_order(unsafe_tokens: Sequence[int], safe_tokens: Sequence[int]) -> list[int]:
+def aligned_order(unsafe_tokens: Sequence[int], safe_tokens: Sequence[int], starts: bool = True) -> list[int]:
     """Permutation p such that safe_tokens[p[i]] stands at position i of the unsafe prompt.
 
-    Both are token ids of one length: one padded chunk, or several of 77 for a longer prompt.  The start and the first
-    end token of each chunk meet their like.  The words are matched along a longest common subsequence across all
-    chunks, as early as it allows; what only the unsafe prompt has is matched with what only the safe one has, in order:
+    Both are token ids of one length: one padded chunk, or several of 77 for a longer prompt.  The start (where chunks
+    have one, `starts`) and the first end token of each chunk meet their like.  The words are matched along a longest
+    common subsequence across all chunks, as early as it allows; what only the unsafe prompt has is matched with what
+    only the safe one has, in order:
     other words first, then its extra padding.  TrainingError if the lengths differ.
     """
     if len(unsafe_tokens) != len(safe_tokens):
         raise TrainingError(f"The unsafe prompt has {len(unsafe_tokens)} tokens and the safe one {len(safe_tokens)}; "
                             "expected equal lengths. Tokenise both with padding.")
-    unsafe, safe = _Layout(unsafe_tokens), _Layout(safe_tokens)
+    unsafe, safe = _Layout(unsafe_tokens, starts), _Layout(safe_tokens, starts)
     order = dict(zip(unsafe.marks, safe.marks))
     matches = common_subsequence([unsafe_tokens[at] for at in unsafe.words], [safe_tokens[at] for at in safe.words])
     order.update((unsafe.words[at], safe.words[safe_at]) for at, safe_at in matches)
@@ -65,17 +66,18 @@ class _Layout:
     where the padding has an id of its own (the end token then counts as a word that all prompts share).
     """
 
-    def __init__(self, tokens: Sequence[int]) -> None:
+    def __init__(self, tokens: Sequence[int], starts: bool = True) -> None:
         self.marks: list[int] = []
         self.words: list[int] = []
         self.padding: list[int] = []
         size = CHUNK if len(tokens) % CHUNK == 0 else len(tokens)
         for start in range(0, len(tokens), size or 1):
             end = start + size - 1
-            while end > start + 1 and tokens[end - 1] == tokens[start + size - 1]:
+            while end > start + starts and tokens[end - 1] == tokens[start + size - 1]:
                 end -= 1
-            self.marks += [start, end]
-            self.words += range(start + 1, end)
+            first = start + starts
+            self.marks += [start, end] if starts else [end]
+            self.words += range(first, end)
             self.padding += range(end + 1, start + size)
 
 

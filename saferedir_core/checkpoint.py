@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .architecture import of_sizes
 from .config import RedirectorConfig
 from .errors import CheckpointError, ConfigError
 from .pickled import TENSOR_NAMES, Scanned, scan
@@ -343,8 +344,9 @@ def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfi
              if key in state and state[key].ndim == ndim}
     # Only variant "token" has these, and its classifier is wider by them.
     variant = "token" if any(key.startswith(("token_delta.", "token_evidence.")) for key in state) else "published"
+    kind = of_sizes(*(sizes.get(name, 0) for name in ("latent_dim", "prompt_dim", "tokens")))
     try:
-        return RedirectorConfig(**sizes, variant=variant)
+        return RedirectorConfig(**sizes, variant=variant, architecture=kind)
     except ConfigError as error:
         raise CheckpointError(f"{path}: its tensors have sizes no redirector has ({error}). Choose a redirector's "
                               "weight file.") from error

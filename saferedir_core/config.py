@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from .architecture import USUAL, architecture
 from .errors import ConfigError
 
 MODES = ("guard", "upstream")
@@ -28,6 +29,8 @@ class RedirectorConfig:
     variant       "published": the architecture of arXiv 2601.08623 as its inference code has it.
                   "token": the same with a delta that sees each token, and a classifier that sees the most
                   telling one
+    architecture  kind of diffusion model, a name in `architecture.ARCHITECTURES`
+    pooled_dim    width of the pooled prompt vector that is judged and redirected as well; 0: none, as published
     """
 
     latent_dim: int = 4
@@ -37,6 +40,8 @@ class RedirectorConfig:
     timestep_dim: int = 320
     variant: str = "published"
     latent_pool: int = 1
+    architecture: str = USUAL
+    pooled_dim: int = 0
 
     def __post_init__(self):
         for name in ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim", "latent_pool"):
@@ -44,6 +49,12 @@ class RedirectorConfig:
         _require_multiple("RedirectorConfig.prompt_dim", self.prompt_dim, 4)
         _require_multiple("RedirectorConfig.timestep_dim", self.timestep_dim, 2)
         _require_choice("RedirectorConfig.variant", self.variant, VARIANTS)
+        kind = architecture(self.architecture)
+        _require_integer("RedirectorConfig.pooled_dim", self.pooled_dim, 0, LARGEST_SIZE)
+        if self.pooled_dim and (self.variant == "published" or kind.pooled is None):
+            raise ConfigError(f"RedirectorConfig.pooled_dim is {self.pooled_dim!r}; expected 0, because "
+                              + ("the published network reads no pooled vector." if self.variant == "published" else
+                                 f"{kind.title} has no pooled vector.") + " Leave it out.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .architecture import USUAL, architecture
 from .errors import TrainingError
 
 MANIFEST = "manifest.json"
@@ -65,6 +66,7 @@ class Shard:
     latents                  (M, S, C, h, w), of unit variance as the diffusion model sees them
     pair                     (M,) which of the P pairs a trajectory belongs to
     timesteps                (S,), in the units of the training schedule
+    pooled, safe_pooled      (P, W) the pooled vectors of a model that reads one, else None
     """
 
     contexts: Tensor
@@ -74,6 +76,8 @@ class Shard:
     latents: Tensor
     pair: Tensor
     timesteps: Tensor
+    pooled: Tensor | None = None
+    safe_pooled: Tensor | None = None
 
 
 def open_folder(folder: Path, manifest: Manifest) -> list[int]:
@@ -85,6 +89,11 @@ def open_folder(folder: Path, manifest: Manifest) -> list[int]:
     if file.exists():
         known = _read_manifest(file)
         if known != manifest:
+            there, now = (architecture(each.settings.get("architecture", USUAL)) for each in (known, manifest))
+            if there is not now:
+                raise TrainingError(f"{folder}: holds trajectories of {there.title} ({there.conditioning}) and the "
+                                    f"model is {now.title} ({now.conditioning}); expected one kind of model. Choose "
+                                    "another folder, or delete this one.")
             differing = [name for name in asdict(manifest) if getattr(known, name) != getattr(manifest, name)]
             raise TrainingError(f"{folder}: holds trajectories with other {', '.join(differing)} (there: "
                                 f"{getattr(known, differing[0])}, now: {getattr(manifest, differing[0])}); expected "
@@ -99,8 +108,8 @@ def open_folder(folder: Path, manifest: Manifest) -> list[int]:
 def write_shard(folder: Path, index: int, shard: Shard) -> None:
     """One shard, whole or not at all.  TrainingError when the disk is full; the shards so far stay."""
     with _clear_errors(folder):
-        replace_whole(_shard_file(folder, index),
-                 lambda path: save_file({name: value.contiguous() for name, value in vars(shard).items()}, path))
+        tensors = {name: value.contiguous() for name, value in vars(shard).items() if value is not None}
+        replace_whole(_shard_file(folder, index), lambda path: save_file(tensors, path))
 
 
 def merge(sources: Sequence[Path], folder: Path) -> list[int]:
@@ -123,16 +132,24 @@ def merge(sources: Sequence[Path], folder: Path) -> list[int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows to learn from.  latent (B, C, h, w), timestep (B,), context and safe_context (B, T, D), unsafe (B,) bool."""
+    """Rows to learn from.  latent (B, C, h, w), timestep (B,), context and safe_context (B, T, D), unsafe (B,) bool.
+
+    pooled and safe_pooled (B, W), of a model that reads a pooled vector, else None.
+    """
 
     latent: Tensor
     timestep: Tensor
     context: Tensor
     safe_context: Tensor
     unsafe: Tensor
+    pooled: Tensor | None = None
+    safe_pooled: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+        return self.map(lambda value: value.to(device, non_blocking=True))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(*(None if value is None else change(value) for value in vars(self).values()))
 
 
 class TrajectoryDataset:
@@ -159,6 +176,10 @@ class TrajectoryDataset:
             self.safe_contexts = torch.empty_like(self.safe_contexts).scatter_(
                 1, order[..., None].expand_as(self.safe_contexts), self.safe_contexts)
         self.unsafe = torch.cat([shard.unsafe for shard in self._shards])
+        self.pooled, self.safe_pooled = (
+            None if getattr(self._shards[0], name) is None
+            else torch.cat([getattr(shard, name) for shard in self._shards]).float()
+            for name in ("pooled", "safe_pooled"))
         self.timesteps = self._shards[0].timesteps
         starts = range(0, self.manifest.count, self.manifest.shard)
         # (shard, row) of every trajectory, by pair
@@ -174,6 +195,16 @@ class TrajectoryDataset:
     @property
     def trajectories(self) -> int:
         return sum(map(len, self._of_pair))
+
+    @property
+    def architecture(self) -> str:
+        """Name of the model's kind."""
+        return self.manifest.settings.get("architecture", USUAL)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are judged together; contexts have one or more such chunks, of one text encoder each."""
+        return self.manifest.settings.get("tokens", self.contexts.shape[1])
 
     def latent(self, pair: int, trajectory: int, step: int) -> Tensor:
         """(C, h, w), float32.  trajectory counts the pair's own ones."""
@@ -194,14 +225,24 @@ class TrajectoryDataset:
         trajectories = torch.randint(2**31 - 1, (len(rows),), generator=random)
         latent = torch.stack([self.latent(pair, trajectory, step) for pair, trajectory, step
                               in zip(rows.tolist(), trajectories.tolist(), steps.tolist())])
-        return Batch(latent, self.timesteps[steps], self.contexts[rows], self.safe_contexts[rows], self.unsafe[rows])
+        return self._batch(latent, steps, rows, random)
 
     def runs(self, pairs: Iterable[int]) -> Batch:
         """Every step of the first trajectory of each pair, one after the other: (pairs * S) rows."""
         rows = torch.tensor(list(pairs)).repeat_interleave(len(self.timesteps))
         steps = list(range(len(self.timesteps))) * (len(rows) // len(self.timesteps))
         latent = torch.stack([self.latent(pair, 0, step) for pair, step in zip(rows.tolist(), steps)])
-        return Batch(latent, self.timesteps[steps], self.contexts[rows], self.safe_contexts[rows], self.unsafe[rows])
+        return self._batch(latent, torch.tensor(steps), rows, torch.Generator().manual_seed(0))
+
+    def _batch(self, latent: Tensor, steps: Tensor, rows: Tensor, random: torch.Generator) -> Batch:
+        context, safe_context = self.contexts[rows], self.safe_contexts[rows]
+        chunks = context.shape[1] // self.tokens
+        if chunks > 1:  # a random chunk of each
+            chunk = torch.randint(chunks, (len(rows),), generator=random)
+            context, safe_context = (each.unflatten(1, (chunks, self.tokens))[torch.arange(len(rows)), chunk]
+                                     for each in (context, safe_context))
+        pooled, safe_pooled = (None if each is None else each[rows] for each in (self.pooled, self.safe_pooled))
+        return Batch(latent, self.timesteps[steps], context, safe_context, self.unsafe[rows], pooled, safe_pooled)
 
 
 def _shard_file(folder: Path, index: int) -> Path:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .plan import to_chunks
-from .redirector import HEADS, JOINT_WIDTH, Redirector, RedirectorOutput, pooled_latent
+from .redirector import HEADS, JOINT_WIDTH, PooledRedirectorOutput, Redirector, RedirectorOutput, pooled_latent
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Heads:
     finite      (C, R) bool: everything but the delta is finite
     delta       delta(concept) -> (R, T, D), delta(None) -> (C, R, T, D); computed when asked for
     constant    token_mask and alpha are the same at every evaluation of these items
+    pooled_delta  (C, R, P), of redirectors that read a pooled vector
     """
 
     logits: Tensor
@@ -46,14 +47,17 @@ class Heads:
     finite: Tensor
     delta: Callable[[int | None], Tensor]
     constant: bool
+    pooled_delta: Tensor | None = None
 
 
-def whole_output(output: RedirectorOutput) -> Heads:
+def whole_output(output: RedirectorOutput | PooledRedirectorOutput) -> Heads:
     """Heads of a network that was asked as a whole."""
     delta = output.delta[None]
-    finite = finite_rows(output.logits, output.delta, output.token_mask, output.alpha)
+    pooled = () if output.pooled_delta is None else (output.pooled_delta,)
+    finite = finite_rows(output.logits, output.delta, output.token_mask, output.alpha, *pooled)
     return Heads(output.logits[None], output.token_mask[None], output.alpha[None], finite[None],
-                 lambda concept: delta if concept is None else delta[concept], constant=False)
+                 lambda concept: delta if concept is None else delta[concept], constant=False,
+                 pooled_delta=pooled[0][None] if pooled else None)
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:
@@ -62,8 +66,12 @@ def finite_rows(*tensors: Tensor) -> Tensor:
 
 
 def can_split(redirector: Redirector) -> bool:
-    """Whether the network evaluates as `Redirector.forward` does; one with a forward of its own is asked as a whole."""
-    return type(redirector).forward is Redirector.forward and "forward" not in vars(redirector)
+    """Whether the network evaluates as `Redirector.forward` does; one with a forward of its own is asked as a whole.
+
+    So is one that reads a pooled vector.
+    """
+    own = type(redirector).forward is not Redirector.forward or "forward" in vars(redirector)
+    return not own and not redirector.config.pooled_dim
 
 
 def thinned(latent: Tensor, size: int | None, phase: int = 0) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .redirect import redirected_context
-from .redirector import RedirectorOutput
+from .redirect import redirected_context, redirected_pooled
+from .redirector import PooledRedirectorOutput, RedirectorOutput
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the five losses (the paper's), label smoothing, and the formula the strength is trained for.
+    """Weights of the five losses (the paper's) and of the pooled vector's, label smoothing, and the formula the
+    strength is trained for.
 
     alpha_scale, mask_again: as in PolicyConfig; the network learns strengths that are right at this scale.
     """
@@ -26,6 +27,7 @@ class ObjectiveConfig:
     direction: float = 0.1
     mask: float = 0.1
     alpha: float = 1.0
+    pooled: float = 1.0
     label_smoothing: float = 0.05
     alpha_scale: float = 1.25
     mask_again: bool = True
@@ -63,11 +65,19 @@ def alpha_loss(context: Tensor, output: RedirectorOutput, safe_context: Tensor, 
     return _mean_over(error, unsafe)
 
 
-def objective(context: Tensor, output: RedirectorOutput, safe_context: Tensor, changed: Tensor, unsafe: Tensor,
-              config: ObjectiveConfig = ObjectiveConfig()) -> tuple[Tensor, dict[str, float]]:
-    """Weighted sum of the five losses, and each of them as a number.
+def pooled_loss(pooled: Tensor, delta: Tensor, safe_pooled: Tensor, unsafe: Tensor,
+                config: ObjectiveConfig) -> Tensor:
+    """Mean squared error of the redirected pooled vector against the safe one, (B, P) each, as in `alpha_loss`."""
+    error = (redirected_pooled(pooled, delta, config.alpha_scale) - safe_pooled).square().mean(dim=1)
+    return _mean_over(error / pooled.square().mean(dim=1).clamp_min(1e-12), unsafe)
 
-    context, safe_context (B, T, D), aligned (see `pairs`); changed (B, T); unsafe (B,).
+
+def objective(context: Tensor, output: RedirectorOutput | PooledRedirectorOutput, safe_context: Tensor,
+              changed: Tensor, unsafe: Tensor, config: ObjectiveConfig = ObjectiveConfig(),
+              pooled: Tensor | None = None, safe_pooled: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
+    """Weighted sum of the five losses, and each of them as a number; six of a network that reads a pooled vector.
+
+    context, safe_context (B, T, D), aligned (see `pairs`); changed (B, T); unsafe (B,); pooled, safe_pooled (B, P).
     """
     target = safe_context - context
     losses = {
@@ -77,6 +87,8 @@ def objective(context: Tensor, output: RedirectorOutput, safe_context: Tensor, c
         "mask": mask_loss(output.token_mask, changed),
         "alpha": alpha_loss(context, output, safe_context, unsafe, config),
     }
+    if output.pooled_delta is not None:
+        losses["pooled"] = pooled_loss(pooled, output.pooled_delta, safe_pooled, unsafe, config)
     total = sum(getattr(config, name) * loss for name, loss in losses.items())
     return total, {name: float(loss.detach()) for name, loss in losses.items()}
 

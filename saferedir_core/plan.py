@@ -1,30 +1,47 @@
-"""Long prompts as chunks: (B, k*T, D) <-> (B*k, T, D).  The chunks of one item stay next to each other."""
+"""Long prompts as chunks: (B, n, D) <-> (B*k, T, D), k = ceil(n / T).  The chunks of one item stay next to each other.
 
+Where a prompt may have any number n of tokens (T5, language models), copies of its last token fill the last chunk.
+"""
+
+import torch
 from torch import Tensor
 
+from .architecture import architecture
 from .config import RedirectorConfig
 from .errors import ContextError
 
 
 def chunks_per_item(context: Tensor, config: RedirectorConfig) -> int:
-    """Number k of chunks in a context (B, k*tokens, D).  Raises ContextError for any other shape."""
+    """Number k of chunks in a context (B, k*tokens, D); of any length where the architecture's prompts have any.
+
+    Raises ContextError for any other shape.
+    """
     fits = (context.ndim == 3 and context.shape[0] > 0 and context.shape[1] > 0
-            and context.shape[1] % config.tokens == 0 and context.shape[2] == config.prompt_dim)
+            and fits_in_chunks(context.shape[1], config) and context.shape[2] == config.prompt_dim)
     if not fits:
         raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, "
                            f"k*{config.tokens}, {config.prompt_dim}) with k = 1, 2, ... Use the text encoder the "
                            f"redirector was trained for, and pad the prompt to a multiple of {config.tokens} tokens.")
-    return context.shape[1] // config.tokens
+    return -(-context.shape[1] // config.tokens)
+
+
+def fits_in_chunks(length: int, config: RedirectorConfig) -> bool:
+    """Whether a prompt of so many tokens can be judged."""
+    return length > 0 and (architecture(config.architecture).ragged or length % config.tokens == 0)
 
 
 def to_chunks(context: Tensor, tokens: int) -> Tensor:
-    """(B, k*tokens, D) -> (B*k, tokens, D); row b*k + c is chunk c of item b."""
+    """(B, n, D) -> (B*k, tokens, D); row b*k + c is chunk c of item b."""
+    short = -context.shape[1] % tokens
+    if short:
+        context = torch.cat([context, context[:, -1:].expand(-1, short, -1)], dim=1)
     return context.reshape(-1, tokens, context.shape[-1])
 
 
-def from_chunks(chunks: Tensor, batch: int) -> Tensor:
-    """(B*k, tokens, D) -> (B, k*tokens, D), the inverse of to_chunks."""
-    return chunks.reshape(batch, -1, chunks.shape[-1])
+def from_chunks(chunks: Tensor, batch: int, length: int | None = None) -> Tensor:
+    """(B*k, tokens, D) -> (B, length, D), the inverse of to_chunks.  length: None: no chunk was padded."""
+    whole = chunks.reshape(batch, -1, chunks.shape[-1])
+    return whole if length is None or length == whole.shape[1] else whole[:, :length]
 
 
 def token_norms(context: Tensor) -> Tensor:

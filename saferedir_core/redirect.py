@@ -1,4 +1,4 @@
-"""The redirected context, a pure function of what the network gave."""
+"""The redirected context and pooled vector, pure functions of what the network gave."""
 
 import torch
 import torch.nn.functional as F
@@ -26,3 +26,12 @@ def redirected_context(context: Tensor, delta: Tensor, token_mask: Tensor, alpha
         strength = strength * token_mask.to(dtype)[..., None]
     direction = F.normalize(delta.to(dtype), dim=-1, eps=SMALLEST_NORM)
     return (original + strength * direction * token_norms(original)).to(context.dtype)
+
+
+def redirected_pooled(pooled: Tensor, delta: Tensor, alpha_scale: float) -> Tensor:
+    """pooled + alpha_scale * delta, both (B, P); computed in float32 or wider, returned in pooled.dtype.
+
+    Not in the paper, whose model has no pooled vector.
+    """
+    dtype = torch.promote_types(torch.promote_types(pooled.dtype, delta.dtype), torch.float32)
+    return (pooled.to(dtype) + alpha_scale * delta.to(dtype)).to(pooled.dtype)

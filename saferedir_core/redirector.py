@@ -19,6 +19,7 @@ LATENT_WIDTH = 512
 TIMESTEP_WIDTH = 64
 JOINT_WIDTH = LATENT_WIDTH + TIMESTEP_WIDTH
 EVIDENCE_WIDTH = 128  # of variant "token"
+POOLED_WIDTH = 128  # what the classifier reads of a pooled vector
 UNSAFE_CLASS = 1
 
 
@@ -35,6 +36,29 @@ class RedirectorOutput(NamedTuple):
     delta: Tensor
     token_mask: Tensor
     alpha: Tensor
+
+    @property
+    def unsafe_probability(self) -> Tensor:
+        """(B,) float32 or wider, 0 to 1."""
+        return unsafe_probability(self.logits)
+
+    @property
+    def pooled_delta(self) -> None:
+        """There is no pooled vector."""
+        return None
+
+
+class PooledRedirectorOutput(NamedTuple):
+    """What one evaluation of a network gives that reads a pooled vector as well; the first four as RedirectorOutput.
+
+    pooled_delta  (B, P)   shift of the pooled vector in units of alpha_scale
+    """
+
+    logits: Tensor
+    delta: Tensor
+    token_mask: Tensor
+    alpha: Tensor
+    pooled_delta: Tensor
 
     @property
     def unsafe_probability(self) -> Tensor:
@@ -65,7 +89,8 @@ class Redirector(nn.Module):
         self.cross_attn = PromptAttention(d)
         per_token = config.variant == "token"
         self.classifier = nn.Sequential(
-            nn.Linear(JOINT_WIDTH + 2 * d + (EVIDENCE_WIDTH if per_token else 0), 256), nn.ReLU(), nn.Dropout(0.2),
+            nn.Linear(JOINT_WIDTH + 2 * d + (EVIDENCE_WIDTH if per_token else 0)
+                      + (POOLED_WIDTH if config.pooled_dim else 0), 256), nn.ReLU(), nn.Dropout(0.2),
             nn.Linear(256, 2))
         self.token_proj = nn.Sequential(nn.Linear(JOINT_WIDTH + d, 512), nn.ReLU(), nn.Linear(512, d))
         self.delta_head = DeltaHead(d, config.rank)
@@ -75,6 +100,9 @@ class Redirector(nn.Module):
         if per_token:
             self.token_evidence = TokenEvidence(d)
             self.token_delta = TokenDelta(d, 4 * config.rank)
+        if config.pooled_dim:
+            self.pooled_evidence = PooledEvidence(config.pooled_dim)
+            self.pooled_delta = PooledDelta(d, config.pooled_dim)
 
     @property
     def device(self) -> torch.device:
@@ -84,12 +112,14 @@ class Redirector(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.pos_embed.dtype
 
-    def forward(self, latent: Tensor, context: Tensor, timestep: Tensor | float) -> RedirectorOutput:
+    def forward(self, latent: Tensor, context: Tensor, timestep: Tensor | float,
+                pooled: Tensor | None = None) -> RedirectorOutput | PooledRedirectorOutput:
         """One evaluation.
 
         latent    (B, latent_dim, h, w), scaled to unit variance as the diffusion model sees it; any h, w >= 1
         context   (B, tokens, prompt_dim)
         timestep  number, 0-d, (1,) or (B,) tensor in the units of the training schedule (0 to 999 in SD 1.x)
+        pooled    (B, pooled_dim); None where the network reads none, or for zeros
 
         Inputs are cast to the network's dtype; they must be on its device.
         Raises LatentError, ContextError or TimestepError for a shape that does not fit.
@@ -98,10 +128,11 @@ class Redirector(nn.Module):
         require_chunk(context, latent.shape[0], self.config)
         timestep = timestep_per_item(timestep, latent.shape[0], self.device)
         latent, context = latent.to(self.dtype), context.to(self.dtype)
+        pooled = pooled_per_item(pooled, latent, self.config)
 
         joint = self.joint(latent, timestep)                                           # (B, J)
         attended = self.cross_attn(joint, context)                                     # (B, D)
-        logits = self.classified(joint, context, attended)
+        logits = self.classified(joint, context, attended, pooled)
         token_mask = self.mask_predictor(context)                                      # (B, T)
         gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (B, T, 1)
         # One direction for all tokens (B, D); the gate and the mask give each token its length.
@@ -109,13 +140,17 @@ class Redirector(nn.Module):
         if self.config.variant == "token":
             direction = direction + self.token_delta(context + self.pos_embed, attended)
         delta = direction * gate * token_mask[..., None]                               # (B, T, D)
-        return RedirectorOutput(logits, delta, token_mask, self.alpha_predictor(context))
+        output = RedirectorOutput(logits, delta, token_mask, self.alpha_predictor(context))
+        return output if pooled is None else PooledRedirectorOutput(*output,
+                                                                    self.pooled_delta(joint, attended, pooled))
 
-    def classified(self, joint: Tensor, context: Tensor, attended: Tensor) -> Tensor:
-        """The logits: (B, J), (B, T, D), (B, D) -> (B, 2)."""
+    def classified(self, joint: Tensor, context: Tensor, attended: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """The logits: (B, J), (B, T, D), (B, D), (B, P) or None -> (B, 2)."""
         read = [joint, context.mean(dim=1), attended]
         if self.config.variant == "token":
             read.append(self.token_evidence(context))                                  # (B, E)
+        if pooled is not None:
+            read.append(self.pooled_evidence(pooled))                                  # (B, E)
         return self.classifier(torch.cat(read, dim=-1))
 
     def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
@@ -210,6 +245,31 @@ class TokenEvidence(nn.Module):
         return self.read(context).amax(dim=1)
 
 
+class PooledEvidence(nn.Module):
+    """What a pooled vector says, (B, P) -> (B, E)."""
+
+    def __init__(self, pooled_dim: int):
+        super().__init__()
+        self.read = nn.Sequential(nn.LayerNorm(pooled_dim), nn.Linear(pooled_dim, POOLED_WIDTH), nn.ReLU())
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.read(pooled)
+
+
+class PooledDelta(nn.Module):
+    """Shift of a pooled vector, (B, J), (B, D), (B, P) -> (B, P), in units of its root mean square."""
+
+    def __init__(self, prompt_dim: int, pooled_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(pooled_dim)
+        self.net = nn.Sequential(nn.Linear(JOINT_WIDTH + prompt_dim + pooled_dim, 512), nn.ReLU(), nn.Dropout(0.1),
+                                 nn.Linear(512, pooled_dim))
+
+    def forward(self, joint: Tensor, attended: Tensor, pooled: Tensor) -> Tensor:
+        scale = pooled.square().mean(dim=-1, keepdim=True).sqrt()
+        return scale * self.net(torch.cat([joint, attended, self.norm(pooled)], dim=-1))
+
+
 class MaskPredictor(nn.Module):
     """Which tokens carry the concept: (B, T, D) -> (B, T), 0 to 1."""
 
@@ -270,6 +330,23 @@ def require_latent(latent: Tensor, config: RedirectorConfig) -> None:
     if latent.ndim != 4 or latent.shape[1] != config.latent_dim or latent.numel() == 0:
         raise LatentError(f"The latent has shape {tuple(latent.shape)}; this redirector reads (B, {config.latent_dim}, "
                           "h, w). Use a redirector trained for this diffusion model, and give images, not videos.")
+
+
+def pooled_per_item(pooled: Tensor | None, latent: Tensor, config: RedirectorConfig) -> Tensor | None:
+    """The pooled vector as the network reads it, (B, pooled_dim) in the latent's dtype and on its device.
+
+    None where it reads none; zeros for None where it does, as diffusion models take it.  ContextError for a shape that
+    does not fit.
+    """
+    if not config.pooled_dim:
+        return None
+    expected = (latent.shape[0], config.pooled_dim)
+    if pooled is None:
+        return latent.new_zeros(expected)
+    if tuple(pooled.shape) != expected:
+        raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this redirector and latent expect "
+                           f"{expected}. Use the text encoder the redirector was trained for.")
+    return pooled.to(latent)
 
 
 def require_chunk(context: Tensor, batch: int, config: RedirectorConfig) -> None:

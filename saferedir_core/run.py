@@ -14,7 +14,7 @@ from .deferred import DeferredObservations, HostValues
 from .errors import ConfigError, ContextError, EvaluationError, LatentError, TimestepError
 from .evaluator import Evaluator, Heads, can_split, finite_rows, whole_output
 from .plan import chunks_per_item, from_chunks, to_chunks
-from .redirect import redirected_context
+from .redirect import redirected_context, redirected_pooled
 from .redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
 from .speed import SpeedConfig
 from .trajectory import Decision, TokenScores, Trajectory
@@ -25,8 +25,10 @@ class RedirectionRun:
 
     redirector        in eval mode
     config            PolicyConfig; `.config` has the threshold in use
-    original_context  (B, k*tokens, D), the positive prompt of each item; a copy is kept
+    original_context  (B, k*tokens, D), the positive prompt of each item; a copy is kept.  Of any length (B, n, D)
+                      where the architecture's prompts have any
     speed             SpeedConfig, the short cuts to take
+    pooled            (B, P) of a redirector that reads a pooled vector; None: zeros
 
     mode="guard", before each model call:    observe(latent, timestep), then redirect(original_context)
     mode="upstream", around each model call: redirect cond and uncond, call the model, then observe
@@ -37,7 +39,7 @@ class RedirectionRun:
     """
 
     def __init__(self, redirector: Redirector, config: PolicyConfig, original_context: Tensor,
-                 speed: SpeedConfig = SpeedConfig()):
+                 speed: SpeedConfig = SpeedConfig(), pooled: Tensor | None = None):
         _require_eval_mode(redirector)
         self.redirector = redirector
         self.config = policy.resolved(config, redirector.metadata)
@@ -47,6 +49,8 @@ class RedirectionRun:
         _require_finite_context(original_context)
         self._trajectory = Trajectory()
         self._original = original_context.detach().clone()
+        self._pooled = _own_pooled(pooled, self.batch, redirector)
+        self._pooled_shifts: dict[int, Tensor] = {}  # (P,) of the last evaluation that judged an item unsafe
         self._countdown = (0,) * self.batch
         # One entry per row, a row being a chunk of an item: row = item * chunks + chunk.
         self._redirected = (False,) * (self.batch * self.chunks)
@@ -54,7 +58,8 @@ class RedirectionRun:
         self._evaluator: Evaluator | None = None
         self._told = 0
         self._deferred: DeferredObservations | None = None
-        if speed.defers(self.config, redirector.device):
+        # Pooled vectors are redirected at once, which needs decisions that are known.
+        if speed.defers(self.config, redirector.device) and not redirector.config.pooled_dim:
             self._deferred = DeferredObservations([self], self._ask_all)
 
     @property
@@ -134,7 +139,35 @@ class RedirectionRun:
         result = to_chunks(context, self.redirector.config.tokens).clone()                   # (B*k, T, D)
         result[rows] = redirected_context(
             result[rows], delta, token_mask, alpha, self.config.alpha_scale, self.config.masks_again)
-        return from_chunks(result, context.shape[0])
+        return from_chunks(result, context.shape[0], context.shape[1])
+
+    def redirect_pooled(self, pooled: Tensor) -> Tensor:
+        """Apply the current decision to pooled vectors (B, P), or several such batches one after the other.
+
+        Returns the very same tensor while nothing is redirected, or when the redirector reads no pooled vector; else a
+        new one of the same dtype and device in which only the vectors of redirected items differ.
+        ContextError if the shape does not fit the run.
+        """
+        if not self.redirector.config.pooled_dim:
+            return pooled
+        width = self.redirector.config.pooled_dim
+        if pooled.ndim != 2 or pooled.shape[0] % self.batch or pooled.shape[1] != width or not len(pooled):
+            raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this run was made for "
+                               f"({self.batch}, {width}), or a multiple of {self.batch} rows. Use the text encoder "
+                               "the redirector was trained for.")
+        rows = [row for row in range(len(pooled)) if any(self._redirected[each] for each in self._rows(
+            row % self.batch))]
+        if not rows:
+            return pooled
+        delta = torch.stack([self._pooled_shifts[row % self.batch] for row in rows]).to(pooled.device)
+        result = pooled.clone()
+        result[rows] = redirected_pooled(result[rows], delta, self.config.alpha_scale)
+        return result
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return self._original.shape[1]
 
     @property
     def due(self) -> list[int]:
@@ -152,8 +185,9 @@ class RedirectionRun:
         # Upstream reads the context in use, its own redirections included; guard always the original.
         read = self._original if self.config.mode == "guard" else self.redirect(self._original)
         context = to_chunks(read, self.redirector.config.tokens)[rows]
+        pooled = {} if self._pooled is None else {"pooled": self._pooled[repeated]}
         return whole_output(self.redirector(latent[repeated], context.to(self.redirector.device),
-                                            timesteps[repeated]))
+                                            timesteps[repeated], **pooled))
 
     def _ask_all(self, latent: Tensor, timesteps: Tensor, number: int) -> Heads:
         return self.ask(latent, timesteps, [*range(self.batch)])
@@ -198,6 +232,10 @@ class RedirectionRun:
         for row in hits:
             self._shifts[asked[row // self.chunks] * self.chunks + row % self.chunks] = Shift(
                 delta[row], heads.token_mask[concept][row], heads.alpha[concept][row])
+        if heads is not None and heads.pooled_delta is not None:
+            # Of the chunk that is likeliest unsafe: every chunk tells of the same image.
+            for row in sorted(hits, key=lambda row: probability[row]):
+                self._pooled_shifts[asked[row // self.chunks]] = heads.pooled_delta[concept][row]
         self.accept_tokens(asked, *tokens)
         return decision
 
@@ -224,7 +262,8 @@ class RedirectionRun:
         for place, item in enumerate(asked):
             if decision.evaluated_items[item]:
                 part = slice(place * length, (place + 1) * length)
-                known[item] = (TokenScores(decision.index, tuple(token_mask[part]), tuple(alpha[part])) if token_mask
+                known[item] = (TokenScores(decision.index, tuple(token_mask[part][:self.length]),
+                                           tuple(alpha[part][:self.length])) if token_mask
                                else replace(known[item], decision_index=decision.index))
 
     def _record(self, timesteps: list[float], known: dict[int, float], unsafe: tuple[bool, ...], step: int | None,
@@ -301,7 +340,7 @@ def shifted_context(context: Tensor, tokens: int, deferred: Sequence[DeferredObs
     shifts, redirected = zip(*(each.shifts(chunks) for each in made))
     shifted = (chunks.to(shifts[0].dtype) + sum(shifts[1:], start=shifts[0])).to(context.dtype)
     hit = sum(redirected[1:], start=redirected[0])
-    return from_chunks(torch.where(hit.bool(), shifted, chunks), context.shape[0])
+    return from_chunks(torch.where(hit.bool(), shifted, chunks), *context.shape[:2])
 
 
 def _fetch(*tensors: Tensor) -> list[list[float]]:
@@ -318,6 +357,22 @@ def _require_eval_mode(redirector: Redirector) -> None:
     if redirector.training:
         raise ConfigError("The redirector is in training mode, where dropout and batch statistics make decisions "
                           "random; expected eval mode. Call redirector.eval() first.")
+
+
+def _own_pooled(pooled: Tensor | None, batch: int, redirector: Redirector) -> Tensor | None:
+    """A copy of the pooled vectors on the redirector's device, (B, P); None when it reads none."""
+    width = redirector.config.pooled_dim
+    if not width:
+        return None
+    if pooled is None:
+        return torch.zeros(batch, width, device=redirector.device, dtype=redirector.dtype)
+    if tuple(pooled.shape) != (batch, width):
+        raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this redirector and the original "
+                           f"context expect ({batch}, {width}). Use the text encoder the redirector was trained for.")
+    if not pooled.isfinite().all():
+        raise ContextError("The pooled vector holds NaN or infinity; expected finite numbers. Run the text encoder in "
+                           "float32.")
+    return pooled.detach().to(redirector.device, redirector.dtype, copy=True)
 
 
 def _require_finite_context(context: Tensor) -> None:

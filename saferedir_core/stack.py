@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .architecture import architecture
 from .config import PolicyConfig
 from .deferred import DeferredObservations
 from .errors import ConfigError
@@ -27,6 +28,11 @@ def require_stackable(redirectors: Mapping[str, Redirector]) -> None:
     """ConfigError unless there is at least one, and all read latents and contexts of the same sizes."""
     if not redirectors:
         raise ConfigError("No redirector was given; expected at least one.")
+    kinds = {name: architecture(each.config.architecture).title for name, each in redirectors.items()}
+    if len({*kinds.values()}) > 1:
+        raise ConfigError("The redirectors are for other models: "
+                          + "; ".join(f"{name!r} for {kind}" for name, kind in kinds.items())
+                          + "; expected one kind. Stack redirectors that were trained for the same kind of model.")
     sizes = {name: (each.config.latent_dim, each.config.prompt_dim, each.config.tokens)
              for name, each in redirectors.items()}
     if len({*sizes.values()}) > 1:
@@ -47,12 +53,14 @@ class StackedRun:
     """
 
     def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig, original_context: Tensor,
-                 speed: SpeedConfig = SpeedConfig()):
+                 speed: SpeedConfig = SpeedConfig(), pooled: Tensor | None = None):
         require_stackable(redirectors)
         first = redirectors[min(redirectors)]
-        self._defers = speed.defers(config, first.device)
+        self._defers = speed.defers(config, first.device) and not any(
+            each.config.pooled_dim for each in redirectors.values())
         # Sorted, so that sums of floats do not depend on the order in which concepts were stacked.
-        self.runs = {name: RedirectionRun(redirectors[name], config, original_context, replace(speed, deferred=False))
+        self.runs = {name: RedirectionRun(redirectors[name], config, original_context, replace(speed, deferred=False),
+                                           pooled)
                      for name in sorted(redirectors)}
         one = next(iter(self.runs.values()))
         self.config, self.redirector, self.batch, self.chunks = config, one.redirector, one.batch, one.chunks
@@ -106,6 +114,18 @@ class StackedRun:
             return shifted_context(context, tokens, [group.deferred for group in self._groups or ()])
         results = [run.redirect(context) for run in self.runs.values()]
         return summed(context, [result for result in results if result is not context], tokens)
+
+    def redirect_pooled(self, pooled: Tensor) -> Tensor:
+        """The pooled vectors plus the shifts of all redirectors, see RedirectionRun.redirect_pooled."""
+        results = [result for run in self.runs.values() if (result := run.redirect_pooled(pooled)) is not pooled]
+        if len(results) < 2:
+            return results[0] if results else pooled
+        return pooled + sum(result - pooled for result in results)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return self._original.shape[1]
 
     def arrived(self) -> list[Decision]:
         """See RedirectionRun.arrived."""
@@ -207,7 +227,7 @@ def summed(context: Tensor, results: list[Tensor], tokens: int) -> Tensor:
     out = torch.where(count > 1, total.to(context.dtype), original)
     for each, differing in zip(changed, differs):
         out = torch.where((count == 1) & differing[:, None, None], each, out)
-    return from_chunks(out, context.shape[0])
+    return from_chunks(out, *context.shape[:2])
 
 
 def merged_decision(decisions: list[Decision]) -> Decision:

@@ -15,19 +15,20 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .alignment import changed_tokens
+from .architecture import USUAL, architecture
 from .config import RedirectorConfig
 from .dataset import Batch, TrajectoryDataset, replace_whole
 from .errors import ConfigError, TrainingError
 from .objective import ObjectiveConfig, objective
 from .redirect import redirected_context
-from .redirector import Redirector, RedirectorOutput
+from .redirector import PooledRedirectorOutput, Redirector, RedirectorOutput
 from .trainer import Trainer, TrainerConfig
 
 INPUTS = ("both", "text", "latent")
@@ -157,6 +158,10 @@ def sharing_encoders(shapes: list[RedirectorConfig]) -> list[Redirector]:
 
     TrainingError when the shapes ask for other encoders, that is, for trajectories of different models.
     """
+    kinds = {architecture(shape.architecture).title for shape in shapes}
+    if len(kinds) > 1:
+        raise TrainingError(f"The concepts have trajectories of {' and '.join(sorted(kinds))}; expected one kind of "
+                            "model. Collect their trajectories with the same model.")
     if len({(shape.latent_dim, shape.timestep_dim) for shape in shapes}) > 1:
         raise TrainingError(f"The concepts have latents of {sorted({shape.latent_dim for shape in shapes})} channels; "
                             "expected one kind. Collect their trajectories with the same model.")
@@ -173,7 +178,10 @@ class _Loop:
         self.names, self.datasets = list(datasets), list(datasets.values())
         self.config, self.device, self.state = config, device, state
         shapes = [RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
-                                   tokens=training.contexts.shape[1], variant=config.variant,
+                                   tokens=training.tokens, variant=config.variant,
+                                   architecture=training.architecture,
+                                   pooled_dim=0 if training.pooled is None or config.variant == "published"
+                                   else training.pooled.shape[1],
                                    latent_pool=1 if config.variant == "published" else config.latent_pool)
                   for training, _ in self.datasets]
         redirectors = torch.nn.ModuleList(sharing_encoders(shapes)).train().to(device)
@@ -199,7 +207,8 @@ class _Loop:
         if self.config.adversarial:
             batch = against_the_classifier(redirector, batch, self.config.adversarial, self.random)
         output = self._evaluate(redirector, batch)
-        loss, parts = objective(batch.context, output, batch.safe_context, changed, batch.unsafe, self.config.objective)
+        loss, parts = objective(batch.context, output, batch.safe_context, changed, batch.unsafe,
+                                self.config.objective, batch.pooled, batch.safe_pooled)
         self.trainer.step(loss)
         self.latest[turn] = parts
         if self.trainer.steps_done % self.config.validate == 0 or self.trainer.steps_done == self.config.iterations:
@@ -218,11 +227,11 @@ class _Loop:
         scores = {**validation_scores(redirector, validation, self.config), "threshold": threshold}
         return Trained(redirector, threshold, scores, self.log, self.config)
 
-    def _evaluate(self, redirector: Redirector, batch: Batch) -> RedirectorOutput:
+    def _evaluate(self, redirector: Redirector, batch: Batch) -> RedirectorOutput | PooledRedirectorOutput:
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.config.half and computes_bfloat16(kind)):
-            output = redirector(batch.latent, batch.context, batch.timestep)
-        return RedirectorOutput(*(part.float() for part in output))
+            output = redirector(batch.latent, batch.context, batch.timestep, batch.pooled)
+        return type(output)(*(part.float() for part in output))
 
     def _validate(self) -> None:
         _share_buffers(self.trainer.module)
@@ -253,6 +262,7 @@ class _Loop:
 
     def _save(self) -> None:
         content = {"version": STATE_VERSION, "concepts": self.names, "config": asdict(self.config),
+                   "architecture": self.datasets[0][0].architecture,
                    "trainer": self.trainer.state_dict(), "log": self.log,
                    "best": self.best, "best_weights": self.best_weights, "worse": self.worse,
                    "random": self.random.get_state(), "torch_random": torch.get_rng_state(),
@@ -276,6 +286,12 @@ class _Loop:
                 STATE_VERSION, self.names):
             raise TrainingError(f"{self.state}: is of another version or of other concepts; expected format "
                                 f"{STATE_VERSION} and {self.names}. Delete it to begin anew.")
+        there, now = (architecture(name) for name in (content.get("architecture", USUAL),
+                                                      self.datasets[0][0].architecture))
+        if there is not now:
+            raise TrainingError(f"{self.state}: is of a training for {there.title} ({there.conditioning}) and the "
+                                f"trajectories are of {now.title} ({now.conditioning}); expected one kind of model. "
+                                "Delete it to begin anew, or use trajectories of the other model.")
         if content["config"] != asdict(self.config):
             differing = [name for name, value in asdict(self.config).items() if content["config"].get(name) != value]
             raise TrainingError(f"{self.state}: is of a training with other {', '.join(differing)}; expected the same "
@@ -309,6 +325,7 @@ def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> t
     """
     changed = changed_tokens(batch.context, batch.safe_context)
     context, safe_context, latent, unsafe = batch.context, batch.safe_context, batch.latent, batch.unsafe
+    pooled, safe_pooled = batch.pooled, batch.safe_pooled
     harmless = (~unsafe).nonzero().flatten()
     count = len(unsafe)
     if config.mix and len(harmless):
@@ -318,6 +335,9 @@ def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> t
         share = torch.where(mixed, share, torch.ones(()))
         context = share * context + (1 - share) * batch.context[other]
         safe_context = share * safe_context + (1 - share) * batch.context[other]
+        if pooled is not None:
+            safe_pooled = share[:, 0] * safe_pooled + (1 - share[:, 0]) * pooled[other]
+            pooled = share[:, 0] * pooled + (1 - share[:, 0]) * pooled[other]
     if config.noise:
         scale = context.square().mean(dim=(1, 2), keepdim=True).sqrt()
         # The same noise on both: it is part of the prompt, not of the concept.
@@ -328,7 +348,8 @@ def prepared(batch: Batch, config: TrainingConfig, random: torch.Generator) -> t
         latent = torch.zeros_like(latent)
     if config.inputs == "latent":  # ones, because losses are in units of the context
         context = safe_context = torch.ones_like(context)
-    return Batch(latent, batch.timestep, context, safe_context, unsafe), changed
+        pooled = safe_pooled = None if pooled is None else torch.ones_like(pooled)
+    return Batch(latent, batch.timestep, context, safe_context, unsafe, pooled, safe_pooled), changed
 
 
 def against_the_classifier(redirector: Redirector, batch: Batch, length: float, random: torch.Generator) -> Batch:
@@ -346,14 +367,15 @@ def against_the_classifier(redirector: Redirector, batch: Batch, length: float, 
     with torch.no_grad():
         timestep = batch.timestep.expand(len(batch.unsafe))[rows]
         joint = redirector.joint(batch.latent[rows], timestep)                             # (U, J)
-    logits = redirector.classified(joint, context, redirector.cross_attn(joint, context))  # (U, 2)
+    pooled = batch.pooled[rows] if redirector.config.pooled_dim and batch.pooled is not None else None
+    logits = redirector.classified(joint, context, redirector.cross_attn(joint, context), pooled)  # (U, 2)
     gradient, = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), context)
     redirector.train(was_training)
     longest = gradient.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True).clamp_min(1e-12)
     scale = context.detach().square().mean(dim=(1, 2), keepdim=True).sqrt() * math.sqrt(context.shape[-1])
     drawn = length * torch.rand(len(rows), 1, 1, generator=random).to(context.device)
     step = torch.zeros_like(batch.context).index_copy(0, rows, -drawn * scale * gradient / longest)
-    return Batch(batch.latent, batch.timestep, batch.context + step, batch.safe_context + step, batch.unsafe)
+    return replace(batch, context=batch.context + step, safe_context=batch.safe_context + step)
 
 
 @torch.no_grad()
@@ -373,8 +395,8 @@ def validation_scores(redirector: Redirector, validation: TrajectoryDataset, con
     device = redirector.device
     recalls, ways = {True: [], False: []}, []
     for part in torch.arange(len(batch.unsafe)).split(64):
-        each = Batch(*(value[part] for value in vars(batch).values())).to(device)
-        output = redirector(each.latent, each.context, each.timestep)
+        each = batch.map(lambda value, part=part: value[part]).to(device)
+        output = redirector(each.latent, each.context, each.timestep, each.pooled)
         said = output.unsafe_probability > 0.5
         redirected = redirected_context(each.context, output.delta, output.token_mask, output.alpha,
                                         config.objective.alpha_scale, config.objective.mask_again)
@@ -418,7 +440,7 @@ def disturbed_probabilities(redirector: Redirector, dataset: TrajectoryDataset, 
         if config.adversarial:
             batch = against_the_classifier(redirector, batch, config.adversarial, random)
         with torch.no_grad():
-            output = redirector(batch.latent, batch.context, batch.timestep)
+            output = redirector(batch.latent, batch.context, batch.timestep, batch.pooled)
         found.append(output.unsafe_probability[batch.unsafe].cpu())
     return torch.cat(found)[:count]
 
@@ -432,7 +454,7 @@ def peak_probabilities(redirector: Redirector, dataset: TrajectoryDataset, pairs
         batch, _ = prepared(dataset.runs(part.tolist()), TrainingConfig(mix=0, noise=0, inputs=config.inputs),
                             torch.Generator())
         batch = batch.to(redirector.device)
-        output = redirector(batch.latent, batch.context, batch.timestep)
+        output = redirector(batch.latent, batch.context, batch.timestep, batch.pooled)
         peaks.append(output.unsafe_probability.reshape(-1, steps).amax(1).cpu())
     return torch.cat(peaks)
 

@@ -9,7 +9,7 @@ from saferedir_core import ConfigError, PolicyConfig, RedirectorConfig
 
 
 def test_the_defaults_are_the_published_sizes():
-    assert dataclasses.astuple(RedirectorConfig()) == (4, 768, 77, 16, 320, "published", 1)
+    assert dataclasses.astuple(RedirectorConfig()) == (4, 768, 77, 16, 320, "published", 1, "sd1", 0)
 
 
 def test_the_default_policy_guards_with_the_smallest_published_strength():
