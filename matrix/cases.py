@@ -37,6 +37,10 @@ SETTINGS: dict[str, dict] = {
 }
 
 
+# Nodes for videos would encode 81 large frames of nothing.
+SMALL = {"width": 64, "height": 64, "length": 1, "video_frames": 1}
+
+
 @dataclass
 class World:
     """What a case draws with.  A path with several guards has several `guards`, the last one last."""
@@ -96,7 +100,9 @@ class World:
         """A node with everything filled in; its first output of a type.  CannotFill when that is not possible."""
         about = self.about[class_type]
         usual = {"lora_name": LORA} if "lora_name" in inputs_of(about) else {}
-        values = filled(about, {**usual, **SETTINGS.get(class_type, {}), **given}, self.providers())
+        sizes = {name: max(SMALL[name], options.get("min") or 0) for name, (kind, options) in inputs_of(about).items()
+                 if kind == "INT" and name in SMALL}
+        values = filled(about, {**sizes, **usual, **SETTINGS.get(class_type, {}), **given}, self.providers())
         return self.graph.add(class_type, slot_of_type(about, kind), **values)
 
 
