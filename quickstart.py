@@ -39,7 +39,7 @@ from pathlib import Path, PurePosixPath
 PROJECT = Path(__file__).resolve().parent
 RELEASES = PROJECT / "tests" / "releases"  # a lock for each ComfyUI beside requirements.lock's that tests run on
 OLDEST_PYTHON = (3, 10)
-OLDEST_COMFYUI = (0, 30)
+OLDEST_COMFYUI = (0, 18, 2)  # as in __init__.py and pyproject.toml
 DISK_NEEDED_GB = 10  # measured: 6 GB installed, 3 GB of downloads while it happens
 DEFAULT_PORT = 8188
 

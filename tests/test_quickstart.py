@@ -333,8 +333,8 @@ def test_a_checkout_or_the_folder_of_a_portable_build_is_taken(checkout):
 def test_other_folders_and_old_releases_are_refused(checkout, tmp_path):
     with pytest.raises(StepFailed, match="holds no main.py"):
         quickstart.own_comfyui(tmp_path)
-    (checkout / "comfyui_version.py").write_text('__version__ = "0.20.1"\n')
-    with pytest.raises(StepFailed, match="0.20.1, at least 0.30 is needed"):
+    (checkout / "comfyui_version.py").write_text('__version__ = "0.18.1"\n')
+    with pytest.raises(StepFailed, match="0.18.1, at least 0.18.2 is needed"):
         quickstart.own_comfyui(checkout)
 
 
