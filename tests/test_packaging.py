@@ -142,8 +142,8 @@ def test_an_older_host_says_so_in_one_line_and_registers_nothing(comfyui):
     assert json.loads(done.stdout.splitlines()[-1]) == {"loaded": False, "nodes": [], "web": []}, done.stderr[-2000:]
     said = [line for line in done.stderr.splitlines() if "Cannot import" in line]
     oldest = ".".join(map(str, quickstart.OLDEST_COMFYUI))
-    assert len(said) == 1 and said[0].endswith(
-        f"SafeRedir is not loaded: this ComfyUI is {version}, expected {oldest} or newer. Update ComfyUI and restart it.")
+    assert len(said) == 1 and said[0].endswith(f"SafeRedir is not loaded: this ComfyUI is {version}, expected {oldest} "
+                                               "or newer. Update ComfyUI and restart it.")
 
 
 def test_an_older_host_does_not_start_where_enforcement_is_asked_for(comfyui):
