@@ -226,10 +226,12 @@ class TestWaysAroundTheGuard:
             sample(guarded, positive, prompts(""))
 
     def test_the_guard_of_the_negative_model_alone_is_refused(self, demo_world, prompts, scripted, guard):
-        from comfy_extras.nodes_custom_sampler import Guider_DualModel
+        from comfy_extras import nodes_custom_sampler
 
+        if not hasattr(nodes_custom_sampler, "Guider_DualModel"):
+            pytest.skip("ComfyUI 0.20.1 and older have no DualModelGuider")
         guarded, _ = guard(scripted(unsafe=True))
-        guider = Guider_DualModel(demo_world[0], guarded)
+        guider = nodes_custom_sampler.Guider_DualModel(demo_world[0], guarded)
         guider.set_conds(prompts("a striped red fish"), prompts(""))
         guider.set_cfg(4.0)
         latent = torch.zeros(1, 4, 8, 8)
