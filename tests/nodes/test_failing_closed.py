@@ -1,5 +1,7 @@
 """No path around the guard: every way a node can reach the model, and what happens when the guard cannot judge."""
 
+import inspect
+
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
@@ -202,9 +204,11 @@ class TestWaysAroundTheGuard:
         seen, positive = contexts_at(guarded), prompts("a striped red fish")
         sample(guarded, positive, prompts(""), batch=4)
         assert seen and not present(seen, positive)
-        windows = recorder.runs[-1].report["other_conditionings"]  # the host prepends an image to all but the first
-        assert [len(each["items"]) for each in windows] == [2, 3]
-        assert [len(each["decisions"]) for each in windows] == [STEPS, 2 * STEPS]
+        windows = recorder.runs[-1].report["other_conditionings"]
+        # Three windows of two images a step.  Newer hosts prepend an image to all but the first.
+        prepends = "causal_window_fix" in inspect.signature(IndexListContextHandler).parameters
+        assert [len(each["items"]) for each in windows] == ([2, 3] if prepends else [2])
+        assert [len(each["decisions"]) for each in windows] == ([STEPS, 2 * STEPS] if prepends else [3 * STEPS])
 
     def test_a_prompt_for_the_controlnet_alone_is_guarded(self, prompts, scripted, guard):
         guarded, _ = guard(scripted(unsafe=True))
