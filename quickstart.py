@@ -489,9 +489,10 @@ def own_comfyui(path: Path) -> Path:
     else:
         raise StepFailed(step, f"{path} holds no main.py and comfy folder", "give the folder that holds main.py")
     version = comfyui_version(comfyui)
-    if version and version < OLDEST_COMFYUI:
-        raise StepFailed(step, f"{comfyui} is ComfyUI {'.'.join(map(str, version))}, at least "
-                         f"{'.'.join(map(str, OLDEST_COMFYUI))} is needed", "update it, or leave --comfyui out")
+    if version is None or version < OLDEST_COMFYUI:
+        found = ".".join(map(str, version)) if version else "of a time when releases had no number"
+        raise StepFailed(step, f"{comfyui} is ComfyUI {found}, at least {'.'.join(map(str, OLDEST_COMFYUI))} is needed",
+                         "update it, or leave --comfyui out")
     return comfyui
 
 

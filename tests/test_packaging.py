@@ -131,7 +131,7 @@ def test_the_oldest_supported_release_is_the_same_everywhere():
     init = (PROJECT / "__init__.py").read_text(encoding="utf-8")
     assert f"OLDEST_COMFYUI = {quickstart.OLDEST_COMFYUI}" in init
     assert f'requires-comfyui = ">={oldest}"' in (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f"The oldest supported ComfyUI is {oldest}." in (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert f"The oldest supported ComfyUI is {oldest};" in (PROJECT / "README.md").read_text(encoding="utf-8")
     assert (quickstart.RELEASES / f"{oldest}.lock").is_file()  # and the tests can run on it
 
 

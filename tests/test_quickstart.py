@@ -384,6 +384,9 @@ def test_other_folders_and_old_releases_are_refused(checkout, tmp_path):
     (checkout / "comfyui_version.py").write_text('__version__ = "0.18.1"\n')
     with pytest.raises(StepFailed, match="0.18.1, at least 0.18.2 is needed"):
         quickstart.own_comfyui(checkout)
+    (checkout / "comfyui_version.py").unlink()
+    with pytest.raises(StepFailed, match="no number, at least 0.18.2 is needed"):
+        quickstart.own_comfyui(checkout)
 
 
 def test_the_interpreter_beside_it_is_found(checkout, monkeypatch):
