@@ -103,24 +103,24 @@ def build_clip() -> comfy.sd.CLIP:
     return comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
 
 
-def build_codec() -> AutoencoderKL:
+def build_codec(config: dict = VAE_CONFIG) -> AutoencoderKL:
     """The codec with uninitialised weights, in float32 on the CPU."""
-    codec = AutoencoderKL(**VAE_CONFIG["params"])
+    codec = AutoencoderKL(**config["params"])
     if codec.decoder.ch != DECODER_CONFIG["ch"]:  # ComfyUI 0.18 makes both halves from the encoder's configuration
         codec.decoder = Decoder(**DECODER_CONFIG)
     return codec
 
 
-def build_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+def build_vae(state: dict[str, torch.Tensor], config: dict = VAE_CONFIG) -> comfy.sd.VAE:
     """The codec with the given weights, in float32."""
-    hosts_own = AutoencoderKL(**VAE_CONFIG["params"])
+    hosts_own = AutoencoderKL(**config["params"])
     if hosts_own.decoder.ch == DECODER_CONFIG["ch"]:
-        return comfy.sd.VAE(sd=state, config=VAE_CONFIG, dtype=torch.float32)
+        return comfy.sd.VAE(sd=state, config=config, dtype=torch.float32)
     # ComfyUI 0.18, see above: the host's VAE is made with any decoder, and then gets the right one.
-    codec = build_codec().eval()
+    codec = build_codec(config).eval()
     codec.load_state_dict(state)
     comfy.model_management.archive_model_dtypes(codec.decoder)
-    vae = comfy.sd.VAE(sd={**hosts_own.state_dict(), **_without_decoder(state)}, config=VAE_CONFIG, dtype=torch.float32)
+    vae = comfy.sd.VAE(sd={**hosts_own.state_dict(), **_without_decoder(state)}, config=config, dtype=torch.float32)
     vae.first_stage_model.decoder = codec.decoder
     vae.size = None
     vae.model_size()
