@@ -9,7 +9,8 @@
     python quickstart.py bench [--quick]                  measure what the guard costs
 
 What is prepared lives in the user's cache folder (SAFEREDIR_CACHE overrides it), keyed by requirements.lock, so
-clones share it. `--comfyui PATH` before or after the command uses an existing checkout and its interpreter instead.
+clones share it. `--comfyui PATH` before the command uses an existing checkout and its interpreter instead, and
+`--host RELEASE` another of the releases that the pack is tested on (tests/releases).
 
 Exit codes: 0 done, 1 a step failed, 2 wrong usage, 130 interrupted; all but the demo hand on the child's own.
 """
@@ -36,8 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 PROJECT = Path(__file__).resolve().parent
+RELEASES = PROJECT / "tests" / "releases"  # a lock for each ComfyUI beside requirements.lock's that tests run on
 OLDEST_PYTHON = (3, 10)
-OLDEST_COMFYUI = (0, 30)
+OLDEST_COMFYUI = (0, 18, 2)  # as in __init__.py and pyproject.toml
 DISK_NEEDED_GB = 10  # measured: 6 GB installed, 3 GB of downloads while it happens
 DEFAULT_PORT = 8188
 
@@ -371,6 +373,43 @@ def build_environment(environment: Path, pins: Pins, lock_file: Path):
     write_whole(environment / "complete.json", json.dumps({"lock": pins.digest, "python": sys.version}))
 
 
+def prepare_layer(cache: Path, pins: Pins, lock_file: Path, below: Path) -> Path:
+    """The interpreter with a release's own packages over those of the environment whose interpreter is `below`."""
+    environment = cache / "environments" / f"{below.parents[1].name}-{lock_file.stem}-{pins.digest[:12]}"
+    if not usable_environment(environment):
+        with Lock(cache / "locks" / f"{environment.name}.lock",
+                  lambda: say("Another quickstart is preparing the same environment; waiting for it ...")):
+            if not usable_environment(environment):
+                build_layer(environment, pins, lock_file, below)
+    return environment_python(environment)
+
+
+def build_layer(environment: Path, pins: Pins, lock_file: Path, below: Path):
+    """Its own packages come first on the path; nothing is written to the environment below."""
+    log, step = environment.with_name(environment.name + ".log"), f"installing what ComfyUI {lock_file.stem} pins"
+    log.unlink(missing_ok=True)
+    remove_tree(environment)
+    python = environment_python(environment)
+    with Progress(step) as progress:
+        try:
+            subprocess.run([str(below), "-m", "venv", "--without-pip", str(environment)], check=True,
+                           env=child_environment(), stdin=subprocess.DEVNULL, capture_output=True)
+            own, others = (Path(packages_folder(each)) for each in (python, below))
+        except (OSError, subprocess.CalledProcessError) as trouble:
+            raise StepFailed(step, str(trouble), "try again; if it stays so please open an issue", log) from trouble
+        (own / "saferedir_below.pth").write_text(f"{others}\n", encoding="utf-8")
+        pip(python, ["install", "--no-deps", "--ignore-installed", "--no-compile", "-r", str(lock_file)], progress, log,
+            step)
+    write_whole(environment / "complete.json", json.dumps({"lock": pins.digest, "python": sys.version}))
+
+
+def packages_folder(python: Path) -> str:
+    """Where an interpreter's packages are."""
+    return subprocess.run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True,
+                          env=child_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          encoding="utf-8").stdout.strip()
+
+
 # ---------------------------------------------------------------------------------------------- ComfyUI
 
 
@@ -450,9 +489,10 @@ def own_comfyui(path: Path) -> Path:
     else:
         raise StepFailed(step, f"{path} holds no main.py and comfy folder", "give the folder that holds main.py")
     version = comfyui_version(comfyui)
-    if version and version < OLDEST_COMFYUI:
-        raise StepFailed(step, f"{comfyui} is ComfyUI {'.'.join(map(str, version))}, at least "
-                         f"{'.'.join(map(str, OLDEST_COMFYUI))} is needed", "update it, or leave --comfyui out")
+    if version is None or version < OLDEST_COMFYUI:
+        found = ".".join(map(str, version)) if version else "of a time when releases had no number"
+        raise StepFailed(step, f"{comfyui} is ComfyUI {found}, at least {'.'.join(map(str, OLDEST_COMFYUI))} is needed",
+                         "update it, or leave --comfyui out")
     return comfyui
 
 
@@ -523,6 +563,10 @@ def prepare(arguments) -> Prepared:
         cache, lock_file = cache_folder(), PROJECT / "requirements.lock"
         pins = read_pins(lock_file.read_text(encoding="utf-8"))
         python = prepare_environment(cache, pins, lock_file)
+        if arguments.host:
+            lock_file = RELEASES / f"{arguments.host}.lock"
+            pins = read_pins(lock_file.read_text(encoding="utf-8"))
+            python = prepare_layer(cache, pins, lock_file, python)
         comfyui = prepare_comfyui(cache, pins, python)
     cpu = arguments.cpu or needs_cpu(python)
     if cpu and not arguments.cpu and not arguments.comfyui and has_nvidia_driver():
@@ -687,14 +731,18 @@ def parse(argv: list[str]):
     parser.add_argument("--cpu", action="store_true", help="use no GPU even if there is one")
     parser.add_argument("--comfyui", type=Path, metavar="PATH", help="use this ComfyUI and its own Python")
     parser.add_argument("--python", type=Path, metavar="PATH", help="the Python that goes with --comfyui")
+    parser.add_argument("--host", choices=sorted(lock.stem for lock in RELEASES.glob("*.lock")), metavar="RELEASE",
+                        help="this release of ComfyUI instead of the usual one: %(choices)s")
     parser.add_argument("command", nargs="?", default="demo", choices=COMMANDS, metavar="COMMAND",
                         help="one of the commands below")
     at = next((i for i, word in enumerate(argv) if word in COMMANDS and word != "demo"
-               and (i == 0 or argv[i - 1] not in ("--port", "--comfyui", "--python"))), len(argv))
+               and (i == 0 or argv[i - 1] not in ("--port", "--comfyui", "--python", "--host"))), len(argv))
     arguments = parser.parse_args(argv[:at + 1])
     arguments.rest = argv[at + 1:]
     if arguments.python and not arguments.comfyui:
         parser.error("--python goes with --comfyui")
+    if arguments.host and arguments.comfyui:
+        parser.error("--host names a release to fetch, and --comfyui one that is there; give one of them")
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         parser.error(f"--port {arguments.port} is not between 1 and 65535")
     return arguments

@@ -24,6 +24,8 @@ import comfy.sd  # noqa: E402
 import comfy.sd1_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy.supported_models_base  # noqa: E402
+from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.model import Decoder  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
@@ -101,9 +103,32 @@ def build_clip() -> comfy.sd.CLIP:
     return comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
 
 
-def build_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+def build_codec(config: dict = VAE_CONFIG) -> AutoencoderKL:
+    """The codec with uninitialised weights, in float32 on the CPU."""
+    codec = AutoencoderKL(**config["params"])
+    if codec.decoder.ch != DECODER_CONFIG["ch"]:  # ComfyUI 0.18 makes both halves from the encoder's configuration
+        codec.decoder = Decoder(**DECODER_CONFIG)
+    return codec
+
+
+def build_vae(state: dict[str, torch.Tensor], config: dict = VAE_CONFIG) -> comfy.sd.VAE:
     """The codec with the given weights, in float32."""
-    return comfy.sd.VAE(sd=state, config=VAE_CONFIG, dtype=torch.float32)
+    hosts_own = AutoencoderKL(**config["params"])
+    if hosts_own.decoder.ch == DECODER_CONFIG["ch"]:
+        return comfy.sd.VAE(sd=state, config=config, dtype=torch.float32)
+    # ComfyUI 0.18, see above: the host's VAE is made with any decoder, and then gets the right one.
+    codec = build_codec(config).eval()
+    codec.load_state_dict(state)
+    comfy.model_management.archive_model_dtypes(codec.decoder)
+    vae = comfy.sd.VAE(sd={**hosts_own.state_dict(), **_without_decoder(state)}, config=config, dtype=torch.float32)
+    vae.first_stage_model.decoder = codec.decoder
+    vae.size = None
+    vae.model_size()
+    return vae
+
+
+def _without_decoder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith("decoder.")}
 
 
 def save_backbone(path: Path, diffusion: dict, text: dict, codec: dict, trained_tokens: list[int],

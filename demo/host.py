@@ -25,6 +25,10 @@ def prepare(path: str | os.PathLike | None = None) -> Path:
         ) from error
     import torch
 
+    # Loaded before nodes.py, as in the host's main.py: that of 0.20 and older puts the folder comfy first on the path,
+    # and its utils.py would be found in the place of this package.
+    import utils  # noqa: F401
+
     # The host asks CUDA for a device at import and fails where there is none, unless it is told so beforehand.  A host
     # that has chosen its device already (the server, when the demo model is loaded in it) is left alone.
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()

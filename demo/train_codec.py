@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from demo.backbone import LATENT_SCALE, VAE_CONFIG
+from demo.backbone import LATENT_SCALE, build_codec
 from demo.files import written_whole
 from demo.scenes import Scene, draw, scenes_of
 from demo.weights import initialise
@@ -95,7 +95,7 @@ def main() -> None:
     pixels = draw_all(training_scenes(10, arguments.seed), arguments.work, "codec_scenes")
     print(f"{len(pixels)} scenes drawn, {time.time() - started:.0f} s", flush=True)
 
-    codec = AutoencoderKL(**VAE_CONFIG["params"])
+    codec = build_codec()
     initialise(codec)
     trainer = Trainer(codec, TrainerConfig(arguments.iterations, rate=1.2e-3, beta2=0.98, weight_decay=1e-4, average=0))
     random = np.random.default_rng(arguments.seed)

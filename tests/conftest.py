@@ -22,6 +22,16 @@ def _arrange_path():
 _arrange_path()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _release(record_testsuite_property):
+    """--junitxml tells which ComfyUI was under test; tests/releases/release_table.py reads it."""
+    try:
+        from comfyui_version import __version__
+    except ImportError:
+        return
+    record_testsuite_property("comfyui", __version__)
+
+
 @pytest.fixture(scope="session")
 def comfyui() -> Path:
     """The ComfyUI under test; the tests that need one fail, not skip, without it."""

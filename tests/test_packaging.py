@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import tokenize
 from pathlib import Path
 
 import pytest
+
+import quickstart
 
 sys.path.append(str(Path(__file__).parent / "host"))
 
@@ -44,6 +47,22 @@ found = asyncio.run(start())
 seconds = time.perf_counter() - began
 new = sorted({name.split(".")[0] for name in set(sys.modules) - before})
 print(json.dumps({"nodes": found, "asked": sorted(asked), "new": new, "seconds": seconds}))
+"""
+
+# Run in a process of its own: the host loads the pack with its own loader, as a release of another number.
+LOAD = """
+import asyncio, json, logging, sys
+project, comfyui, version = sys.argv[1:]
+sys.path[:0] = [comfyui, project]
+from demo.host import prepare
+prepare(comfyui)
+import comfyui_version
+comfyui_version.__version__ = version
+import nodes as host_nodes
+logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+loaded = asyncio.run(host_nodes.load_custom_node(project))
+print(json.dumps({"loaded": loaded, "web": [*map(str, host_nodes.EXTENSION_WEB_DIRS)],
+                  "nodes": [name for name in host_nodes.NODE_CLASS_MAPPINGS if name.startswith("SafeRedir")]}))
 """
 
 
@@ -109,3 +128,39 @@ def test_the_archive_has_what_the_pack_needs_and_not_what_developers_need():
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "nodes/loader.py", "models/registry.json",
             "models/redirectors/demo_boat.safetensors", "web/docs/SafeRedirLoader.md", "workflows/demo.json"} <= names
     assert not [name for name in names if name.startswith((".", "tests/", "output/")) or name == "quickstart.py"]
+
+
+def loaded_in(comfyui, version: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", LOAD, str(PROJECT), str(comfyui), version], capture_output=True,
+                          text=True, cwd=comfyui, check=False, env={**os.environ, **environment})
+
+
+def test_the_oldest_supported_release_is_the_same_everywhere():
+    oldest = ".".join(map(str, quickstart.OLDEST_COMFYUI))
+    init = (PROJECT / "__init__.py").read_text(encoding="utf-8")
+    assert f"OLDEST_COMFYUI = {quickstart.OLDEST_COMFYUI}" in init
+    assert f'requires-comfyui = ">={oldest}"' in (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"The oldest supported ComfyUI is {oldest};" in (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert (quickstart.RELEASES / f"{oldest}.lock").is_file()  # and the tests can run on it
+
+
+def test_an_older_host_says_so_in_one_line_and_registers_nothing(comfyui):
+    *major, last = quickstart.OLDEST_COMFYUI
+    version = ".".join(map(str, (*major, last - 1)))
+    done = loaded_in(comfyui, version)
+    assert json.loads(done.stdout.splitlines()[-1]) == {"loaded": False, "nodes": [], "web": []}, done.stderr[-2000:]
+    said = [line for line in done.stderr.splitlines() if "Cannot import" in line]
+    oldest = ".".join(map(str, quickstart.OLDEST_COMFYUI))
+    assert len(said) == 1 and said[0].endswith(f"SafeRedir is not loaded: this ComfyUI is {version}, expected {oldest} "
+                                               "or newer. Update ComfyUI and restart it.")
+
+
+def test_an_older_host_does_not_start_where_enforcement_is_asked_for(comfyui):
+    done = loaded_in(comfyui, "0.3.40", SAFEREDIR_ENFORCE="any.json")
+    assert done.returncode == 1 and "so the server does not start" in done.stderr and "0.3.40" in done.stderr
+
+
+def test_the_oldest_supported_release_by_its_number_loads_the_pack(comfyui):
+    done = loaded_in(comfyui, ".".join(map(str, quickstart.OLDEST_COMFYUI)))
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["loaded"] and len(told["nodes"]) >= 10 and len(told["web"]) == 1, done.stderr[-2000:]

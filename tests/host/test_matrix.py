@@ -42,6 +42,16 @@ def cases(object_info) -> dict[str, Case]:
     return {case.key: case for case in all_cases(object_info)}
 
 
+@pytest.fixture
+def case(cases, object_info):
+    """case(key): the case of that name, which an old host may lack."""
+    def find(key: str) -> Case:
+        if "DualModelGuider" in key and "DualModelGuider" not in object_info:
+            pytest.skip("ComfyUI 0.20.1 and older have no DualModelGuider")
+        return cases[key]
+    return find
+
+
 @pytest.fixture(scope="module")
 def runner(server, server_process, object_info, demo_world):
     from safetensors.torch import save_file
@@ -56,13 +66,13 @@ def runner(server, server_process, object_info, demo_world):
 
 
 @pytest.mark.parametrize("key", GUARDED_PATHS)
-def test_the_path_is_guarded_and_a_harmless_prompt_unchanged(runner, cases, key):
-    row = runner.run(cases[key])
+def test_the_path_is_guarded_and_a_harmless_prompt_unchanged(runner, case, key):
+    row = runner.run(case(key))
     assert row.outcome == GUARDED and not leaks(row) and row.identical, row
 
 
-def test_the_guard_of_the_negative_model_alone_is_refused(runner, cases):
-    row = runner.run(cases["guiders | DualModelGuider, guard on model_negative only | positive"])
+def test_the_guard_of_the_negative_model_alone_is_refused(runner, case):
+    row = runner.run(case("guiders | DualModelGuider, guard on model_negative only | positive"))
     assert row.outcome == REFUSED and "the guard is not part of this run" in row.detail
 
 

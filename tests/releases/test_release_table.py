@@ -1,0 +1,42 @@
+"""The page about releases counts what pytest wrote, each test once."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+import release_table  # noqa: E402
+
+PIECE = """<?xml version="1.0"?><testsuites><testsuite name="pytest" timestamp="{date}T10:00:00+00:00">{about}
+<testcase classname="tests.a" name="one"/>
+<testcase classname="tests.a" name="two">{two}</testcase>
+<testcase classname="tests.a" name="three"><skipped message="needs ComfyUI 0.30"/></testcase>
+</testsuite></testsuites>"""
+RELEASE = '<properties><property name="comfyui" value="{}"/></properties>'
+
+
+@pytest.fixture
+def piece(tmp_path):
+    def make(name, release, two="", date="2026-01-02"):
+        path = tmp_path / name
+        path.write_text(PIECE.format(date=date, about=RELEASE.format(release) if release else "", two=two))
+        return path
+    return make
+
+
+def test_pieces_are_put_together_and_a_later_piece_counts(piece):
+    paths = [piece("a", "0.30.0"), piece("b", "0.9.1", '<failure message="boom&#10;trace"/>'),
+             piece("c", "0.30.0", '<error message="no server"/>', "2026-01-03")]
+    old, new = release_table.read(paths)
+    assert (old.release, old.count("passed"), old.count("skipped"), old.count("failed")) == ("0.9.1", 1, 1, 1)
+    assert (new.date, new.count("failed")) == ("2026-01-03", 1)
+    text = release_table.page([old, new])
+    assert "| 0.9.1 | 2026-01-02 | 1 | 1 | 1 |" in text and "tests.a.two: failed (boom)" in text
+    assert "tests.a.three: skipped (needs ComfyUI 0.30)" in text
+
+
+def test_a_file_without_a_release_is_an_error(piece):
+    with pytest.raises(ValueError, match="names no ComfyUI"):
+        release_table.read([piece("a", None)])
