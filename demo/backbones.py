@@ -289,7 +289,7 @@ def page(out: Path) -> str:
               "The host's own configurations, weights in bfloat16 and computed in float32, on a CPU; "
               f"{STEPS} steps at guidance 1, latents of {LATENT} x {LATENT}; the redirector in float32. Flux.1 does not "
               "fit into 24 GB, and the machine had 8 GB for this, so the larger ones have fewer blocks, as said. Times "
-              "are of a busy machine and say that it runs, not how fast.", ""]
+              "are of a busy machine: they say that it runs, not how fast.", ""]
     rows = []
     for name in FULL:
         file = out / "results" / f"full_{name}.json"
