@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from ..saferedir_core.architecture import USUAL, architecture
 from .graph_walk import links, output_type, upstream
 
 CONDITIONING = "CONDITIONING"
@@ -43,7 +44,8 @@ def tokens_of(text: str, count: int) -> list[str] | None:
 def words_of(report: dict, text: str | None) -> dict | None:
     """What a report says about its prompt: text, and tokens in step with each item's token scores; None if unknown."""
     counts = {len(item["tokens"]["token_mask"]) for item in report["items"] if item.get("tokens")}
-    if text is None or len(counts) != 1:
+    kind = ((report.get("redirector") or {}).get("config") or {}).get("architecture", USUAL)
+    if text is None or len(counts) != 1 or architecture(kind).ragged:  # CLIP's words, and T5 counts others
         return None
     tokens = tokens_of(text, counts.pop())
     return None if tokens is None else {"text": text, "tokens": tokens}

@@ -73,3 +73,4 @@ def test_a_report_gets_its_words_only_when_they_fit(words):
     assert words.words_of(report, "fish " * 100) is None
     assert words.words_of(report, None) is None
     assert words.words_of({"items": []}, "a fish") is None
+    assert words.words_of({**report, "redirector": {"config": {"architecture": "zimage"}}}, "a fish") is None
