@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .backbone import (LATENT_SCALE, TEXT_CONFIG, TOKEN_SEED, TOKEN_STD, VAE_CONFIG, VOCABULARY, WIDTH, DemoClipModel,
-                       _NarrowTokenizer, load_backbone)
+                       _NarrowTokenizer, build_vae, load_backbone)
 
 import comfy.model_management  # noqa: E402  (the host, found by .backbone)
 import comfy.model_patcher  # noqa: E402
@@ -184,7 +184,7 @@ class Kind:
         state["post_quant_conv.weight"] = (post @ backward)[..., None, None]
         shift = torch.full((self.channels,), self.latent_shift)
         state["post_quant_conv.bias"] = state["post_quant_conv.bias"] - post @ backward @ shift
-        vae = comfy.sd.VAE(sd=state, config=config, dtype=torch.float32)
+        vae = build_vae(state, config)
         vae.latent_channels = self.channels
         return vae
 
