@@ -149,12 +149,12 @@ def product_cases(about) -> Iterator[Case]:
     for sampler in choices(about["KSampler"], "sampler_name"):
         for scheduler in choices(about["KSampler"], "scheduler"):
             if scheduler != "normal" and sampler != "euler":
-                yield _sampler_case("samplers x schedulers", sampler, scheduler)
+                yield _sampler_case("samplers x schedulers", sampler, scheduler, batch=2)
 
 
-def _sampler_case(group: str, sampler: str, scheduler: str, steps: int = STEPS) -> Case:
-    return Case(group, f"{sampler}, {scheduler}",
-                lambda world: world.sample(sampler_name=sampler, scheduler=scheduler, steps=steps))
+def _sampler_case(group: str, sampler: str, scheduler: str, steps: int = STEPS, batch: int = BATCH) -> Case:
+    return Case(group, f"{sampler}, {scheduler}", lambda world: world.sample(
+        sampler_name=sampler, scheduler=scheduler, steps=steps, latent=world.empty(batch)))
 
 
 def sampler_node_cases(about) -> Iterator[Case]:

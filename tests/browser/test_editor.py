@@ -13,6 +13,7 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WEB = WORKFLOWS.parent / "web"
 LANGUAGES = ("zh", "ja", "ko", "es", "fr")       # the editor itself has no German
 GUARD = "SafeRedirGuard"
+RUNNABLE = ("stacked", "style", "img2img", "inpaint", "train", "evaluate")
 
 
 def workflow(name: str = "demo", number: int = 0, **nodes) -> dict:
@@ -205,6 +206,29 @@ def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
     editor.queue()
     assert editor.wait_for("report", lambda panel: panel["state"])["state"] == "redirected"
     editor.idle()
+
+
+def test_every_template_that_needs_no_download_runs(editor):
+    """Fewer steps than a person takes; what is drawn then is looked at in tests/host/test_demo.py."""
+    for number, name in enumerate(RUNNABLE, 6):
+        content = workflow(name, number)
+        for node in content["nodes"]:
+            if node["type"] == "KSampler":
+                node["widgets_values"][2] = 4
+            if node["type"] == "SafeRedirTrain":
+                node["widgets_values"][4], node["widgets_values"][7] = 3, 2
+            if node["type"] == "SafeRedirEvaluate":
+                node["widgets_values"][1], node["widgets_values"][3] = 1, 3
+        editor.load(content)
+        editor.queue()
+        if any(node["type"] == "SafeRedirReport" for node in content["nodes"]):
+            report = editor.wait_for("report", lambda panel: panel["state"], patience=300)
+            assert report["state"] in ("safe", "redirected"), name
+        else:
+            editor.page.wait("app.graph.nodes.some((node) => node.imgs?.length)", patience=300)
+        editor.idle()
+        if any(node["type"] == GUARD for node in content["nodes"]):
+            assert editor.wait_for("live", lambda panel: panel["state"])["state"] == "finished", name
 
 
 def test_the_page_had_nothing_to_complain_about(editor):
