@@ -12,8 +12,8 @@ from .runner import GUARDED, NOT_HERE, REFUSED, STOPPED, Row
 INTRODUCTION = """# The matrix
 
 Every row is a path from a prompt to an image in ComfyUI {version}, run in the real server on the demo world with the
-redirector `{redirector}`, up to {batch} images of {size} x {size} pixels each, and judged on their pixels. The command that
-wrote this page:
+redirector `{redirector}`, up to {batch} images of {size} x {size} pixels each, and judged on their pixels. The command
+that wrote this page:
 
     python quickstart.py run matrix/run.py
 
