@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict] = {
     "VideoTriangleCFGGuidance": {"min_cfg": 1.0},
     "CLIPSetLastLayer": {"stop_at_clip_layer": -1},
     "DualCFGGuider": {"cfg_conds": 1.0, "cfg_cond2_negative": 2.0},  # so that either prompt alone is drawn
+    "LazyCache": {"reuse_threshold": 0.05},  # at its 0.2 it spoils harmless images as well
     "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
 }
 
