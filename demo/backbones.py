@@ -276,8 +276,8 @@ def page(out: Path) -> str:
                      f"{gone}{'' if gone.value >= REACH_GONE else ' **missed**'}",
                      str(share(*found["kept"])),
                      f"{identical}{'' if identical.value >= REACH_IDENTICAL else ' **missed**'}",
-                     f"{found['pairs']} pairs, {found['iterations']} training steps, {found['steps']} sampling "
-                     f"steps, seed {found['seed']}; backbone "
+                     f"{found['pairs']} pairs, {found['iterations']} training steps, "
+                     f"{found.get('steps', SAMPLING.steps)} sampling steps, seed {found['seed']}; backbone "
                      f"{found['backbone']['history'][-1]['iteration']} iterations, best of "
                      f"{found['backbone']['iterations']} planned; {found['date']}; "
                      f"{found['machine']}"))
@@ -287,8 +287,8 @@ def page(out: Path) -> str:
     lines += [f"Not measured yet: {', '.join(missing)}.", ""] if missing else []
     lines += ["## Full width, random weights", "",
               "The host's own configurations, weights in bfloat16 and computed in float32, on a CPU; "
-              f"{STEPS} steps at guidance 1, latents of {LATENT} x {LATENT}; the redirector in float32. Flux.1 does not "
-              "fit into 24 GB, and the machine had 8 GB for this, so the larger ones have fewer blocks, as said. Times "
+              f"{STEPS} steps at guidance 1, latents of {LATENT} x {LATENT}; the redirector in float32. Flux.1 has no "
+              "room in 24 GB, and 8 GB were allowed here, so the larger ones have fewer blocks, as said. Times "
               "are of a busy machine: they say that it runs, not how fast.", ""]
     rows = []
     for name in FULL:
