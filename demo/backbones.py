@@ -263,7 +263,18 @@ def _few_steps(dataset, core_training, folder: Path, kind, positive: list, negat
 def page(out: Path) -> str:
     share = pack_module("saferedir_core.metrics").Share
     lines = ["# Backbones", "", "Written by `python quickstart.py run demo/backbones.py`, from what its commands "
-             "measured. Do not edit.", "", "## Small models, trained on the demo world", "",
+             "measured. Do not edit.", "", "## Kinds of models", "",
+             "An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and "
+             "pooled vector; a model of no entry is refused by name. Z-Image is the one beyond the Stable Diffusions "
+             "and Flux.1 because it is what many people run now on one consumer GPU, shares Flux.1's latents, and "
+             "differs where the others agree: a language model's prompt of any length and no pooled vector. A "
+             "redirector names its kind, and fits no other.", "",
+             table(("kind", "the host's names", "latent channels", "timestep", "prompt", "tokens judged together"),
+                   [(each.title, ", ".join(each.host_models), each.channels,
+                     "0 to 999 of the training schedule" if each.clock == "discrete" else "1000 sigma, 0 to 1000",
+                     each.conditioning, f"{each.tokens}, of any number" if each.ragged else each.tokens)
+                    for each in pack_module("saferedir_core.architecture").ARCHITECTURES.values()]), "",
+             "## Small models, trained on the demo world", "",
              "Models of the host's own classes at small width. SDXL's kind: two CLIP encoders side by side, a pooled "
              "vector and size embeddings; its UNet begins with the weights of the demo world's own. Flux's kind: flow "
              "matching, 16 latent channels (a fixed linear map of the codec's 4), T5 tokens padded to 64 and CLIP's "
