@@ -266,7 +266,7 @@ def page(out: Path) -> str:
              "measured. Do not edit.", "", "## Kinds of models", "",
              "An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and "
              "pooled vector; a model of no entry is refused by name. Z-Image is the one beyond the Stable Diffusions "
-             "and Flux.1 because it is what many people run now on one consumer GPU, shares Flux.1's latents, and "
+             "and Flux.1 because it runs on one consumer GPU, shares Flux.1's latents, and "
              "differs where the others agree: a language model's prompt of any length and no pooled vector. A "
              "redirector names its kind, and fits no other.", "",
              table(("kind", "the host's names", "latent channels", "timestep", "prompt", "tokens judged together"),
@@ -289,8 +289,8 @@ def page(out: Path) -> str:
                      f"{identical}{'' if identical.value >= REACH_IDENTICAL else ' **missed**'}",
                      f"{found['pairs']} pairs, {found['iterations']} training steps, "
                      f"{found.get('steps', SAMPLING.steps)} sampling steps, seed {found['seed']}; backbone "
-                     f"{found['backbone']['history'][-1]['iteration']} iterations, best of "
-                     f"{found['backbone']['iterations']} planned; {found['date']}; "
+                     f"as of iteration {found['backbone']['history'][-1]['iteration']} of a training planned for "
+                     f"{found['backbone']['iterations']}; {found['date']}; "
                      f"{found['machine']}"))
     missing = [name for name in KINDS if not (out / "results" / f"small_{name}.json").exists()]
     lines += [table(("kind", "draws every factor as asked", "concept shown unguarded", "concept gone (at least 95 %)",
