@@ -263,7 +263,18 @@ def _few_steps(dataset, core_training, folder: Path, kind, positive: list, negat
 def page(out: Path) -> str:
     share = pack_module("saferedir_core.metrics").Share
     lines = ["# Backbones", "", "Written by `python quickstart.py run demo/backbones.py`, from what its commands "
-             "measured. Do not edit.", "", "## Small models, trained on the demo world", "",
+             "measured. Do not edit.", "", "## Kinds of models", "",
+             "An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and "
+             "pooled vector; a model of no entry is refused by name. Z-Image is the one beyond the Stable Diffusions "
+             "and Flux.1 because it runs on one consumer GPU, shares Flux.1's latents, and "
+             "differs where the others agree: a language model's prompt of any length and no pooled vector. A "
+             "redirector names its kind, and fits no other.", "",
+             table(("kind", "the host's names", "latent channels", "timestep", "prompt", "tokens judged together"),
+                   [(each.title, ", ".join(each.host_models), each.channels,
+                     "0 to 999 of the training schedule" if each.clock == "discrete" else "1000 sigma, 0 to 1000",
+                     each.conditioning, f"{each.tokens}, of any number" if each.ragged else each.tokens)
+                    for each in pack_module("saferedir_core.architecture").ARCHITECTURES.values()]), "",
+             "## Small models, trained on the demo world", "",
              "Models of the host's own classes at small width. SDXL's kind: two CLIP encoders side by side, a pooled "
              "vector and size embeddings; its UNet begins with the weights of the demo world's own. Flux's kind: flow "
              "matching, 16 latent channels (a fixed linear map of the codec's 4), T5 tokens padded to 64 and CLIP's "
@@ -276,10 +287,10 @@ def page(out: Path) -> str:
                      f"{gone}{'' if gone.value >= REACH_GONE else ' **missed**'}",
                      str(share(*found["kept"])),
                      f"{identical}{'' if identical.value >= REACH_IDENTICAL else ' **missed**'}",
-                     f"{found['pairs']} pairs, {found['iterations']} training steps, {found['steps']} sampling "
-                     f"steps, seed {found['seed']}; backbone "
-                     f"{found['backbone']['history'][-1]['iteration']} iterations, best of "
-                     f"{found['backbone']['iterations']} planned; {found['date']}; "
+                     f"{found['pairs']} pairs, {found['iterations']} training steps, "
+                     f"{found.get('steps', SAMPLING.steps)} sampling steps, seed {found['seed']}; backbone "
+                     f"as of iteration {found['backbone']['history'][-1]['iteration']} of a training planned for "
+                     f"{found['backbone']['iterations']}; {found['date']}; "
                      f"{found['machine']}"))
     missing = [name for name in KINDS if not (out / "results" / f"small_{name}.json").exists()]
     lines += [table(("kind", "draws every factor as asked", "concept shown unguarded", "concept gone (at least 95 %)",
@@ -287,8 +298,8 @@ def page(out: Path) -> str:
     lines += [f"Not measured yet: {', '.join(missing)}.", ""] if missing else []
     lines += ["## Full width, random weights", "",
               "The host's own configurations, weights in bfloat16 and computed in float32, on a CPU; "
-              f"{STEPS} steps at guidance 1, latents of {LATENT} x {LATENT}; the redirector in float32. Flux.1 does not "
-              "fit into 24 GB, and the machine had 8 GB for this, so the larger ones have fewer blocks, as said. Times "
+              f"{STEPS} steps at guidance 1, latents of {LATENT} x {LATENT}; the redirector in float32. Flux.1 has no "
+              "room in 24 GB, and 8 GB were allowed here, so the larger ones have fewer blocks, as said. Times "
               "are of a busy machine: they say that it runs, not how fast.", ""]
     rows = []
     for name in FULL:

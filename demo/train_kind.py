@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,8 @@ from demo.train_codec import draw_all, to_tensor, training_scenes
 from demo.weights import initialise
 from saferedir_core.trainer import Trainer, TrainerConfig
 
+import comfy.model_management  # the host, found by demo.backbone
+
 BATCH = 32
 READING = 300  # iterations that train the text encoder alone, to tell the factors from a caption
 POSES = 10  # scenes of each combination
@@ -41,6 +45,18 @@ class OutOfPlace(TorchFunctionMode):
         if func is torch.Tensor.add_:  # what `+=` arrives as
             return torch.add(*args)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Within: the host's modules can be trained; its fused rotary embedding, for one, has no gradient otherwise."""
+    before = getattr(comfy.model_management, "in_training", False)
+    comfy.model_management.in_training = True
+    try:
+        with OutOfPlace():
+            yield
+    finally:
+        comfy.model_management.in_training = before
 
 
 class SmallBackbone(torch.nn.Module):
@@ -181,7 +197,7 @@ def train_kind(kind: Kind, out: Path, work: Path, iterations: int, seed: int = 0
         dropped = random.random(BATCH) < CAPTION_DROPOUT
         texts = ["" if drop else text for text, drop in zip(texts, dropped)]
         x, timestep, wanted, weight = noisy(diffusion, latents[rows])
-        with OutOfPlace():
+        with differentiable():
             context, pooled, read = module.conditioning(texts, torch.rand(BATCH) < HIDDEN)
             y = diffusion.encode_adm(pooled_output=pooled)
             prediction = module.denoiser(x, timestep, context=context, y=y)
@@ -218,7 +234,7 @@ def read_captions(module: SmallBackbone, scenes: list, classes: torch.Tensor, ra
                       TrainerConfig(READING, rate=2e-3, warmup=50, weight_decay=0.02, average=0))
     for step in range(READING):
         rows = random.integers(0, len(scenes), BATCH)
-        with OutOfPlace():
+        with differentiable():
             tokens, whole = module.own(caption_texts(scenes, rows, random, STRANGE, TYPOS))
             loss = module.reading_loss(torch.cat([tokens.mean(1), whole], dim=1), classes[rows])
         trainer.step(loss)

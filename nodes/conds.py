@@ -86,10 +86,9 @@ def require_fitting_context(context, redirector: Redirector) -> None:
                            "Connect CLIP Text Encode of the model that the redirector was trained on.")
     if context.shape[2] != width:
         kind, found = architecture(redirector.config.architecture), titles_of_width(context.shape[2])
-        like = f", as that of {found}," if found else ""
-        raise ContextError(f"The conditioning is {context.shape[2]} wide{like} and the redirector {width}, for "
-                           f"{kind.title}; expected equal widths. Load a redirector that was trained for this kind of "
-                           "model.")
+        raise ContextError(f"The conditioning is {context.shape[2]} wide and the redirector {width}, for {kind.title}; "
+                           f"expected equal widths. {f'Prompts of {found} are that wide. ' if found else ''}Load a "
+                           "redirector that was trained for this kind of model.")
     if not fits_in_chunks(context.shape[1], redirector.config):
         raise ContextError(f"The conditioning has {context.shape[1]} tokens; expected a multiple of {tokens}. Remove "
                            "nodes that cut or pad the prompt.")

@@ -91,3 +91,19 @@ def test_the_words_of_t5_are_aligned_from_the_first_one_on(kinds, made):
         if own[at] in safe:
             assert safe[orders[0, at]] == own[at] or own[at] == 0
     assert sorted(orders[0].tolist()) == [*range(64)]
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_a_training_step_reaches_denoiser_and_text_encoder(kinds, made, name):
+    from demo.train_kind import differentiable, noisy
+
+    model, *_, module = made(name)
+    x, timestep, wanted, _ = noisy(model.model, torch.randn(2, *kinds.KINDS[name].shape))
+    with differentiable():
+        context, pooled, _ = module.conditioning(["a red fish", ""])
+        y = model.model.encode_adm(pooled_output=pooled)
+        prediction = module.denoiser(x, timestep, context=context, y=y)
+    (prediction + 0 * wanted).sum().backward()
+    last = {"sdxl": "out.2.weight", "flux": "final_layer.linear.weight"}[name]
+    assert module.denoiser.get_parameter(last).grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in module.denoiser.parameters())

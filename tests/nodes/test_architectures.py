@@ -211,7 +211,7 @@ def test_a_model_that_is_put_in_after_the_guard_is_looked_at_again(models, redir
 
 def test_conditioning_names_the_kinds_when_a_prompt_is_of_another(pack, redirector):
     context = torch.randn(1, 77, 2048)
-    with pytest.raises(pack("saferedir_core").ContextError, match="as that of Stable Diffusion XL, .* Diffusion 1"):
+    with pytest.raises(pack("saferedir_core").ContextError, match="Diffusion 1.x; .*Prompts of Stable Diffusion XL"):
         pack("nodes.bridge").redirect_conditioning([[context, {}]], redirector("sd1", unsafe=False).redirectors,
                                                    pack("saferedir_core").PolicyConfig())
 

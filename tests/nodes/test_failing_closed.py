@@ -410,7 +410,7 @@ class TestWarning:
     def test_a_model_of_another_width_is_noted(self, demo_world, prompts, scripted, guard):
         guarded, recorder = guard(scripted(unsafe=True, width=768), on_error="warn")
         sample(guarded, prompts("a fish"), prompts(""))
-        assert "128 wide and the redirector" in recorder.runs[-1].report["verdict"]
+        assert "128 wide and the redirector 'scripted' was made for 768" in recorder.runs[-1].report["verdict"]
 
     def test_a_removed_guard_is_logged(self, prompts, scripted, guard, caplog):
         guarded, _ = guard(scripted(unsafe=True), on_error="warn")
