@@ -262,8 +262,8 @@ def _few_steps(dataset, core_training, folder: Path, kind, positive: list, negat
 
 def page(out: Path) -> str:
     share = pack_module("saferedir_core.metrics").Share
-    lines = ["# Backbones", "", "Written by `python quickstart.py run demo/backbones.py`, from what its commands "
-             "measured. Do not edit.", "", "## Kinds of models", "",
+    lines = ["# Backbones", "", "Written by `python quickstart.py run demo/backbones.py page`, from what its `train`, "
+             "`measure` and `full` left. Do not edit.", "", "## Kinds of models", "",
              "An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and "
              "pooled vector; a model of no entry is refused by name. Z-Image is the one beyond the Stable Diffusions "
              "and Flux.1 because it runs on one consumer GPU, shares Flux.1's latents, and "

@@ -107,3 +107,14 @@ def test_a_training_step_reaches_denoiser_and_text_encoder(kinds, made, name):
     last = {"sdxl": "out.2.weight", "flux": "final_layer.linear.weight"}[name]
     assert module.denoiser.get_parameter(last).grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in module.denoiser.parameters())
+
+
+def test_the_page_is_written_of_what_is_there_and_says_what_is_not(kinds, tmp_path, monkeypatch):
+    from demo import backbones
+
+    monkeypatch.setattr(backbones, "PAGE", tmp_path / "backbones.md")
+    monkeypatch.setattr("sys.argv", ["backbones.py", "page", "--out", str(tmp_path)])
+    backbones.main()
+    text = (tmp_path / "backbones.md").read_text(encoding="utf-8")
+    assert "| Stable Diffusion XL | SDXL," in text and "Not measured yet: sdxl, flux." in text
+    assert "Not run yet: sd1, sd2, sdxl, sd3, flux, zimage." in text

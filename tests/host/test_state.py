@@ -3,9 +3,11 @@
 import threading
 
 import numpy as np
+import psutil
 import pytest
 
 from demo.client import ComfyClient, ExecutionFailed
+from matrix import load
 from matrix.cases import World
 from matrix.graph import Graph
 
@@ -68,3 +70,11 @@ def test_two_clients_at_once_get_what_each_gets_alone(draw, alone):
         thread.join()
     for name, expected in (("one", (0, 1, 0)), ("two", (1, 0, 1))):
         assert all(same(found, alone[which]) for found, which in zip(results[name], expected, strict=True))
+
+
+def test_the_load_test_runs_and_cancels_and_finds_nothing_changed(server, server_process):
+    process = next(each for each in psutil.Process().children(recursive=True)
+                   if str(server_process.port) in each.cmdline())
+    found = load.measure(server, process, prompts=6, cancels=2)
+    assert found["changed"] == [] and found["sampled"] > 0
+    assert "| prompts cancelled at a random moment | 2 |" in load.page(found)
