@@ -16,6 +16,7 @@ sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() != PROJE
 
 from demo.backbone import load_backbone  # noqa: E402
 from demo.client import ComfyClient  # noqa: E402
+from demo.files import written_whole  # noqa: E402
 from demo.scenes import SIZE  # noqa: E402
 from demo.server import ComfyServer, isolated_base  # noqa: E402
 from matrix.cases import BATCH, REDIRECTOR, all_cases  # noqa: E402
@@ -86,9 +87,8 @@ def read(path: Path) -> dict[str, Row]:
 
 
 def write(path: Path, rows: dict[str, Row]) -> None:
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text("".join(row.as_json() + "\n" for row in rows.values()), encoding="utf-8")
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text("".join(row.as_json() + "\n" for row in rows.values()), encoding="utf-8")
 
 
 if __name__ == "__main__":

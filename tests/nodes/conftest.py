@@ -12,6 +12,13 @@ def pack(comfyui):
     return pack_module
 
 
+@pytest.fixture(scope="session")
+def prompts(demo_world):
+    """prompts(text): its conditioning, as CLIP Text Encode of the demo world gives it."""
+    clip = demo_world[1]
+    return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
 @pytest.fixture
 def scripted(pack):
     """scripted(unsafe=..., width=128): a loaded redirector with random weights that always or never says unsafe."""

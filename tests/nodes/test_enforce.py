@@ -12,12 +12,6 @@ from comfy.patcher_extension import WrappersMP
 BATCH, STEPS = 1, 2
 
 
-@pytest.fixture(scope="module")
-def prompts(demo_world):
-    clip = demo_world[1]
-    return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-
 @pytest.fixture
 def enforced(pack, scripted, tmp_path):
     """enforced(loaded, ...): installs enforcement with a redirector; its log is tmp_path/decisions.jsonl."""

@@ -17,12 +17,6 @@ import nodes
 STEPS, BATCH = 2, 2
 
 
-@pytest.fixture(scope="module")
-def prompts(demo_world):
-    clip = demo_world[1]
-    return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-
 @pytest.fixture
 def guard(pack, demo_world):
     """guard(redirector, on_unsafe=..., ...) -> (guarded model, recorder)."""

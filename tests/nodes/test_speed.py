@@ -13,12 +13,6 @@ SETTINGS = {"whole": {"split": False}, "split": {}, "deferred": {"deferred": Tru
 
 
 @pytest.fixture
-def prompts(demo_world):
-    clip = demo_world[1]
-    return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-
-@pytest.fixture
 def speed(pack, monkeypatch):
     """speed("deferred"): sampling runs from now on take these short cuts."""
     def choose(name):

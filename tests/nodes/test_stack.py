@@ -10,14 +10,8 @@ WITHOUT = {"stripes": "a red boat in the snow", "boat": "a striped red car in th
 SEEDS = range(4)
 
 
-@pytest.fixture(scope="module")
-def encode(demo_world):
-    clip = demo_world[1]
-    return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-
 @pytest.fixture
-def exact(pack, encode):
+def exact(pack, prompts):
     """exact("stripes"): a redirector that knows one prompt, and moves it to the aligned context of the safe one."""
     core, types, collect = pack("saferedir_core"), pack("nodes.types"), pack("nodes.collect")
 
@@ -35,7 +29,7 @@ def exact(pack, encode):
         redirector = Exact(core.RedirectorConfig(prompt_dim=128))
         redirector.known, redirector.safe = contexts[:2]
         redirector.metadata = {"concept": concept}
-        assert torch.equal(redirector.known, encode(PROMPT)[0][0])
+        assert torch.equal(redirector.known, prompts(PROMPT)[0][0])
         return types.LoadedRedirector.place(concept, redirector.eval().requires_grad_(False))
     return make
 
@@ -69,8 +63,8 @@ def judged(demo_world, latents):
     return [judge(picture) for picture in np.asarray(decode(demo_world[2], latents))]
 
 
-def test_two_concepts_of_one_prompt_are_both_removed_and_the_rest_stays(demo_world, encode, guard):
-    positive, negative = encode(PROMPT), encode("")
+def test_two_concepts_of_one_prompt_are_both_removed_and_the_rest_stays(demo_world, prompts, guard):
+    positive, negative = prompts(PROMPT), prompts("")
     plain = judged(demo_world, sample(demo_world[0], positive, negative))
     assert sum(verdict.striped and verdict.object == "boat" for verdict in plain) >= 3
     model, recorder = guard("stripes", "boat")
@@ -82,43 +76,43 @@ def test_two_concepts_of_one_prompt_are_both_removed_and_the_rest_stays(demo_wor
         ("boat", "redirected"), ("stripes", "redirected")]
 
 
-def test_the_order_of_stacking_does_not_matter(encode, guard):
-    positive, negative = encode(PROMPT), encode("")
+def test_the_order_of_stacking_does_not_matter(prompts, guard):
+    positive, negative = prompts(PROMPT), prompts("")
     one, _ = guard("stripes", "boat")
     other, _ = guard("boat", "stripes")
     assert torch.equal(sample(one, positive, negative, steps=2), sample(other, positive, negative, steps=2))
 
 
-def test_a_prompt_without_the_concepts_is_bit_identical(demo_world, encode, guard):
-    positive, negative = encode("a blue house at night"), encode("")
+def test_a_prompt_without_the_concepts_is_bit_identical(demo_world, prompts, guard):
+    positive, negative = prompts("a blue house at night"), prompts("")
     model, recorder = guard("stripes", "boat")
     assert torch.equal(sample(model, positive, negative, 2), sample(demo_world[0], positive, negative, 2))
     assert recorder.runs[-1].report["status"] == "safe"
 
 
-def test_a_stack_in_which_one_redirects_gives_what_that_one_gives_alone(pack, demo_world, encode, exact, scripted):
+def test_a_stack_in_which_one_redirects_gives_what_that_one_gives_alone(pack, demo_world, prompts, exact, scripted):
     exact.clip = demo_world[1]
     types, bridge, config = pack("nodes.types"), pack("nodes.bridge"), pack("saferedir_core").PolicyConfig()
-    positive, negative, hit = encode(PROMPT), encode(""), exact("stripes")
+    positive, negative, hit = prompts(PROMPT), prompts(""), exact("stripes")
     stack = types.LoadedRedirector.stacked([scripted(unsafe=False), hit])
     guarded = [bridge.guard_model(demo_world[0], loaded, config, types.Recorder()) for loaded in (hit, stack)]
     assert torch.equal(*(sample(model, positive, negative, 2) for model in guarded))
 
 
-def test_the_conditioning_node_takes_stacks_and_the_guard_takes_over_from_it(pack, demo_world, encode, exact):
+def test_the_conditioning_node_takes_stacks_and_the_guard_takes_over_from_it(pack, demo_world, prompts, exact):
     exact.clip = demo_world[1]
     types, bridge, config = pack("nodes.types"), pack("nodes.bridge"), pack("saferedir_core").PolicyConfig()
     stack = types.LoadedRedirector.stacked([exact("stripes"), exact("boat")])
-    positive, negative = encode(PROMPT), encode("")
+    positive, negative = prompts(PROMPT), prompts("")
     baked = pack("nodes.conditioning").SafeRedirConditioning.execute(positive, stack, 1.25, 0.0).args[0]
     assert not torch.equal(baked[0][0], positive[0][0])
     guarded = bridge.guard_model(demo_world[0], stack, config, types.Recorder())
     assert torch.equal(sample(guarded, baked, negative, 2), sample(guarded, positive, negative, 2))
 
 
-def test_the_report_node_shows_a_plot_for_each_concept(pack, encode, guard):
+def test_the_report_node_shows_a_plot_for_each_concept(pack, prompts, guard):
     model, recorder = guard("stripes", "boat")
-    sample(model, encode(PROMPT), encode(""), steps=2)
+    sample(model, prompts(PROMPT), prompts(""), steps=2)
     picture = pack("nodes.report").picture_of(recorder.runs[-1].report)
     assert picture.shape == (1, 640, 640, 3)
 
