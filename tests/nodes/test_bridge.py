@@ -9,15 +9,6 @@ from comfy.patcher_extension import WrappersMP
 BATCH, STEPS = 2, 4
 
 
-@pytest.fixture(scope="module")
-def prompts(demo_world):
-    _, clip, _ = demo_world
-
-    def encode(text):
-        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
-    return encode
-
-
 @pytest.fixture
 def contexts_seen():
     """Adds a recorder of every context that reaches the denoiser to a model: list of (cond_or_uncond, context)."""
