@@ -88,7 +88,7 @@ def as_markdown(content: dict) -> str:
              + ("\n**This is the quick form: it shows that the command works, not how fast anything is.**\n"
                 if content["quick"] else "")
              + "\nRatios are of two things timed in turn in one process: median (lower to upper quartile, rounds).\n\n"
-             + table(("what", "reach", "measured"), reached(content["figures"]))]
+             + table(("what", "reach", "measured"), reached(content["figures"], content["device"]))]
     for name, title in TITLES.items():
         figure = content["figures"].get(name)
         told = NOT_MEASURED + "."
@@ -99,7 +99,7 @@ def as_markdown(content: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def reached(figures: dict[str, dict]) -> list[tuple[str, str, str]]:
+def reached(figures: dict[str, dict], device: str = "cpu") -> list[tuple[str, str, str]]:
     """What was to be reached, and what was: (what, reach, measured)."""
     def value(figure: str, column: str, **wanted):
         rows = figures.get(figure, {}).get("rows", [])
@@ -139,13 +139,10 @@ def reached(figures: dict[str, dict]) -> list[tuple[str, str, str]]:
                  told(None if None in parts else sum(parts), lambda it: it <= 40)))
     made.append(("the demo concept trained", "<= 180 s",
                  told(value("training", "value", what="seconds to a trained demo concept"), lambda it: it <= 180)))
-    made += [(f"{what} on a GPU", reach, NOT_MEASURED if not _on_gpu(figures) else "see below") for what, reach in (
-        ("guarded / unguarded", "<= 1.01"), ("one evaluation against the published policy", ">= 5 times faster"))]
+    if device == "cpu":  # elsewhere the rows above are the GPU's
+        made += [("guarded / unguarded on a GPU", "<= 1.01", NOT_MEASURED),
+                 ("one evaluation against the published policy on a GPU", ">= 5 times faster", NOT_MEASURED)]
     return made
-
-
-def _on_gpu(figures: dict[str, dict]) -> bool:
-    return _device() != "cpu" and bool(figures)
 
 
 def write(content: dict, folder: Path) -> tuple[Path, Path]:

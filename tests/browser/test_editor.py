@@ -16,8 +16,8 @@ GUARD = "SafeRedirGuard"
 RUNNABLE = ("stacked", "style", "img2img", "inpaint", "train", "evaluate")
 
 
-def workflow(name: str = "demo", number: int = 0, **nodes) -> dict:
-    """A template as a workflow of its own; nodes: {title: {position in widgets_values: value}}."""
+def workflow(name: str = "demo", number: int = 0) -> dict:
+    """A template as a workflow of its own, by number."""
     content = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     if number:
         content["id"] = f"10000000-0000-4000-8000-{number:012d}"
