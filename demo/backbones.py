@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -173,6 +172,8 @@ STEPS, LATENT, TRAINED = 2, 8, 2  # sampling steps, rows and columns of a latent
 
 def full(name: str) -> dict:
     """Loads, guards, samples and trains at full width, and says how long it took and how much memory."""
+    import resource  # Windows has none, and the other commands need none
+
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
@@ -321,11 +322,15 @@ def page(out: Path) -> str:
     return "\n".join(lines)
 
 
+def write_page(out: Path) -> None:
+    with written_whole(PAGE) as file:
+        file.write_text(page(out), encoding="utf-8", newline="\n")
+
+
 def keep(out: Path, name: str, found: dict) -> None:
     with written_whole(out / "results" / f"{name}.json") as file:
         file.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    with written_whole(PAGE) as file:
-        file.write_text(page(out), encoding="utf-8", newline="\n")
+    write_page(out)
     print(json.dumps({key: value for key, value in found.items() if key != "backbone"}, indent=1), flush=True)
 
 
@@ -375,8 +380,7 @@ def main() -> None:
     elif arguments.command == "one":
         keep(out, f"full_{arguments.names[0]}", full(arguments.names[0]))
     else:
-        with written_whole(PAGE) as file:
-            file.write_text(page(out), encoding="utf-8", newline="\n")
+        write_page(out)
 
 
 if __name__ == "__main__":

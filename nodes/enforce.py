@@ -32,6 +32,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_execution.utils import get_executing_context
 
 from ..saferedir_core import ConfigError, ContextError, PolicyConfig, SafeRedirError
 from ..saferedir_core.bundle import load_redirectors
@@ -251,9 +252,5 @@ def enforce_if_asked() -> Enforcer | None:
 
 def _executing() -> dict[str, str]:
     """Which prompt and node of the queue are being executed, when the host says."""
-    try:
-        from comfy_execution.utils import get_executing_context
-    except ImportError:
-        return {}
     context = get_executing_context()
     return {} if context is None else {"prompt_id": context.prompt_id, "node_id": context.node_id}
