@@ -44,7 +44,8 @@ def deviations(prompts: int, steps: int, thinned: bool) -> list[dict]:
     return rows
 
 
-WAYS = {"prompt's part once, float32": {}, "weights and convolutions in float16": {"encoder_dtype": torch.float16}}
+WAYS = {"prompt's part once, float32": {},
+        "weights, convolutions and large matrices in float16": {"large_dtype": torch.float16}}
 
 
 def golden_network():
@@ -102,8 +103,8 @@ def _row(name: str, way: str, subjects: list, settings: dict) -> dict:
     probability = context_moved = 0.0
     for redirector, threshold, cases in subjects:
         short = redirector
-        if settings.get("encoder_dtype") is not None:
-            short = copy.deepcopy(redirector).to(settings["encoder_dtype"])
+        if settings.get("large_dtype") is not None:
+            short = copy.deepcopy(redirector).to(settings["large_dtype"])
         for phase, (latent, context, timestep) in enumerate(cases):
             exact = redirector(latent, context, timestep)
             heads = evaluator.Evaluator([short], context, **settings).evaluate(latent, timestep, phase=phase)

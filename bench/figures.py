@@ -15,7 +15,7 @@ from demo.pack import pack_module
 
 from . import guarded, subjects
 from .counting import Counting
-from .deviation import deviations
+from .deviation import deviations, evaluator, redirected_context
 from .published import PublishedPolicy
 from .timing import Spread, in_turn, ratio
 
@@ -137,14 +137,32 @@ def counts(plan: Plan) -> list[dict]:
     rows = []
     for name, redirectors in (("one concept", subjects.sharing(1)), ("eight concepts", subjects.sharing(8))):
         made = counted(redirectors, 512)
-        weights = _bytes(redirectors.values())
+        half = memory({key: value.half() for key, value in subjects.sharing(len(redirectors)).items()}, 512)
         rows.append({"what": name, "host waits per step": made["step"].waits,
                      "operations per evaluation and redirection": made["step"].operations,
                      "operations of the first one": made["first"].operations,
-                     "weights MB, float32": round(weights / 1e6, 1), "weights MB, float16": round(weights / 2e6, 1),
-                     "kept for the run MB": round(made["kept"] / 1e6, 1),
+                     **{f"{what} MB, float16": round(value / 1e6, 1) for what, value in half.items()},
+                     "kept for the run MB, float32": round(made["kept"] / 1e6, 1),
                      "peak of an evaluation MB, float32": round(made["step"].peak_bytes / 1e6, 1)})
     return rows
+
+
+def memory(redirectors: dict, pixels: int) -> dict[str, int]:
+    """Bytes that half-precision redirectors need as they are used on a GPU: their weights, what a run prepares (at the
+    most, and kept of it), an evaluation with its redirection at the most, and all of it at the worst moment."""
+    device, first = next(iter(redirectors.values())).device, next(iter(redirectors.values()))
+    context = torch.randn(1, 77, first.config.prompt_dim, device=device).half()
+    latent, timestep = torch.randn(1, 4, pixels // 8, pixels // 8, device=device).half(), torch.full((1,), 500.0)
+    preparing, evaluating = Counting(), Counting()
+    with torch.no_grad(), preparing:
+        made = evaluator.Evaluator([*redirectors.values()], context, large_dtype=torch.float16)
+    kept = preparing.alive_bytes()
+    with torch.no_grad(), evaluating:
+        heads = made.evaluate(latent, timestep.to(device))
+        redirected_context(context, heads.delta(0), heads.token_mask[0], heads.alpha[0], 1.25, True)
+    weights, at_most, peak = _bytes(redirectors.values()), preparing.counts.peak_bytes, evaluating.counts.peak_bytes
+    return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "an evaluation": peak,
+            "all at most": weights + max(at_most, kept + peak)}
 
 
 def counted(redirectors: dict, pixels: int, batch: int = 1, variant_speed=None) -> dict:

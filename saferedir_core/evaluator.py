@@ -26,7 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .plan import to_chunks
-from .redirector import HEADS, JOINT_WIDTH, PooledRedirectorOutput, Redirector, RedirectorOutput, pooled_latent
+from .redirector import (
+    HEADS,
+    JOINT_WIDTH,
+    MaskPredictor,
+    PooledRedirectorOutput,
+    Redirector,
+    RedirectorOutput,
+    pooled_latent,
+)
 
 
 @dataclass(frozen=True)
@@ -94,22 +102,23 @@ class Evaluator:
     redirectors  in eval mode, equal in config, device and dtype, each of which `can_split`
     original     (B, k*T, D), the prompt of each item
     latent_size  see `thinned`; None reads the whole latent
-    encoder_dtype  of the convolutions; None: the redirectors' own, but on a CPU float32, which is faster there than
-                   half precision
+    large_dtype  of the convolutions and of the large matrices that every evaluation multiplies with; None: the
+                 redirectors' own, but on a CPU float32, which is faster there than half precision
 
-    All but the convolutions is computed in float32 (float64 for such a network).
+    All else is computed in float32 (float64 for such a network).  Large matrices in the dtype they have are not copied.
     """
 
     def __init__(self, redirectors: Sequence[Redirector], original: Tensor, latent_size: int | None = None,
-                 encoder_dtype: torch.dtype | None = None):
+                 large_dtype: torch.dtype | None = None):
         first = redirectors[0]
         self.latent_size = latent_size
         self.dtype = torch.promote_types(first.dtype, torch.float32)
         self._config = first.config
-        if encoder_dtype is None:
-            encoder_dtype = self.dtype if first.device.type == "cpu" else first.dtype
+        if large_dtype is None:
+            large_dtype = self.dtype if first.device.type == "cpu" else first.dtype
+        self._large_dtype = large_dtype
         self._encoders = _distinct([each.latent_encoder for each in redirectors],
-                                   lambda encoder: _FoldedEncoder(encoder, encoder_dtype, self.dtype))
+                                   lambda encoder: _FoldedEncoder(encoder, large_dtype, self.dtype))
         self._clocks = _distinct([each.t_encoder for each in redirectors], lambda encoder: _wide(encoder, self.dtype))
         half = first.config.timestep_dim // 2
         index = torch.arange(half, device=first.device, dtype=torch.float32)
@@ -122,7 +131,8 @@ class Evaluator:
         prompts = prompts.to(first.device, self.dtype)
         self._prompt = _together(_PromptPart, [_prompt_part(each, prompts) for each in redirectors]).map(
             lambda part: part.unflatten(1, (-1, self._per_item)))                            # (C, G, k, ...)
-        self._weights = _together(_HeadWeights, [_head_weights(each, self.dtype) for each in redirectors])
+        self._weights = _together(_HeadWeights, [_head_weights(each, self.dtype, large_dtype)
+                                                 for each in redirectors])
         self._head_eps = first.cross_attn.heads[0].norm.eps
         self._fuse_eps = first.cross_attn.fuse[1].eps
 
@@ -151,10 +161,14 @@ class Evaluator:
         attended = scaled.transpose(1, 2).reshape(-1, count, rows) @ prompt.value.reshape(-1, rows, width)
         attended = attended.view(concepts, -1, width) + weights.value_bias                   # (C, Z/C * n, D)
         attended = F.layer_norm(attended, (width,), eps=self._fuse_eps)
+        attended = torch.addcmul(weights.norm_bias, attended, weights.norm_weight)
         read = torch.cat([query.reshape(concepts, -1, JOINT_WIDTH), attended], dim=-1)
         read = read.view(concepts, groups, chunks, count, -1).transpose(2, 3).flatten(1, 3)  # (C, R, J + D)
-        hidden = (read @ weights.classify_in).view(concepts, groups, count, chunks, -1) + prompt.classified[:, :, None]
-        logits = torch.baddbmm(weights.classify_bias, hidden.flatten(1, 3).relu_(), weights.classify_out)
+        read = read.to(self._large_dtype)
+        hidden = torch.baddbmm(read[..., :JOINT_WIDTH] @ weights.classify_joint.mT,
+                               read[..., JOINT_WIDTH:], weights.classify_attended.mT).to(self.dtype)
+        hidden = hidden.view(concepts, groups, count, chunks, -1) + prompt.classified[:, :, None]
+        logits = torch.baddbmm(weights.classify_bias, hidden.flatten(1, 3).relu_(), weights.classify_out.mT)
 
         def of_rows(part: Tensor) -> Tensor:
             """(C, G, k, ...) -> (C, R, ...)"""
@@ -183,12 +197,13 @@ class Evaluator:
             read, one = read[concept:concept + 1], slice(concept, concept + 1)
             prompt, weights = prompt.map(lambda part: part[one]), weights.map(lambda part: part[one])
         concepts, groups, chunks = prompt.key.shape[:3]
-        hidden = torch.baddbmm(weights.project_bias, read, weights.project_in).relu_()
-        low = torch.baddbmm(weights.low_bias, hidden, weights.low)                           # (C, R, rank)
+        hidden = torch.baddbmm(weights.project_bias, read, weights.project_in.mT).relu_().to(self.dtype)
+        low = torch.baddbmm(weights.low_bias, hidden, weights.low.mT)                           # (C, R, rank)
         shape = (concepts, groups, -1, chunks, 1)
-        direction = (low @ weights.up).view(*shape, prompt.value.shape[-1])                  # (C, G, n, k, 1, D)
+        direction = (low @ weights.up.mT).view(*shape, prompt.value.shape[-1])                  # (C, G, n, k, 1, D)
         if prompt.towards is not None:
-            attended = (read[..., JOINT_WIDTH:] @ weights.token_in).view(*shape, weights.token_in.shape[-1])
+            attended = (read[..., JOINT_WIDTH:] @ weights.token_in.mT).to(self.dtype).view(
+                *shape, weights.token_in.shape[1])
             seen = (prompt.token_read[:, :, None] + attended).relu_()                        # (C, G, n, k, T, 256)
             direction = direction + prompt.towards[:, :, None] + _of_each(
                 _of_each(seen, weights.token_out) + weights.token_bias.view(concepts, 1, 1, 1, 1, -1),
@@ -198,8 +213,8 @@ class Evaluator:
 
 
 def _of_each(x: Tensor, weights: Tensor) -> Tensor:
-    """(C, ..., in) @ (C, in, out) -> (C, ..., out)."""
-    return (x.flatten(1, -2) @ weights).view(*x.shape[:-1], -1)
+    """(C, ..., in), (C, out, in) -> (C, ..., out)."""
+    return (x.flatten(1, -2) @ weights.mT).view(*x.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -230,21 +245,24 @@ class _PromptPart(_Parts):
 
 @dataclass(frozen=True)
 class _HeadWeights(_Parts):
-    """What every evaluation multiplies with; the affine part of the last norm is folded in.  in, out order."""
+    """What every evaluation multiplies with, matrices (out, in); the redirector's own where the dtype allows."""
 
     value_bias: Tensor                  # (1, D)
-    classify_in: Tensor                 # (J + D, 256)
-    classify_out: Tensor                # (256, 2)
+    norm_weight: Tensor                 # (1, D)
+    norm_bias: Tensor                   # (1, D)
+    classify_joint: Tensor              # (256, J) large
+    classify_attended: Tensor           # (256, D) large
+    classify_out: Tensor                # (2, 256)
     classify_bias: Tensor               # (1, 2)
-    project_in: Tensor                  # (J + D, 512)
-    project_bias: Tensor                # (1, 512)
-    low: Tensor                         # (512, rank) the second layer times the low-rank pair's first
+    project_in: Tensor                  # (512, J + D) large
+    project_bias: Tensor                # (1, 512) large
+    low: Tensor                         # (rank, 512) the second layer times the low-rank pair's first
     low_bias: Tensor                    # (1, rank)
-    up: Tensor                          # (rank, D) scale included
-    token_in: Tensor | None = None      # (D, 256)
-    token_out: Tensor | None = None     # (256, 4 rank)
+    up: Tensor                          # (D, rank) scale included
+    token_in: Tensor | None = None      # (256, D) large
+    token_out: Tensor | None = None     # (4 rank, 256)
     token_bias: Tensor | None = None    # (1, 4 rank)
-    token_write: Tensor | None = None   # (4 rank, D)
+    token_write: Tensor | None = None   # (D, 4 rank)
 
 
 def _together(kind, parts: list):
@@ -254,34 +272,35 @@ def _together(kind, parts: list):
 
 
 def _prompt_part(redirector: Redirector, context: Tensor) -> _PromptPart:
-    """context: (P, T, D) in the dtype to compute in."""
+    """context: (P, T, D) in the dtype to compute in.
+
+    Matrices of another dtype are widened one at a time: all of them together would need more room than the evaluations.
+    """
     dtype, width = context.dtype, context.shape[-1]
-    fuse, norm = (_wide(each, dtype) for each in redirector.cross_attn.fuse)
+    fuse = redirector.cross_attn.fuse[0].weight.chunk(HEADS, dim=1)
     keys, key_biases, grams, values = [], [], [], []
-    for number, head in enumerate(redirector.cross_attn.heads):
-        head = _wide(head, dtype)
-        key = head.key(context) / math.sqrt(width)                                           # (P, T, D)
-        keys.append(key @ head.query.weight)
-        key_biases.append(key @ head.query.bias)
-        value = head.value(context)
+    for head, fused in zip(redirector.cross_attn.heads, fuse, strict=True):
+        key = _wide(head.key, dtype)(context) / math.sqrt(width)                             # (P, T, D)
+        keys.append(key @ _wide(head.query.weight, dtype))
+        key_biases.append(key @ _wide(head.query.bias, dtype))
+        value = _wide(head.value, dtype)(context)
         value = value - value.mean(-1, keepdim=True)
         grams.append(value @ value.mT / width)
-        values.append(value * head.norm.weight @ fuse.weight[:, number * width:(number + 1) * width].T)
+        values.append(value * _wide(head.norm.weight, dtype) @ _wide(fused, dtype).T)
     position = _wide(redirector.pos_embed, dtype)
-    token_mask = _wide(redirector.mask_predictor, dtype)(context)
+    token_mask = _token_mask(redirector.mask_predictor, context)
     alpha = _wide(redirector.alpha_predictor, dtype)(context)
     gate = torch.sigmoid(_wide(redirector.gate_linear, dtype)(context + position)) * token_mask[..., None]
-    first = _wide(redirector.classifier[0], dtype)
-    parts = first.weight.split([JOINT_WIDTH, width, first.weight.shape[1] - JOINT_WIDTH - width], dim=1)
-    mean, attended = parts[1], parts[2][:, :width]
-    classified = context.mean(dim=1) @ mean.T + first.bias + attended @ norm.bias            # (P, 256)
+    first = redirector.classifier[0]  # reads joint feature, mean of the prompt, attended prompt, evidence
+    mean, evidence = first.weight[:, JOINT_WIDTH:][:, :width], first.weight[:, JOINT_WIDTH + 2 * width:]
+    classified = context.mean(dim=1) @ _wide(mean, dtype).T + _wide(first.bias, dtype)       # (P, 256)
     towards = token_read = None
     if redirector.config.variant == "token":
-        classified = classified + _wide(redirector.token_evidence, dtype)(context) @ parts[2][:, width:].T
+        classified = classified + _wide(redirector.token_evidence, dtype)(context) @ _wide(evidence, dtype).T
         token, read = context + position, _wide(redirector.token_delta.read[0], dtype)
         to_padding = _wide(redirector.token_delta.to_padding, dtype)(token).sigmoid()
         towards = to_padding * (token[:, -1:] - token)
-        token_read = token @ read.weight[:, :width].T + read.bias + read.weight[:, width:] @ norm.bias
+        token_read = token @ read.weight[:, :width].T + read.bias
     part = _PromptPart(torch.cat(keys, dim=1), torch.cat(key_biases, dim=1), torch.stack(grams, dim=1),
                        torch.cat(values, dim=1), classified, token_mask, alpha, gate, token_mask[:, 0] < 0, towards,
                        token_read)
@@ -290,31 +309,40 @@ def _prompt_part(redirector: Redirector, context: Tensor) -> _PromptPart:
     return _PromptPart(**{**vars(part), "finite": finite_rows(*floating)})
 
 
-def _head_weights(redirector: Redirector, dtype: torch.dtype) -> _HeadWeights:
+def _token_mask(predictor: MaskPredictor, context: Tensor) -> Tensor:
+    """As the predictor itself: (P, T, D) -> (P, T)."""
+    attention, dtype = predictor.attn, context.dtype
+    parts = [F.linear(context, _wide(weight, dtype), _wide(bias, dtype)) for weight, bias in zip(
+        attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)]     # (P, T, D) each
+    mixed = F.scaled_dot_product_attention(*(part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts))
+    mixed = _wide(attention.out_proj, dtype)(mixed.transpose(1, 2).flatten(2))                # (P, T, D)
+    return _wide(predictor.predictor, dtype)(mixed).sigmoid().squeeze(-1)
+
+
+def _head_weights(redirector: Redirector, dtype: torch.dtype, large: torch.dtype) -> _HeadWeights:
     width = redirector.config.prompt_dim
-    fuse, norm = (_wide(each, dtype) for each in redirector.cross_attn.fuse)
-    heads = [_wide(head.norm, dtype).bias for head in redirector.cross_attn.heads]
-    first, _, _, last = (_wide(each, dtype) for each in redirector.classifier)
-    project, _, second = (_wide(each, dtype) for each in redirector.token_proj)
-    pair = _wide(redirector.delta_head, dtype)
-
-    def reading(weight: Tensor, attended: slice) -> Tensor:
-        """The columns that read joint and attended prompt, the norm's factor in the latter: (J + D, out)."""
-        return torch.cat([weight[:, :JOINT_WIDTH], weight[:, attended] * norm.weight], dim=1).T.contiguous()
-
+    fuse, norm = redirector.cross_attn.fuse[0], _wide(redirector.cross_attn.fuse[1], dtype)
+    value_bias = _wide(fuse.bias, dtype) + sum(
+        _wide(part, dtype) @ _wide(head.norm.bias, dtype)
+        for part, head in zip(fuse.weight.chunk(HEADS, dim=1), redirector.cross_attn.heads, strict=True))
+    second, pair = _wide(redirector.token_proj[2], dtype), _wide(redirector.delta_head, dtype)
+    first, project = (_wide(each, large) for each in (redirector.classifier[0], redirector.token_proj[0]))
+    last = _wide(redirector.classifier[3], dtype)
     token = {}
     if redirector.config.variant == "token":
-        read, _, _, out = (_wide(each, dtype) for each in redirector.token_delta.read)
-        token = {"token_in": (read.weight[:, width:] * norm.weight).T.contiguous(), "token_out": out.weight.T,
-                 "token_bias": out.bias[None], "token_write": _wide(redirector.token_delta.write, dtype).weight.T}
+        read, _, _, out = redirector.token_delta.read
+        out = _wide(out, dtype)
+        token = {"token_in": _wide(read, large).weight[:, width:], "token_out": out.weight,
+                 "token_bias": out.bias[None], "token_write": _wide(redirector.token_delta.write, dtype).weight}
+    attended = JOINT_WIDTH + width
     return _HeadWeights(
-        value_bias=(fuse.bias + fuse.weight @ torch.cat(heads))[None],
-        classify_in=reading(first.weight, slice(JOINT_WIDTH + width, JOINT_WIDTH + 2 * width)),
-        classify_out=last.weight.T.contiguous(), classify_bias=last.bias[None],
-        project_in=reading(project.weight, slice(JOINT_WIDTH, None)),
-        project_bias=(project.bias + project.weight[:, JOINT_WIDTH:] @ norm.bias)[None],
-        low=(pair.down.weight @ second.weight).T.contiguous(), low_bias=(pair.down.weight @ second.bias)[None],
-        up=(pair.up.weight * pair.scale).T.contiguous(), **token)
+        value_bias=value_bias[None], norm_weight=norm.weight[None], norm_bias=norm.bias[None],
+        classify_joint=first.weight[:, :JOINT_WIDTH],
+        classify_attended=first.weight[:, attended:attended + width],
+        classify_out=last.weight, classify_bias=last.bias[None],
+        project_in=project.weight, project_bias=project.bias[None],
+        low=pair.down.weight @ second.weight, low_bias=(pair.down.weight @ second.bias)[None],
+        up=pair.up.weight * pair.scale, **token)
 
 
 class _FoldedEncoder:
@@ -335,25 +363,25 @@ class _FoldedEncoder:
         return F.linear(pooled, self._last.weight, self._last.bias).relu_()
 
     def _folded(self, block: nn.Module, wide: torch.dtype) -> tuple[Tensor | None, ...]:
-        block = _wide(block, wide)
-        first, first_bias = _fold(block.conv[0], block.conv[1])
-        second, second_bias = _fold(block.conv[3], block.conv[4])
+        first, first_bias = self._fold(*block.conv[:2], wide)
+        second, second_bias = self._fold(*block.conv[3:], wide)
         shortcut = None
         if not isinstance(block.downsample, nn.Identity):
-            shortcut, second_bias = block.downsample.weight, second_bias + block.downsample.bias
-        return tuple(None if each is None else self._placed(each)
-                     for each in (first, first_bias, second, second_bias, shortcut))
+            shortcut = self._placed(block.downsample.weight)
+            second_bias = second_bias + _wide(block.downsample.bias, wide)
+        return first, self._placed(first_bias), second, self._placed(second_bias), shortcut
+
+    def _fold(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight, and wide bias, of the convolution with the norm's running statistics in them."""
+        variance, mean, scale, shift, bias = (_wide(each, wide) for each in (
+            norm.running_var, norm.running_mean, norm.weight, norm.bias, convolution.bias))
+        factor = scale * (variance + norm.eps).rsqrt()
+        weight = self._placed(_wide(convolution.weight, wide) * factor[:, None, None, None])
+        return weight, (bias - mean) * factor + shift
 
     def _placed(self, tensor: Tensor) -> Tensor:
         tensor = tensor.to(self._dtype)
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with the norm's running statistics in them."""
-    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return (convolution.weight * factor[:, None, None, None],
-            (convolution.bias - norm.running_mean) * factor + norm.bias)
 
 
 def _wide(part, dtype: torch.dtype):

@@ -99,7 +99,7 @@ def test_a_half_precision_network_deviates_little(published, golden_network, dty
     half = Redirector().eval().requires_grad_(False)
     half.load_state_dict(published.state_dict())
     wide = Evaluator([published], context).evaluate(latent, timestep)
-    heads = Evaluator([half.to(dtype)], context, encoder_dtype=dtype).evaluate(latent, timestep)
+    heads = Evaluator([half.to(dtype)], context, large_dtype=dtype).evaluate(latent, timestep)
     one, other = (each.logits.softmax(-1)[..., 1] for each in (heads, wide))
     assert ((one - other).abs() <= most * other).all()
     assert heads.logits.dtype == torch.float32
