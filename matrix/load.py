@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -37,6 +38,7 @@ SAMPLERS = ("euler", "heun", "uni_pc", "dpmpp_2m", "euler_ancestral")
 WAYS = ("unguarded", "guard", "conditioning and guard")
 PAGE = PROJECT / "docs" / "load.md"
 GROWTH = 0.02  # of the memory after the warm-up
+SIMULTANEOUS = 32  # requests; as many as the server's pool can have threads
 
 
 def main(argv: list[str]) -> int:
@@ -66,9 +68,10 @@ def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels:
     jobs = ["run"] * prompts + ["cancel"] * cancels
     order.shuffle(jobs)
     warm = max(len(jobs) // 5, len(kinds))
-    before = None
+    before, finished = None, ()
     for number, job in enumerate(jobs):
         if number == warm:
+            fill_pool(client, *finished)
             before = held(process)
         kind = kinds[order.randrange(len(kinds))]
         graph, sampler, shown = prompt(about, *kind, unique=number if job == "cancel" else None)
@@ -76,7 +79,7 @@ def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels:
             cancelled(client, graph, order.random())
             continue
         history = client.queue(graph)
-        sampled += sampler not in cached(history)
+        sampled, finished = sampled + (sampler not in cached(history)), (history, shown)
         picture = client.images(history, shown)[0].array()
         if not np.array_equal(first.setdefault(kind, picture), picture):
             changed.append(f"{number}: {kind}")
@@ -127,6 +130,13 @@ def page(found: dict) -> str:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return (f"# Under load\n\n{datetime.date.today().isoformat()}, {machine}; written by\n\n"
             f"    python quickstart.py run matrix/load.py\n\n{table(('what', 'measured'), rows)}\n")
+
+
+def fill_pool(client: ComfyClient, history: dict, shown: str) -> None:
+    """Asks for many pictures at once.  The server reads files in a pool whose threads come when needed, and stay:
+    without this, one of them that comes late looks like one that we left."""
+    with ThreadPoolExecutor(SIMULTANEOUS) as pool:
+        list(pool.map(lambda _: ComfyClient(client.url).images(history, shown), range(20 * SIMULTANEOUS)))
 
 
 def cancelled(client: ComfyClient, graph: dict, moment: float) -> None:
