@@ -18,6 +18,7 @@ REDIRECTOR = "demo-stripes"
 # At a guidance of 4 and 10 steps some solvers of higher order draw ruins here, unguarded as well; at 2 none does.
 STEPS, MANY_STEPS, CFG, BATCH, SEED = 10, 20, 2.0, 4, 11
 EMBEDDING, LORA, CONCEPT_LORA = "matrix_striped", "matrix_plain.safetensors", "matrix_striped_lora.safetensors"
+CONTROLNET, GLIGEN = "matrix_controlnet.safetensors", "matrix_gligen.safetensors"
 TRIGGER = "qzx"  # the word that the concept's LoRA was tuned to
 COMPILED = {"TorchCompileModel"}  # slow without a fast compiler; run last
 # Nodes that are the pack's own, that train, or that no sampler follows.
@@ -94,6 +95,8 @@ class World:
                                              denoise=1.0),
             "SAMPLER": lambda: self.graph.add("KSamplerSelect", sampler_name="euler"),
             "NOISE": lambda: self.graph.add("RandomNoise", noise_seed=SEED),
+            "CONTROL_NET": lambda: self.graph.add("ControlNetLoader", control_net_name=CONTROLNET),
+            "GLIGEN": lambda: self.graph.add("GLIGENLoader", gligen_name=GLIGEN),
             "HOOKS": lambda: self.graph.add("CreateHookLora", lora_name=LORA, strength_model=1.0, strength_clip=0.0),
         }
 

@@ -1,4 +1,5 @@
-"""Files that some cases load: a textual inversion of the concept, a LoRA of no meaning, and one tuned on the concept.
+"""Files that some cases load: a textual inversion of the concept, a LoRA of no meaning and one tuned on the concept, a
+ControlNet and a GLIGEN model of no meaning.
 
 Made from the demo world itself; the tuned LoRA takes a minute or two.
 """
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from demo.backbone import UNET_CONFIG
 from demo.captions import OBJECT_WORDS
 from demo.sampling import encode, sample_latents
 
-from .cases import CONCEPT_LORA, EMBEDDING, LORA, TRIGGER
+from .cases import CONCEPT_LORA, CONTROLNET, EMBEDDING, GLIGEN, LORA, TRIGGER
 
 RANK, ITERATIONS, LEARNING_RATE, BATCH = 8, 400, 2e-3, 16
+GLIGEN_HEAD = 64  # width of a head, as the host takes it for other widths than Stable Diffusion's
 COLOURS, PLACES = ("red", "green", "blue", "yellow"), ("in the snow", "at night", "in a meadow", "in the desert")
 
 
@@ -27,7 +30,9 @@ def make_extras(models: Path, world, tuned: bool = True) -> None:
     """
     model, clip, _ = world
     makers = {models / "embeddings" / f"{EMBEDDING}.safetensors": lambda: inversion(clip),
-              models / "loras" / LORA: lambda: random_lora(model)}
+              models / "loras" / LORA: lambda: random_lora(model),
+              models / "controlnet" / CONTROLNET: lambda: controlnet(model),
+              models / "gligen" / GLIGEN: lambda: gligen(model)}
     if tuned:
         makers[models / "loras" / CONCEPT_LORA] = lambda: tuned_lora(model, clip)
     for path, make in makers.items():
@@ -58,6 +63,37 @@ def random_lora(model) -> dict[str, torch.Tensor]:
         out, wide = layer.weight.shape
         state[f"{name}.lora_down.weight"] = torch.randn(2, wide, generator=generator) * 0.02
         state[f"{name}.lora_up.weight"] = torch.randn(out, 2, generator=generator) * 0.02
+    return state
+
+
+def controlnet(model) -> dict[str, torch.Tensor]:
+    """A ControlNet as before its training, the denoiser's own first half, but that what it adds is random and not 0."""
+    import comfy.cldm.cldm
+    import comfy.ops
+
+    config = {key: value for key, value in UNET_CONFIG.items() if key not in ("out_channels", "use_temporal_attention")}
+    network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, num_heads=4, dtype=torch.float32, device="cpu",
+                                         operations=comfy.ops.disable_weight_init)
+    own, generator = model.model.diffusion_model.state_dict(), torch.Generator().manual_seed(0)
+    return {name: own[name].float().contiguous() if name in own
+            else 0.01 * torch.randn(value.shape, generator=generator) for name, value in network.state_dict().items()}
+
+
+def gligen(model) -> dict[str, torch.Tensor]:
+    """A GLIGEN model of random weights: a gated layer for each block that reads the prompt, and the boxes' encoder."""
+    import comfy.gligen
+
+    generator, width, state = torch.Generator().manual_seed(0), UNET_CONFIG["context_dim"], {}
+
+    def add(prefix: str, module: torch.nn.Module) -> None:
+        for name, value in module.state_dict().items():
+            state[f"{prefix}.{name}"] = 0.05 * torch.randn(value.shape, generator=generator)
+    for name, layer in model.model.diffusion_model.named_modules():
+        if name.endswith("attn2.to_q"):
+            query = layer.in_features
+            add(name.replace("attn2.to_q", "fuser"),
+                comfy.gligen.GatedSelfAttentionDense(query, width, query // GLIGEN_HEAD, GLIGEN_HEAD))
+    add("position_net", comfy.gligen.PositionNet(width, width))
     return state
 
 

@@ -44,8 +44,7 @@ def page(rows: Sequence[Row], version: str, redirector: str, batch: int, size: i
     if absent:
         lines = [(row.path, row.concept, row.detail.replace("|", "/")[:160]) for row in absent]
         parts.append("## Not on the demo world\n\nThese nodes do not run on it without a guard either, or need files "
-                     "that it does not have. ControlNet and GLIGEN are in tests/nodes/test_failing_closed.py: the "
-                     "prompt that a ControlNet reads is guarded, GLIGEN phrases are refused.\n\n"
+                     "that it does not have.\n\n"
                      + table(("path", "concept in", "why"), lines))
     return "\n\n".join(parts) + "\n"
 
