@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -170,8 +171,19 @@ class ComfyServer:
         if self._cpu:
             command.append("--cpu")
         if self._models:
-            command += ["--models-directory", str(self._models)]
+            command += self._models_arguments()
         return command + self._extra
+
+    def _models_arguments(self) -> list[str]:
+        """The models folder as this ComfyUI takes it; older ones read a list of its folders from a file."""
+        known = self._comfyui / "comfy" / "cli_args.py"
+        if not known.is_file() or "--models-directory" in known.read_text(encoding="utf-8"):
+            return ["--models-directory", str(self._models)]
+        folders = {each.name: each.name for each in sorted(self._models.iterdir()) if each.is_dir()}
+        listed = self.base / "extra_model_paths.yaml"
+        # JSON is YAML as well, and needs no package to write.
+        listed.write_text(json.dumps({"comfyui": {"base_path": str(self._models), **folders}}), encoding="utf-8")
+        return ["--extra-model-paths-config", str(listed)]
 
     def __enter__(self) -> ComfyServer:
         self.start()
