@@ -53,12 +53,16 @@ def measure(kind, out: Path, pairs: int, count: int, iterations: int) -> dict:
     model, clip, vae = kind.load(out / f"{kind.name}.safetensors")
     core_training = pack_module("saferedir_core.training")
     file = out / kind.name / f"pairs_{pairs}.csv"
-    pack_module("saferedir_core.pairs").write_pairs(file, demo_pairs(CONCEPT.name, pairs))
-    chosen = pack_module("saferedir_core.pairs").read_pairs(file)
-    parts = training.split(chosen, 0.15, file)
     config = collect.CollectConfig(
         steps=COLLECTED, cfg=4.0, shape=kind.shape, batch=25, architecture=kind.name,
         tokens=None if kind.encoder == "clip_g" else clip.tokenizer.t5xxl.min_length)
+    # Of some encoders' tokens a prompt has more than of the demo's own: those of several chunks are left out.
+    fitting = [pair for pair in demo_pairs(CONCEPT.name, 2 * pairs) if all(
+        sum(map(len, collect.token_ids(clip, text, span.stream))) <= config.chunk
+        for text in (pair.text, pair.safe_text) for span in config.kind.spans)]
+    pack_module("saferedir_core.pairs").write_pairs(file, fitting[:pairs])
+    chosen = pack_module("saferedir_core.pairs").read_pairs(file)
+    parts = training.split(chosen, 0.15, file)
     work, started = out / kind.name / f"trajectories_{pairs}", time.monotonic()
     training.collect_parts(model, clip, parts, work, config, told=lambda *said: print("collect", *said, flush=True))
     collected, started = time.monotonic() - started, time.monotonic()
@@ -88,8 +92,8 @@ def measure(kind, out: Path, pairs: int, count: int, iterations: int) -> dict:
         "gone": share(not CONCEPT.shown_in(judge(each)) for each in after), "kept": share(kept),
         "identical": share(torch.equal(*each) for each in zip(before, now, strict=True))}
     return {"kind": kind.name, **{name: [value.hits, value.total] for name, value in counts.items()},
-            "pairs": pairs, "iterations": iterations, "steps": SAMPLING.steps, "collect_seconds": round(collected),
-            "train_seconds": round(seconds), "threshold": trained.threshold,
+            "pairs": len(chosen), "iterations": iterations, "steps": SAMPLING.steps,
+            "collect_seconds": round(collected), "train_seconds": round(seconds), "threshold": trained.threshold,
             "validation": trained.scores, "backbone": read_provenance(out / f"{kind.name}.safetensors"),
             "config": asdict(redirector.config), "machine": machine(), "date": str(date.today()), "seed": SEED}
 

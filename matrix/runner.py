@@ -137,5 +137,9 @@ def _identical(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
 
 
 def _short(trouble: Exception, length: int = 300) -> str:
-    text = " ".join(str(trouble).split())
+    """The first words; without a node's random number and the folder that the pack lies in."""
+    said = str(trouble)
+    if isinstance(trouble, ExecutionFailed):
+        said = f"{trouble.node_type}: {trouble.exception_type.rpartition('.')[2]} {trouble.message}"
+    text = " ".join(said.split())
     return text if len(text) <= length else text[:length - 3] + "..."
