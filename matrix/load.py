@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -88,10 +89,10 @@ def measure(client: ComfyClient, process: psutil.Process, prompts: int, cancels:
     tail = memory[int(len(memory) * 0.2):]
     part = max(len(tail) // 5, 1)
     growth = statistics.median(tail[-part:]) / statistics.median(tail[:part]) - 1
-    left = {} if before is None else {name: after[name] - before[name] for name in after if after[name] > before[name]}
     return {"prompts": prompts, "kinds": len(kinds), "sampled": sampled, "cancels": cancels,
             "seconds": round(time.perf_counter() - started, 1), "changed": changed,
-            "memory_growth": round(growth, 4), "memory_mib": round(memory[-1] / 2 ** 20), "left": left}
+            "memory_growth": round(growth, 4), "memory_mib": round(memory[-1] / 2 ** 20),
+            "left": [] if before is None else left_over(before, after)}
 
 
 def prompt(about, text: str, sampler: str, way: str, unique: int | None = None) -> tuple[dict, str, str]:
@@ -118,7 +119,7 @@ def cached(history: dict) -> set[str]:
 
 def page(found: dict) -> str:
     """docs/load.md."""
-    left = ", ".join(f"{count} {name}" for name, count in found["left"].items()) or "none"
+    left = ", ".join(found["left"]) or "none"
     rows = (
         ("prompts run to their end", f"{found['prompts']}, of {found['kinds']} kinds of graph in random order; "
                                      f"{found['sampled']} were sampled, the others cached by the host"),
@@ -151,9 +152,27 @@ def cancelled(client: ComfyClient, graph: dict, moment: float) -> None:
             raise
 
 
-def held(process: psutil.Process) -> dict[str, int]:
-    """Threads and open files; connections come and go with the client's."""
-    return {"threads": process.num_threads(), "files": len(process.open_files())}
+def held(process: psutil.Process, seconds: float = 5.0) -> dict:
+    """Threads, and open files with how often each is open; connections come and go with the client's.
+
+    Of several moments what is there in all of them: the server closes a file a little after its answer.
+    """
+    threads, files, until = process.num_threads(), open_files(process), time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(seconds / 10)
+        threads, files = min(threads, process.num_threads()), files & open_files(process)
+    return {"threads": threads, "files": files}
+
+
+def open_files(process: psutil.Process) -> Counter[str]:
+    return Counter(each.path for each in process.open_files())
+
+
+def left_over(before: dict, after: dict) -> list[str]:
+    """What is there after and was not before, in words."""
+    threads = after["threads"] - before["threads"]
+    return [f"{threads} threads"] * (threads > 0) + [
+        f"{Path(path).name} ({count})" for path, count in (after["files"] - before["files"]).items()]
 
 
 if __name__ == "__main__":

@@ -41,8 +41,10 @@ def documented() -> list[tuple[str, str]]:
 
 
 def kind(command: str) -> str:
-    """The part of a command that says what it does: "train", "run FILE", "--once"."""
+    """The part of a command that says what it does: "train", "run FILE", "--once"; on whichever release of ComfyUI."""
     words = shlex.split(command)
+    if words[:1] == ["--host"]:
+        words = words[2:]
     return " ".join(words[:2] if words[:1] == ["run"] else words[:1])
 
 
