@@ -45,6 +45,7 @@ def read(paths: Iterable[Path]) -> list[Suite]:
         for case in root.iter("testcase"):
             name = f"{case.get('classname')}.{case.get('name')}"
             suite.outcomes[name] = "passed"
+            suite.reasons.pop(name, None)  # of an earlier piece
             for what in case:
                 if what.tag in OUTCOMES:
                     suite.outcomes[name] = OUTCOMES[what.tag]

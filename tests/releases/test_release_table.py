@@ -37,6 +37,12 @@ def test_pieces_are_put_together_and_a_later_piece_counts(piece):
     assert "tests.a.three: skipped (needs ComfyUI 0.30)" in text
 
 
+def test_what_fails_in_one_piece_and_passes_in_a_later_one_has_passed(piece):
+    suite, = release_table.read([piece("a", "0.30.0", '<failure message="boom"/>'), piece("b", "0.30.0")])
+    assert (suite.count("passed"), suite.count("failed")) == (2, 0)
+    assert "boom" not in release_table.page([suite])
+
+
 def test_a_file_without_a_release_is_an_error(piece):
     with pytest.raises(ValueError, match="names no ComfyUI"):
         release_table.read([piece("a", None)])
