@@ -115,9 +115,12 @@ def reached(figures: dict[str, dict], device: str = "cpu") -> list[tuple[str, st
 
     made = []
     for pixels in (512, 1024):
+        whole, own = (value("run", column, model=f"SD 1.5, {pixels} x {pixels}, batch 1",
+                            settings="interval 0, safe prompt")
+                      for column in ("guarded / unguarded", "guarded / the rest of the same run"))
         made.append((f"guarded / unguarded, SD 1.5 size, {pixels} x {pixels}, 20 steps, default settings", "<= 1.01",
-                     told(value("run", "guarded / unguarded", model=f"SD 1.5, {pixels} x {pixels}, batch 1",
-                                settings="interval 0, safe prompt"), lambda it: it <= 1.01, 4)))
+                     told(whole, lambda it: it <= 1.01, 4)
+                     + (f"; within the same run {own:.4f}" if own is not None else "")))
     for pixels, times in ((512, 5), (1024, 10)):
         made.append((f"one evaluation against the published policy, {pixels} x {pixels}", f">= {times} times faster",
                      told(value("evaluation", "times faster than published", image=f"{pixels} x {pixels}", batch=1,
