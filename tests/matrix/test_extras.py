@@ -1,14 +1,13 @@
 """The files that cases load are ones that the host's own loaders take."""
 
+import comfy.controlnet
+import comfy.gligen
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from demo.backbone import WIDTH, load_backbone
 from matrix import extras
-
-import comfy.controlnet
-import comfy.gligen
 
 
 @pytest.fixture(scope="module")
