@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import SafeRedirError
-from .evaluator import Heads, finite_rows
-from .plan import token_norms
-from .redirect import SMALLEST_NORM
-from .redirector import unsafe_probability
+from saferedir_core.errors import SafeRedirError
+from saferedir_core.evaluator import Heads, finite_rows
+from saferedir_core.plan import token_norms
+from saferedir_core.redirect import SMALLEST_NORM
+from saferedir_core.redirector import unsafe_probability
 
 
 class DeferredObservations:

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plan import to_chunks
-from .redirector import (
+from saferedir_core.plan import to_chunks
+from saferedir_core.redirector import (
     HEADS,
     JOINT_WIDTH,
     MaskPredictor,

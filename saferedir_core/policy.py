@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .config import PolicyConfig
-from .errors import ConfigError
-from .redirector import UNSAFE_CLASS, unsafe_probability
+from saferedir_core.config import PolicyConfig
+from saferedir_core.errors import ConfigError
+from saferedir_core.redirector import UNSAFE_CLASS, unsafe_probability
 
 THRESHOLD_KEY = "threshold"     # of a redirector's metadata
 USUAL_THRESHOLD = 0.5           # of a redirector without a calibrated one

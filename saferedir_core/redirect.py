@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plan import token_norms
+from saferedir_core.plan import token_norms
 
 # A delta shorter than this is divided by it instead of by its length, so that no delta gives no shift.
 SMALLEST_NORM = 1e-12

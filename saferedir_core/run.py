@@ -8,16 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import policy
-from .config import PolicyConfig
-from .deferred import DeferredObservations, HostValues
-from .errors import ConfigError, ContextError, EvaluationError, LatentError, TimestepError
-from .evaluator import Evaluator, Heads, can_split, finite_rows, whole_output
-from .plan import chunks_per_item, from_chunks, to_chunks
-from .redirect import redirected_context, redirected_pooled
-from .redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
-from .speed import SpeedConfig
-from .trajectory import Decision, TokenScores, Trajectory
+from saferedir_core import policy
+from saferedir_core.config import PolicyConfig
+from saferedir_core.deferred import DeferredObservations, HostValues
+from saferedir_core.errors import ConfigError, ContextError, EvaluationError, LatentError, TimestepError
+from saferedir_core.evaluator import Evaluator, Heads, can_split, finite_rows, whole_output
+from saferedir_core.plan import chunks_per_item, from_chunks, to_chunks
+from saferedir_core.redirect import redirected_context, redirected_pooled
+from saferedir_core.redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
+from saferedir_core.speed import SpeedConfig
+from saferedir_core.trajectory import Decision, TokenScores, Trajectory
 
 
 class RedirectionRun:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .config import PolicyConfig
-from .errors import ConfigError
-from .redirector import Redirector
+from saferedir_core.config import PolicyConfig
+from saferedir_core.errors import ConfigError
+from saferedir_core.redirector import Redirector
 
 LATENT_SIZE_KEY = "latent_size"     # of a redirector's metadata
 SMALLEST_LATENT = 8
@@ -21,7 +21,7 @@ class SpeedConfig:
               None: where the redirector is on an accelerator
     latent_size  the network reads at most so many rows and columns of the latent, evenly spaced, 8 or more; much
               faster for large images, but not the same: probabilities differ, and decisions near the threshold may
-              (BENCHMARKS.md).  None: what the redirector's metadata has as "latent_size", put there by whoever checked
+              (docs/costs.md).  None: what the redirector's metadata has as "latent_size", put there by whoever checked
               it, else the whole latent.  0: the whole latent in any case
     """
 

@@ -11,17 +11,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .architecture import architecture
-from .config import PolicyConfig
-from .deferred import DeferredObservations
-from .errors import ConfigError
-from .evaluator import Evaluator, Heads
-from .plan import from_chunks, to_chunks
-from .redirector import Redirector, timestep_per_item
-from .report import report
-from .run import RedirectionRun, shifted_context
-from .speed import SpeedConfig
-from .trajectory import Decision, Trajectory
+from saferedir_core.architecture import architecture
+from saferedir_core.config import PolicyConfig
+from saferedir_core.deferred import DeferredObservations
+from saferedir_core.errors import ConfigError
+from saferedir_core.evaluator import Evaluator, Heads
+from saferedir_core.plan import from_chunks, to_chunks
+from saferedir_core.redirector import Redirector, timestep_per_item
+from saferedir_core.report import report
+from saferedir_core.run import RedirectionRun, shifted_context
+from saferedir_core.speed import SpeedConfig
+from saferedir_core.trajectory import Decision, Trajectory
 
 
 def require_stackable(redirectors: Mapping[str, Redirector]) -> None:
