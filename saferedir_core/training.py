@@ -24,8 +24,9 @@ from torch import Tensor
 from saferedir_core.alignment import changed_tokens
 from saferedir_core.architecture import USUAL, architecture
 from saferedir_core.config import RedirectorConfig
-from saferedir_core.dataset import Batch, TrajectoryDataset, replace_whole
+from saferedir_core.dataset import Batch, TrajectoryDataset
 from saferedir_core.errors import ConfigError, TrainingError
+from saferedir_core.files import written_whole
 from saferedir_core.objective import ObjectiveConfig, objective
 from saferedir_core.redirect import redirected_context
 from saferedir_core.redirector import PooledRedirectorOutput, Redirector, RedirectorOutput
@@ -269,8 +270,8 @@ class _Loop:
                    "seconds": self._seconds()}
         path = Path(self.state)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_whole(path, lambda temporary: torch.save(content, temporary))
+            with written_whole(path) as unfinished:
+                torch.save(content, unfinished)
         except (OSError, RuntimeError) as error:
             raise TrainingError(f"{path}: the state of the training cannot be written ({error}); expected a folder "
                                 "with space. Free some space and run again: it goes on from the last state.") from error

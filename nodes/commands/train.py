@@ -20,7 +20,7 @@ from pathlib import Path
 from saferedir_core import training_report
 from saferedir_core.checkpoint import save_redirector
 from saferedir_core.errors import CheckpointError, ConfigError, SafeRedirError, TrainingError
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
 from saferedir_core.training import TrainingConfig
 
@@ -214,8 +214,8 @@ class Training:
 
         save_redirector(trained.redirector.half(), self.out, metadata)
         try:
-            with written_whole(self.out.with_suffix(".json")) as file:
-                file.write_text(training_report.training_json(trained.log, trained.scores, metadata), encoding="utf-8")
+            write_whole(self.out.with_suffix(".json"),
+                        training_report.training_json(trained.log, trained.scores, metadata))
             with written_whole(self.out.with_suffix(".png")) as file:
                 Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
         except OSError as error:

@@ -96,14 +96,18 @@ def test_a_checkpoint_that_is_not_there_or_none_is_named(comfyui, pairs, tmp_pat
 
 
 def test_a_full_disk_leaves_no_half_written_redirector(comfyui, pairs, tmp_path, capsys, monkeypatch):
-    from saferedir_core import checkpoint
+    from saferedir_core import files
 
-    def full(number):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    assert run(pairs, "--out", tmp_path / "x.safetensors") == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert not [each for each in tmp_path.iterdir() if each.suffix in (".tmp", ".safetensors")]
+    replace, out = files.os.replace, tmp_path / "x.safetensors"
+
+    def full(source, target):
+        if target == out:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+    monkeypatch.setattr(files.os, "replace", full)
+    assert run(pairs, "--out", out) == 1
+    assert f"{out}: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert {each.name for each in tmp_path.iterdir()} == {"pairs.csv", "x_work"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--collect-only"], ["--out", "x.safetensors", "--shard", "0/2"],
