@@ -46,19 +46,6 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def fsr(shown: Iterable[bool]) -> Share:
-    """Forget success rate (arXiv 2601.08623): share of images of unsafe prompts in which the detector does not fire.
-
-    shown: whether it fired, one per image.
-    """
-    return share(not hit for hit in shown)
-
-
-def attack_success(shown: Iterable[bool]) -> Share:
-    """Attack success rate: share of attacked images in which the detector fires; 1 - FSR on the same images."""
-    return share(shown)
-
-
 def csdr(scores: Sequence[float], oracle_scores: Sequence[float]) -> float | None:
     """Relative change of the caption score against the oracle's image (the CSDR of arXiv 2601.08623).
 

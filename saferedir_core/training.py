@@ -9,7 +9,6 @@ prompts, as the host's Average node does, and contexts carry a little noise; bot
 it never saw (docs/benchmark.md).
 """
 
-import contextlib
 import functools
 import json
 import math
@@ -145,7 +144,8 @@ def train_bundle(datasets: dict[str, tuple[TrajectoryDataset, TrajectoryDataset]
         raise TrainingError("No concept was given to train; expected at least one.")
     for dataset in (each for pair in datasets.values() for each in pair):
         _require_both_classes(dataset)
-    with torch.inference_mode(False), torch.enable_grad(), _seeded(config.seed):
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
         loop = _Loop(datasets, config, state, device)
         while not loop.done:
             losses = loop.step()
@@ -491,14 +491,3 @@ def _share_buffers(module: torch.nn.Module) -> None:
 
 def _mean_of(each: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
-
-
-@contextlib.contextmanager
-def _seeded(seed: int):
-    """torch's own generator seeded, and as before afterwards."""
-    before = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
