@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from saferedir_core.chart import COLOURS, GREY, INK, PALE, WHITE
 from saferedir_core.errors import ConfigError
-from saferedir_core.report import COLOURS, GREY, INK, PALE, WHITE, plot
+from saferedir_core.report import plot
 
 from .jobs import Job
 from .methods import Guarded, Method
