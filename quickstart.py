@@ -427,7 +427,8 @@ def own_comfyui(path: Path) -> Path:
     if version is None or version < oldest_comfyui():
         found = ".".join(map(str, version)) if version else "of a time when releases had no number"
         oldest = ".".join(map(str, oldest_comfyui()))
-        raise StepFailed(step, f"{comfyui} is ComfyUI {found}, at least {oldest} is needed", "update it, or leave --comfyui out")
+        raise StepFailed(step, f"{comfyui} is ComfyUI {found}, at least {oldest} is needed",
+                         "update it, or leave --comfyui out")
     return comfyui
 
 
