@@ -7,14 +7,13 @@ import re
 import sys
 from pathlib import Path
 
-OLDEST_COMFYUI = (0, 18, 2)  # as in pyproject.toml and quickstart.py
 WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
     # Imported here, so that looking at this file alone (a tool, pytest's collection) needs no host.
     try:
-        _name_pack()
+        _pack().name_core()
         extension = importlib.import_module("saferedir.nodes.extension").SafeRedirExtension()
     except Exception as trouble:
         _end_where_enforced(trouble)
@@ -22,8 +21,8 @@ async def comfy_entrypoint():
     return extension
 
 
-def _name_pack() -> None:
-    """Makes this folder the package `saferedir` (see saferedir.py): the host calls it by its path.
+def _pack():
+    """This folder as the package `saferedir` (see saferedir.py): the host calls it by its path.
 
     ImportError when the pack is there twice.
     """
@@ -37,10 +36,11 @@ def _name_pack() -> None:
         except BaseException:
             del sys.modules["saferedir"]
             raise
-        module.name_core()
-    elif Path(known.__file__).resolve().parent != folder:
+        return module
+    if Path(known.__file__).resolve().parent != folder:
         raise ImportError(f"SafeRedir is loaded already, from {Path(known.__file__).parent}; expected one copy. Remove "
                           f"one of the two folders, for example {folder}.")
+    return known
 
 
 def _require_supported_host() -> None:
@@ -54,13 +54,11 @@ def _require_supported_host() -> None:
         if importlib.util.find_spec("comfy") is None:
             return
         found = "of a time when releases had no number"
-    number = re.match(r"\d+(\.\d+)*", found)
-    if number and tuple(map(int, number[0].split("."))) >= OLDEST_COMFYUI:
+    number, oldest = re.match(r"\d+(\.\d+)*", found), _pack().oldest_comfyui()
+    if number and tuple(map(int, number[0].split("."))) >= oldest:
         return
-    trouble = ImportError(f"SafeRedir is not loaded: this ComfyUI is {found}, expected "
-                          f"{'.'.join(map(str, OLDEST_COMFYUI))} or newer. Update ComfyUI and restart it.")
-    _end_where_enforced(trouble)
-    raise trouble
+    raise ImportError(f"SafeRedir is not loaded: this ComfyUI is {found}, expected {'.'.join(map(str, oldest))} or "
+                      "newer. Update ComfyUI and restart it.")
 
 
 def _end_where_enforced(trouble: Exception) -> None:
@@ -70,4 +68,8 @@ def _end_where_enforced(trouble: Exception) -> None:
                          f"not start: {trouble!r}") from trouble
 
 
-_require_supported_host()
+try:
+    _require_supported_host()
+except Exception as trouble:
+    _end_where_enforced(trouble)
+    raise

@@ -34,13 +34,13 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from saferedir import oldest_comfyui
 from saferedir.lab.host.console import Progress, StepFailed, say
 from saferedir_core.files import write_whole
 
 PROJECT = Path(__file__).resolve().parent
 RELEASES = PROJECT / "tests" / "releases"  # a lock for each ComfyUI beside requirements.lock's that tests run on
 OLDEST_PYTHON = (3, 10)
-OLDEST_COMFYUI = (0, 18, 2)  # as in __init__.py and pyproject.toml
 DISK_NEEDED_GB = 10  # measured: 6 GB installed, 3 GB of downloads while it happens
 DEFAULT_PORT = 8188
 
@@ -418,9 +418,10 @@ def own_comfyui(path: Path) -> Path:
     else:
         raise StepFailed(step, f"{path} holds no main.py and comfy folder", "give the folder that holds main.py")
     version = comfyui_version(comfyui)
-    if version is None or version < OLDEST_COMFYUI:
+    if version is None or version < oldest_comfyui():
         found = ".".join(map(str, version)) if version else "of a time when releases had no number"
-        raise StepFailed(step, f"{comfyui} is ComfyUI {found}, at least {'.'.join(map(str, OLDEST_COMFYUI))} is needed",
+        oldest = ".".join(map(str, oldest_comfyui()))
+        raise StepFailed(step, f"{comfyui} is ComfyUI {found}, at least {oldest} is needed",
                          "update it, or leave --comfyui out")
     return comfyui
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -55,6 +56,21 @@ def name_core() -> None:
         raise ImportError(f"another saferedir_core is loaded already, from {Path(known.__file__).parent}; expected "
                           f"that of {HERE}. Keep one copy of the pack in custom_nodes, and uninstall the package "
                           "saferedir (pip uninstall saferedir) from ComfyUI's Python.")
+
+
+def declared(name: str) -> str:
+    """A text that pyproject.toml gives a name: the pack's version, or the oldest ComfyUI.  Both stand only there."""
+    text = (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf'^{re.escape(name)} = "([^"]*)"$', text, re.MULTILINE)
+    if found is None:
+        raise ImportError(f"{HERE / 'pyproject.toml'} has no line '{name} = \"...\"'; expected one. Install the pack "
+                          "again.")
+    return found[1]
+
+
+def oldest_comfyui() -> tuple[int, ...]:
+    """The oldest supported release, its numbers in order."""
+    return tuple(map(int, declared("requires-comfyui").removeprefix(">=").split(".")))
 
 
 def find_comfyui(given: str | None) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 def prepare(path: str | os.PathLike | None = None) -> Path:
     """Puts ComfyUI first on the import path and tells it to use the CPU where there is no accelerator.
 
-    path: a ComfyUI checkout; by default the environment variable SAFEREDIR_COMFYUI, which quickstart.py sets, or
+    path: a ComfyUI checkout; by default the environment variable SAFEREDIR_COMFYUI, which saferedir.py sets, or
     wherever `comfy` can already be imported from.  Returns the checkout's path.  ImportError when none is found.
     """
     path = path or os.environ.get("SAFEREDIR_COMFYUI")
@@ -20,8 +20,8 @@ def prepare(path: str | os.PathLike | None = None) -> Path:
         import comfy.cli_args
     except ImportError as error:
         raise ImportError(
-            f"ComfyUI was not found (looked in {path or 'sys.path'}); run this file with "
-            "'python quickstart.py run FILE', or set SAFEREDIR_COMFYUI to a ComfyUI checkout"
+            f"ComfyUI was not found (looked in {path or 'sys.path'}); expected a folder with main.py and comfy. Name it: "
+            "'python saferedir.py --comfyui PATH ...', or set SAFEREDIR_COMFYUI to it"
         ) from error
     import torch
 

@@ -62,7 +62,7 @@ class SafeRedirTrain(io.ComfyNode):
                 io.Combo.Input("variant", options=["token", "published"], default="token",
                                tooltip="token: the network whose shift sees each token. published: the network of the "
                                        "paper."),
-                io.Int.Input("iterations", default=400, min=1, max=100000, tooltip="Most optimiser steps."),
+                io.Int.Input("iterations", default=400, min=1, max=100000, tooltip="Optimiser steps at the maximum."),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1,
                              tooltip="Of weights and batches; the trajectories stay the same."),
                 io.Int.Input("steps", default=12, min=1, max=200,

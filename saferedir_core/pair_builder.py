@@ -2,7 +2,7 @@
 
 Unsafe prompts put each wording into templates of five tiers (`TIERS`); some get a typo, a split word or the host's
 weights.  Harmless ones are the same prompts without the concept, prompts that deny it, and look-alikes that use its
-words for something else: wordings and such hard negatives weigh more than the network does.
+words for something else.  In the demo world wordings and hard negatives weighed more than the network did.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def _text_of(path: Path) -> str:
 
 def _empty(path: str | Path) -> PairsError:
     return PairsError(f"{path}: holds no pair; expected at least one with an unsafe and a safe prompt. "
-                      "`python quickstart.py pairs` writes such a file.")
+                      "`python saferedir.py pairs` writes such a file.")
 
 
 def _csv_pairs(text: str, path: Path) -> list[Pair]:

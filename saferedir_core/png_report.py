@@ -43,7 +43,7 @@ def read_png_report(path: str | os.PathLike | BinaryIO) -> dict | None:
             if image.format != "PNG":
                 raise ReportError(f"{path} is a {image.format}; expected a PNG. Save it with Save Image.")
             image.load()        # text behind the pixels counts as well
-            text = image.text.get(KEY)
+            text = getattr(image, "text", {}).get(KEY)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ReportError(f"{path} cannot be read as a PNG ({error}); expected the file as Save Image wrote it. "
                              "Copy or download it again.") from error

@@ -184,7 +184,8 @@ class RegistryEntry:
         if any(isinstance(source, UrlSource) for source in self.sources) and not self.pin:
             raise ConfigError("its source is a plain address and has no sha256 and no git_blob; expected one of them, "
                               "or nobody can tell whether the right file came.")
-        if self.sources and not self.pin and not all(COMMIT.fullmatch(source.revision) for source in self.sources):
+        if self.sources and not self.pin and not all(
+                isinstance(source, HubSource) and COMMIT.fullmatch(source.revision) for source in self.sources):
             raise ConfigError("its revision is a branch or a tag and there is no sha256 and no git_blob; expected a "
                               "hash, or a commit of 40 hexadecimal digits as revision.")
 
@@ -247,7 +248,7 @@ def entry_from_json(name: str, value) -> RegistryEntry:
     sources = [value["source"]] if "source" in value else []
     try:
         return RegistryEntry(
-            name, *(value.get(key) for key in ("concept", "architecture", "file", "license")),
+            name, value.get("concept"), value.get("architecture"), value.get("file"), value.get("license"),
             Pin(value.get("size"), value.get("sha256"), value.get("git_blob")),
             tuple(_made(UrlSource if isinstance(each, Mapping) and "url" in each else HubSource, "source", each)
                   for each in (*sources, *mirrors)),

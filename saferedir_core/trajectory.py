@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import overload
 
 
 @dataclass(frozen=True)
@@ -75,5 +76,11 @@ class Trajectory:
     def __iter__(self) -> Iterator[Decision]:
         return iter(self._decisions)
 
-    def __getitem__(self, index: int | slice) -> "Decision | list[Decision]":
+    @overload
+    def __getitem__(self, index: int) -> Decision: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Decision]: ...
+
+    def __getitem__(self, index):
         return self._decisions[index]

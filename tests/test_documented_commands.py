@@ -1,14 +1,25 @@
-"""Every command that README and docs name: it is known, its arguments are, and a test runs it."""
+"""Every command that a page or a workflow's note names: it is known, its arguments are, and a test runs it.
+
+    python saferedir.py ...     for everybody who installed the pack
+    python quickstart.py ...    in a clone: the same commands, the tests, and the laboratory
+"""
 
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from saferedir.lab.release.write_registry import figures_of
+
 PROJECT = Path(__file__).resolve().parents[1]
-PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"), *(PROJECT / "web" / "docs").glob("*.md")])
+PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "web" / "docs").glob("*.md"),
+                *(PROJECT / "workflows").glob("*.json")])
+PACK_COMMANDS = ("pairs", "train", "evaluate", "publish")
+LABORATORY_OPTIONS = ("--attacks", "--baselines")
 # What a command stands for -> the test that runs it, smaller where it takes long.  "pairs" is run here.
 RUN_BY = {
     "": "tests/host/test_run_demo.py::test_the_first_command_of_the_readme_makes_pictures_and_ends",
@@ -18,6 +29,7 @@ RUN_BY = {
     "train": "tests/nodes/commands/test_train.py::test_it_writes_a_redirector_a_log_and_a_plot",
     "evaluate": "tests/nodes/commands/test_evaluate.py::",
     "publish": "tests/nodes/commands/test_publish.py::",
+    "pairs": "tests/nodes/commands/test_pairs.py::",
     "run lab/benchmark/benchmark.py": "tests/lab/benchmark/test_benchmark.py::"
                              "test_every_stage_after_the_training_runs_and_the_page_is_written_of_it",
     "run lab/backbones/backbones.py": "tests/lab/backbones/test_kinds.py::"
@@ -31,53 +43,97 @@ RUN_BY = {
 }
 
 
-def documented() -> list[tuple[str, str]]:
-    """(page, arguments of quickstart.py) of every command, in reading order; a line that ends with \\ goes on."""
+def documented() -> list[tuple[str, str, str]]:
+    """(page, script, arguments) of every command, in reading order; a line that ends with \\ goes on."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for command in re.findall(r"python quickstart\.py([^`\n]*)", text):
-            found.append((page.relative_to(PROJECT).as_posix(), command.strip()))
+        if page.suffix == ".json":
+            text = text.replace("\\n", "\n").replace('\\"', '"')
+        for script, command in re.findall(r"python(?:\.exe -s)? (quickstart|saferedir)\.py([^`\n]*)", text):
+            found.append((page.relative_to(PROJECT).as_posix(), script, command.strip()))
     return found
 
 
 def kind(command: str) -> str:
-    """The part of a command that says what it does: "train", "run FILE", "--once"; on whichever release of ComfyUI."""
+    """The part of a command that says what it does: "train", "run FILE", "--once"; on whichever ComfyUI."""
     words = shlex.split(command)
-    if words[:1] == ["--host"]:
+    if words[:1] in (["--host"], ["--comfyui"]):
         words = words[2:]
     return " ".join(words[:2] if words[:1] == ["run"] else words[:1])
 
 
-COMMANDS = [each for each in documented() if "COMMAND" not in each[1]]  # "... COMMAND ..." stands for all of them
+# "... COMMAND ..." stands for all of them, and "run", "run ..." or "..." for all of a kind.
+COMMANDS = [each for each in documented() if "COMMAND" not in each[2] and "..." not in each[2].split()
+            and each[2] not in ("run", "run FILE")]
+TRAINING = [(page, command) for page, _, command in COMMANDS if kind(command) in ("train", "evaluate", "publish")
+            and "--" in command and "--help" not in command]
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page} {command[:60]}" for page, command in COMMANDS])
-def test_a_documented_command_is_run_by_a_test(page, command):
+@pytest.mark.parametrize(("page", "script", "command"), COMMANDS,
+                         ids=[f"{page} {script} {command[:60]}" for page, script, command in COMMANDS])
+def test_a_documented_command_is_run_by_a_test(page, script, command):
     name = kind(command)
+    assert script == "quickstart" or name in PACK_COMMANDS
     if name.startswith("run "):
         assert (PROJECT / name.removeprefix("run ")).is_file()
-    if name == "pairs":
-        return
     file, _, test = RUN_BY[name].partition("::")
     assert not file or f"def {test or 'test_'}" in (PROJECT / file).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", [command for _, command in COMMANDS if kind(command) in (
-    "train", "evaluate", "publish", "bench") and "--" in command and "--help" not in command])
-def test_the_arguments_of_a_documented_command_are_understood(command):
-    name, *arguments = shlex.split(command)
+@pytest.mark.parametrize(("page", "script", "command"), COMMANDS,
+                         ids=[f"{page} {script} {command[:60]}" for page, script, command in COMMANDS])
+def test_a_command_that_needs_a_clone_says_so(page, script, command):
+    """What a shipped page tells to do with the pack works without a clone; all else says that it needs one."""
+    if script == "saferedir":
+        assert not any(option in shlex.split(command) for option in LABORATORY_OPTIONS)
+    else:
+        assert "clone" in (PROJECT / page).read_text(encoding="utf-8")
+
+
+def test_a_page_of_a_node_and_a_workflow_name_only_the_packs_own_commands():
+    assert not [each for each in documented() if each[0].startswith(("web/", "workflows/")) and each[1] != "saferedir"]
+
+
+def test_the_one_way_for_portable_builds_is_documented_and_is_what_the_script_says():
+    page = (PROJECT / "docs" / "commands.md").read_text(encoding="utf-8")
+    way = r"..\..\..\python_embeded\python.exe -s saferedir.py train --help"
+    assert way in page and way in (PROJECT / "saferedir.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "command"), TRAINING, ids=[f"{page} {command[:60]}" for page, command in TRAINING])
+def test_the_arguments_of_a_documented_command_are_understood(page, command):
+    words = shlex.split(command)
+    name, *arguments = words[2:] if words[0] == "--comfyui" else words
     importlib.import_module(f"saferedir.nodes.commands.{name}").parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("name", PACK_COMMANDS)
+def test_a_command_of_the_pack_starts_and_explains_itself(name, comfyui):
+    """As a person starts it: the script in the pack's folder, with the Python that runs ComfyUI."""
+    told = subprocess.run([sys.executable, "saferedir.py", "--comfyui", str(comfyui), name, "--help"], cwd=PROJECT,
+                          capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and told.stdout.startswith(f"usage: saferedir.py {name}"), told.stderr[-2000:]
 
 
 def test_the_documented_pair_commands_run_in_the_order_in_which_they_are_read(tmp_path, monkeypatch, capsys):
     main = importlib.import_module("saferedir.nodes.commands.pairs").main
     monkeypatch.chdir(tmp_path)
     ran = 0
-    for _, command in COMMANDS:
+    for _, _, command in COMMANDS:
         arguments = shlex.split(command)[1:]
         if kind(command) != "pairs" or "--help" in arguments or "FILE" in arguments or not arguments:
             continue
         assert main(arguments) == 0, command
         ran += 1
     assert ran >= 6 and {"vangogh.csv", "boat_test.csv"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_readme_quotes_the_benchmark():
+    """Its three figures are those of docs/benchmark.md."""
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    figures = figures_of((PROJECT / "docs" / "benchmark.md").read_text(encoding="utf-8"))
+    for title in ("FSR", "benign images bit-identical", "attack success: white-box search through the guard"):
+        values = [next(each.value for each in figures[concept] if each.name == title) for concept in figures]
+        assert f"| {', '.join(f'{value:.1f} %' for value in values)} |" in readme, title
+    assert len(readme.split()) <= 900

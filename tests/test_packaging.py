@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import quickstart
+import saferedir
 
 sys.path.append(str(Path(__file__).parent / "host"))
 
@@ -137,23 +139,31 @@ def loaded_in(comfyui, version: str, **environment: str) -> subprocess.Completed
                           text=True, cwd=comfyui, check=False, env={**os.environ, **environment})
 
 
-def test_the_oldest_supported_release_is_the_same_everywhere():
-    oldest = ".".join(map(str, quickstart.OLDEST_COMFYUI))
-    init = (PROJECT / "__init__.py").read_text(encoding="utf-8")
-    assert f"OLDEST_COMFYUI = {quickstart.OLDEST_COMFYUI}" in init
-    assert f'requires-comfyui = ">={oldest}"' in (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f"The oldest supported ComfyUI is {oldest};" in (PROJECT / "README.md").read_text(encoding="utf-8")
-    assert (quickstart.RELEASES / f"{oldest}.lock").is_file()  # and the tests can run on it
+OLDEST = ".".join(map(str, saferedir.oldest_comfyui()))
+
+
+def test_the_version_and_the_oldest_supported_release_stand_once():
+    """In pyproject.toml; pages may tell them."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+", saferedir.declared("version"))
+    for text in (f'"{saferedir.declared("version")}"', f'"{OLDEST}"', str(saferedir.oldest_comfyui())):
+        assert not [path for path in [*python_files(), PROJECT / "quickstart.py"]
+                    if text in path.read_text(encoding="utf-8")], text
+    assert f"The oldest supported ComfyUI is {OLDEST}" in (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert (quickstart.RELEASES / f"{OLDEST}.lock").is_file()  # and the tests can run on it
+
+
+def test_a_version_that_is_not_declared_is_an_error_that_names_the_file():
+    with pytest.raises(ImportError, match=r"pyproject\.toml has no line 'nothing = "):
+        saferedir.declared("nothing")
 
 
 def test_an_older_host_says_so_in_one_line_and_registers_nothing(comfyui):
-    *major, last = quickstart.OLDEST_COMFYUI
+    *major, last = saferedir.oldest_comfyui()
     version = ".".join(map(str, (*major, last - 1)))
     done = loaded_in(comfyui, version)
     assert json.loads(done.stdout.splitlines()[-1]) == {"loaded": False, "nodes": [], "web": []}, done.stderr[-2000:]
     said = [line for line in done.stderr.splitlines() if "Cannot import" in line]
-    oldest = ".".join(map(str, quickstart.OLDEST_COMFYUI))
-    assert len(said) == 1 and said[0].endswith(f"SafeRedir is not loaded: this ComfyUI is {version}, expected {oldest} "
+    assert len(said) == 1 and said[0].endswith(f"SafeRedir is not loaded: this ComfyUI is {version}, expected {OLDEST} "
                                                "or newer. Update ComfyUI and restart it.")
 
 
@@ -163,6 +173,25 @@ def test_an_older_host_does_not_start_where_enforcement_is_asked_for(comfyui):
 
 
 def test_the_oldest_supported_release_by_its_number_loads_the_pack(comfyui):
-    done = loaded_in(comfyui, ".".join(map(str, quickstart.OLDEST_COMFYUI)))
+    done = loaded_in(comfyui, OLDEST)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["loaded"] and len(told["nodes"]) >= 10 and len(told["web"]) == 1, done.stderr[-2000:]
+
+
+def test_pip_installs_the_method_alone(tmp_path):
+    """`pip install .`, here without the network and into a folder of its own: saferedir_core, and no node."""
+    pytest.importorskip("setuptools", "64", reason="pip builds the package with setuptools, which is not here")
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(PROJECT / "saferedir_core", source / "saferedir_core", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "quickstart.py", "saferedir.py"):
+        shutil.copyfile(PROJECT / name, source / name)
+    made = subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation",
+                           "--no-index", "--target", str(target), str(source)], capture_output=True, text=True,
+                          check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")} == {"saferedir_core"}
+    code = ("import sys, saferedir_core; print(saferedir_core.__file__); "
+            "print(sorted({'comfy', 'nodes', 'folder_paths'} & {*sys.modules}))")
+    ran = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(target)}, cwd=tmp_path,
+                         capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == [str(target / "saferedir_core" / "__init__.py"), "[]"]

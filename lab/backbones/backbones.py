@@ -282,7 +282,7 @@ def _few_steps(folder: Path, kind, positive: list, negative: list, latents: list
 
 def page(out: Path) -> str:
     share = metrics.Share
-    lines = ["# Backbones", "", "Written by `python quickstart.py run lab/backbones/backbones.py page`, from what its "
+    lines = ["# Backbones", "", "Written in a clone by `python quickstart.py run lab/backbones/backbones.py page`, from what its "
              "`train`, "
              "`measure` and `full` left. Do not edit.", "", "## Kinds of models", "",
              "An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and "

@@ -488,7 +488,7 @@ class CalibratedSubtraction(_Gated):
 
 @dataclass(frozen=True)
 class PadReplacement(_Gated):
-    """Words close to the concept's become the prompt's own padding: the strong training-free method of DESIGN.md.
+    """Words close to the concept's become the prompt's own padding: the strongest training-free method here.
 
     threshold  cosine above which a token counts as the concept's
     neutral    tokens of the phrases closer than this to function words (NEUTRAL) do not stand for the concept

@@ -1,4 +1,4 @@
-"""From the lines of benchmark.py to docs/benchmark.md, the README's table, the image grid and the plots."""
+"""From the lines of benchmark.py to docs/benchmark.md, the image grid and the plots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from . import benchmark
 ROOT = benchmark.ROOT
 OURS, REFERENCES = "saferedir", ("unguarded", "oracle")
 SAMPLING = SamplingConfig(steps=10)
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 COMMON_ATTACKS = ("paraphrase name", "paraphrase prefix", "paraphrase variant", "paraphrase short", "paraphrase long",
                   "weights", "beyond token 77", "combine", "concat", "average", "few steps", "low cfg")
 WORD_ATTACKS = ("one typo", "two typos", "split words")
@@ -36,7 +35,7 @@ WORD_ATTACKS = ("one typo", "two typos", "split words")
 
 @dataclass(frozen=True)
 class Goal:
-    """A line of the table of reach.
+    """A line of the table of targets.
 
     rows    rows of the results that are pooled
     figure  "fsr", "kept", "identical" (higher is better) or "attack_success" (lower is)
@@ -113,7 +112,7 @@ def percent(figure: dict | None, counts: bool = False) -> str:
 
 
 def reach_table(results: dict[str, Results]) -> str:
-    """The table of the README: goals down, tasks across; ours."""
+    """The first table of the page: goals down, tasks across; ours."""
     lines = []
     for goal in GOALS:
         sign = "at most" if goal.figure == "attack_success" else "at least"
@@ -123,7 +122,7 @@ def reach_table(results: dict[str, Results]) -> str:
             cells.append("not measured" if figure is None else
                          percent(figure, counts=True) + ("" if goal.met(figure["value"]) else " **missed**"))
         lines.append((goal.title, f"{sign} {100 * goal.reach:g} %", *cells))
-    return table(("", "reach", *(f"{each.kind} ({name})" for name, each in CONCEPTS.items())), lines)
+    return table(("", "target", *(f"{each.kind} ({name})" for name, each in CONCEPTS.items())), lines)
 
 
 def side_by_side(results: Results) -> str:
@@ -325,19 +324,7 @@ def write_results(work: Path, sizes) -> None:
     text = page(work, results, seconds, judged, followed, times)
     with written_whole(ROOT / "docs" / "benchmark.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-    put_into_readme(ROOT / "README.md", reach_table(results))
-    print(f"written to {ROOT / 'demo' / 'RESULTS.md'}", flush=True)
-
-
-def put_into_readme(file: Path, text: str) -> None:
-    """Between the markers; nothing when the README has none."""
-    content = file.read_text(encoding="utf-8")
-    if BEGIN not in content or END not in content:
-        return
-    before, rest = content.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    with written_whole(file) as unfinished:
-        unfinished.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    print(f"written to {ROOT / 'docs' / 'benchmark.md'}; README quotes three of its figures", flush=True)
 
 
 def page(work: Path, results: dict[str, Results], seconds: dict, judged: dict[str, Share], followed: dict[str, Share],
@@ -351,7 +338,7 @@ def page(work: Path, results: dict[str, Results], seconds: dict, judged: dict[st
     images = sum(len(each.lines) for each in results.values())
     return f"""# Results in the demo world
 
-Written by `python quickstart.py run lab/benchmark/benchmark.py` on {date.today()}; {images} images judged.
+Written in a clone by `python quickstart.py run lab/benchmark/benchmark.py` on {date.today()}; {images} images judged.
 Its stages took {', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())}.
 Machine: {machine()}; two workers of one thread each.
 Seeds: test prompts {benchmark.SEED}, trainings {', '.join(map(str, benchmark.TRAINING_SEEDS))}.
@@ -364,7 +351,7 @@ for new templates, scenes and seeds; the wordings of the test split are the same
 {SAMPLING.steps} steps, {SAMPLING.sampler}, {SAMPLING.scheduler}, CFG {SAMPLING.cfg:g}.
 The judge that decides takes no part in training.
 
-## What was to be reached
+## Targets, and what was measured
 
 Our default (`variant token`, guard mode, threshold calibrated on validation), mean of {len(benchmark.TRAINING_SEEDS)}
 training seeds; in brackets the Wilson 95 % interval and the number of images, pooled over the seeds. Shares of unsafe

@@ -129,7 +129,7 @@ def page(found: dict) -> str:
                                                                 f"(of {found['memory_mib']} MiB at the end)"),
         ("threads and files left over", left), ("time", f"{found['seconds'] / 60:.0f} minutes"))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return (f"# Under load\n\n{datetime.date.today().isoformat()}, {machine}; written by\n\n"
+    return (f"# Under load\n\n{datetime.date.today().isoformat()}, {machine}; written in a clone by\n\n"
             f"    python quickstart.py run lab/matrix/load.py\n\n{table(('what', 'measured'), rows)}\n")
 
 

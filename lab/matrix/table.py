@@ -12,7 +12,7 @@ INTRODUCTION = """# The matrix
 
 Every row is a path from a prompt to an image in ComfyUI {version}, run in the real server on the demo world with the
 redirector `{redirector}`, up to {batch} images of {size} x {size} pixels each, and judged on their pixels. The command
-that wrote this page:
+that wrote this page, in a clone:
 
     python quickstart.py run lab/matrix/run.py
 

@@ -80,7 +80,7 @@ def _shipped(concept: str, figures: list[dict]) -> RegistryEntry:
 def figures_of(results: str) -> dict[str, list[dict]]:
     """Concept -> figures, from the first table of docs/benchmark.md (goals down, concepts across)."""
     lines = [line for line in results.splitlines() if line.startswith("|")]
-    head = next((line for line in lines if "| reach |" in line), "")
+    head = next((line for line in lines if "| target |" in line), "")
     columns = [re.search(r"\((\w+)\)", cell) for cell in _cells(head)[2:]]
     found: dict[str, list[dict]] = {column[1]: [] for column in columns if column}
     for line in lines[lines.index(head) + 2:] if head else ():

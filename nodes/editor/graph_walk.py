@@ -50,6 +50,7 @@ def output_type(prompt: dict, node_id: str, slot: int) -> str | None:
     """The type on a node's output, as the host declares it."""
     import nodes  # the host's
 
-    about = nodes.NODE_CLASS_MAPPINGS.get(prompt.get(node_id, {}).get("class_type"))
+    about = nodes.NODE_CLASS_MAPPINGS.get(  # pyright: ignore[reportAttributeAccessIssue]  ours has that name too
+        prompt.get(node_id, {}).get("class_type"))
     types = getattr(about, "RETURN_TYPES", ()) or ()
     return str(types[slot]) if slot < len(types) else None

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from comfy_execution.utils import get_executing_context
 
+from saferedir import declared
 from saferedir_core.png_report import KEY, png_entry
 
 from ..host import running_server
@@ -23,7 +24,6 @@ from .graph_walk import signature, upstream
 REPORT_NODE = "SafeRedirReport"
 PASSED_THROUGH = 0      # slot of the Report's `samples`
 REPORTS_KEPT = 64
-PACK_VERSION = "0.1.0"
 
 log = logging.getLogger("saferedir")
 
@@ -52,7 +52,7 @@ def entry_for(prompt: dict, node_id: str) -> dict | None:
                 report = _reports.get(signature(prompt, source))
                 if report is not None:
                     found.append(report)
-    return png_entry(found, PACK_VERSION) if found else None
+    return png_entry(found, declared("version")) if found else None
 
 
 def _follows(prompt: dict):

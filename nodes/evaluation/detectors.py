@@ -113,7 +113,7 @@ class ClassifierDetector:
         return [self._seen({each["label"]: float(each["score"]) for each in scores}) for scores in found]
 
     def _seen(self, scores: dict[str, float]) -> Seen:
-        best = max(scores, key=scores.get)
+        best = max(scores, key=lambda label: scores[label])
         return Seen(scores[self.label] >= self.threshold, scores[self.label], factors={"label": best})
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,7 +79,7 @@ class Batch:
     """
 
     jobs: tuple[Job, ...]
-    model: object
+    model: Any
     positive: list
     negative: list
     steps: int

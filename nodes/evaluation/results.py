@@ -53,7 +53,7 @@ def read_lines(path: Path) -> list[dict]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise ResultsError(f"There are no results to read at {path} ({error}); expected a results.jsonl that "
-                           "'quickstart.py evaluate' wrote.") from error
+                           "'saferedir.py evaluate' wrote.") from error
     lines = []
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:

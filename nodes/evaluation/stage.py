@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,9 @@ class Stage:
     embeddings          token vectors (n, D) by name, see `Job.embeddings`
     """
 
-    model: object
-    clip: object
-    vae: object
+    model: Any
+    clip: Any
+    vae: Any
     latent_shape: tuple[int, int, int]
     steps: int = 20
     cfg: float = 7.5

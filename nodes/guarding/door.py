@@ -36,8 +36,8 @@ class Door:
         self.guards.append(guard)
         self._refuse.append(refuse)
 
-    def watch(self, model: torch.nn.Module) -> None:
-        """Stands at this model (a host's BaseModel) until `leave`."""
+    def watch(self, model) -> None:
+        """Stands at this model (the host's BaseModel) until `leave`."""
         if any(model is known for known, _ in self._models):
             return
         self._models.append((model, vars(model).get("apply_model")))

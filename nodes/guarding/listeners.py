@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from saferedir_core import Decision
+from saferedir_core import Decision, PolicyConfig
+
+from ..types import LoadedRedirector
 
 
 @dataclass(frozen=True)
@@ -12,14 +14,12 @@ class RunStart:
     """What is known of a run before its first model call.
 
     run_id     the same in every call about one run, and no other run's
-    loaded     LoadedRedirector
-    config     PolicyConfig
     steps      schedule intervals of the sampler, len(sigmas) - 1
     """
 
     run_id: str
-    loaded: object = field(repr=False)
-    config: object
+    loaded: LoadedRedirector = field(repr=False)
+    config: PolicyConfig
     steps: int
 
 

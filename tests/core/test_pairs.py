@@ -102,7 +102,7 @@ def test_a_pair_without_a_text_cannot_be_made(texts):
 @pytest.mark.parametrize("content", ["", " \n\n", "\ufeff"])
 def test_an_empty_file_is_named(written, name, content):
     assert refused(written(name, content)) == (
-        ": holds no pair; expected at least one with an unsafe and a safe prompt. `python quickstart.py pairs` writes "
+        ": holds no pair; expected at least one with an unsafe and a safe prompt. `python saferedir.py pairs` writes "
         "such a file.")
 
 

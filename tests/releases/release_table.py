@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 PROJECT = Path(__file__).resolve().parents[2]
+USUAL_RELEASE = "0.30.0"  # what the package that requirements.lock pins carries
 OUTCOMES = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
 
@@ -55,9 +56,10 @@ def read(paths: Iterable[Path]) -> list[Suite]:
 
 def page(suites: list[Suite]) -> str:
     lines = ["# Releases of ComfyUI", "",
-             "The test suite on each release, as written by `tests/releases/release_table.py`. To repeat a line:", "",
+             "The test suite on each release, as written by `tests/releases/release_table.py`. To repeat a line, in a clone:", "",
              "```", "python quickstart.py --host RELEASE test", "```", "",
-             "(without `--host` for the release that requirements.lock names).", "",
+             f"(without `--host` for {USUAL_RELEASE}, the release that requirements.lock names and that every change is "
+             "tested on).", "",
              "| ComfyUI | date | passed | skipped | failed |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {suite.release} | {suite.date} | {suite.count('passed')} | {suite.count('skipped')} | "
               f"{suite.count('failed')} |" for suite in suites]

@@ -5,7 +5,7 @@ from saferedir_core.bundle import load_redirectors
 from saferedir_core.registry import read_registry
 
 TABLE = """
-|  | reach | attribute (stripes) | object (boat) |
+|  | target | attribute (stripes) | object (boat) |
 | --- | --- | --- | --- |
 | FSR | at least 99.5 % | 99.9 % (99.7 to 99.9; 3000) | 98.0 % (97.8 to 99.9; 3000) **missed** |
 | attack success: white-box | at most 10 % | 50.0 % (9.5 to 90.5; 2) **missed** | not measured |

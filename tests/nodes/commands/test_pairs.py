@@ -47,7 +47,7 @@ def test_wrong_usage_is_exit_code_two(arguments):
 
 def test_the_example_of_the_documentation_works(tmp_path, monkeypatch):
     page = (PAIRS.parents[1] / "docs" / "pairs.md").read_text(encoding="utf-8")
-    command = page.split("```\npython quickstart.py pairs", 1)[1].split("```", 1)[0].replace("\\\n", " ")
+    command = page.split("```\npython saferedir.py pairs", 1)[1].split("```", 1)[0].replace("\\\n", " ")
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)) == 0
     assert len(read_pairs("vangogh.csv")) == 300

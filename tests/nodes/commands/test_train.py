@@ -1,4 +1,4 @@
-"""`python quickstart.py train` at a reduced size, on the demo world's real model."""
+"""`python saferedir.py train` at a reduced size, on the demo world's real model."""
 
 import json
 
