@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from saferedir.nodes.evaluation.stage import stage_of
+from saferedir_core.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,15 @@ def test_an_embedding_changes_the_context_where_it_stands(stage, job):
     ({"backbone": "x"}, "no backbone 'x'"), ({"embeddings": "x"}, "no embedding 'x'"), ({"join": "x"}, "join is 'x'"),
 ])
 def test_what_the_stage_does_not_have_is_refused(stage, job, fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         stage.batch_of([job("a fish", **fields)])
 
 
 def test_jobs_of_different_settings_do_not_share_a_batch(stage, job):
-    with pytest.raises(ValueError, match="different settings"):
+    with pytest.raises(ConfigError, match="different settings"):
         stage.batch_of([job("a fish"), job("a fish", cfg=1.0)])
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no checkpoint at .*; expected"):
+    with pytest.raises(ConfigError, match="no checkpoint at .*; expected"):
         stage_of(str(tmp_path / "none.safetensors"))
