@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,6 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def read_provenance(file: Path) -> dict:
-    """How weights were made, as `demo.backbone.save_backbone` wrote it."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:
-        return json.loads(tensors.metadata()["provenance"])
 
 
 def sha256(file: Path) -> str:

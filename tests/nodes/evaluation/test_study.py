@@ -4,7 +4,6 @@ import pytest
 
 from saferedir.nodes.evaluation import detectors, methods
 from saferedir.nodes.evaluation import study as studies
-from saferedir.nodes.evaluation.jobs import write_jobs
 from saferedir.nodes.weights import catalogue
 from saferedir_core.errors import ConfigError
 
@@ -30,13 +29,7 @@ def test_pairs_become_jobs_of_two_rows(pairs):
     assert len(jobs) == 6 == len({job.seed for job in jobs}) and all(0 <= job.seed < 2**31 for job in jobs)
 
 
-def test_a_file_of_jobs_is_read_as_it_is(job, tmp_path):
-    jobs = [job("a fish", cfg=1.0)]
-    write_jobs(tmp_path / "jobs.jsonl", jobs)
-    assert studies.jobs_of_file(tmp_path / "jobs.jsonl") == jobs
-
-
-def test_pairs_in_json_lines_are_told_from_jobs(tmp_path):
+def test_pairs_in_json_lines_are_read(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"unsafe": "a striped fish", "safe": "a fish", "concept": "stripes"}\n')
     assert studies.jobs_of_file(tmp_path / "p.jsonl")[0].safe_text == "a fish"
 
