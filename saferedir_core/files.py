@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -35,14 +34,6 @@ def write_whole(path: Path, content: bytes | str, make_folder: bool = True) -> P
     with written_whole(path, make_folder) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-def read_provenance(file: Path) -> dict:
-    """How the weights of a small model were made, as the laboratory keeps it in them."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:
-        return json.loads(tensors.metadata()["provenance"])
 
 
 def sha256(file: Path) -> str:

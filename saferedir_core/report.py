@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from saferedir_core.chart import COLOURS, INK, QUARTERS, Canvas, Panel
+from saferedir_core.chart import INK, Chart, Panel, colour_of
 from saferedir_core.config import PolicyConfig
 from saferedir_core.policy import USUAL_THRESHOLD, resolved
 from saferedir_core.redirector import Redirector
@@ -62,19 +62,18 @@ def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
     unsafe_probability of each item over the decisions, the threshold dashed; below, one strip per item, filled
     while the item is redirected.  width and height of at least 160 and 140 pixels.
     """
+    chart = Chart(content["verdict"], width, height)
     decisions, items = content["decisions"], len(content["items"])
-    canvas = Canvas(width, height, content["verdict"], (160, 140))
-    # Each decision has a cell, from half before it to half behind it.
-    panel = Panel(canvas, (MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, height - MARGIN_BOTTOM), -0.5,
-                  max(len(decisions), 1) - 0.5)
-    panel.grid(QUARTERS)
+    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, height - MARGIN_BOTTOM,
+                  across=(-0.5, max(len(decisions), 1) - 0.5))
+    panel.quarters()
     _draw_threshold(panel, content["policy"]["threshold"])
     _draw_steps(panel, decisions)
     for item in range(items):
         panel.curve([(each["index"], each["unsafe_probability"][item]) for each in decisions
-                     if each["unsafe_probability"][item] is not None], COLOURS[item % len(COLOURS)])
+                     if each["unsafe_probability"][item] is not None], colour_of(item))
         _draw_strip(panel, decisions, item, items)
-    return canvas.pixels()
+    return chart.pixels()
 
 
 def _batch(trajectory: Trajectory) -> int:
@@ -137,27 +136,24 @@ def _plain(value):
 
 
 def _draw_threshold(panel: Panel, threshold: float) -> None:
-    """A dashed line."""
     y = panel.y(threshold)
     for start in range(panel.left, panel.right, 10):
-        panel.canvas.draw.line((start, y, min(start + 5, panel.right), y), INK)
+        panel.chart.draw.line((start, y, min(start + 5, panel.right), y), INK)
 
 
 def _draw_steps(panel: Panel, decisions: list[dict]) -> None:
-    """Numbers of steps, as many as there is room for, and the caption."""
-    cell = panel.x(1) - panel.x(0)
-    for index in range(0, len(decisions), max(1, math.ceil(28 / cell))):
+    """The steps' numbers below the strips, as many as have room."""
+    below = panel.bottom + STRIPS_HEIGHT
+    for index in range(0, len(decisions), max(1, math.ceil(28 / (panel.x(1) - panel.x(0))))):
         step = decisions[index]["step"]
-        panel.canvas.text(panel.x(index) - 4, panel.bottom + STRIPS_HEIGHT + 6, str(index if step is None else step))
-    panel.canvas.text(panel.left, panel.bottom + STRIPS_HEIGHT + 24,
-                      "unsafe probability at each step   (dashed: threshold, bars: redirected)")
+        panel.chart.text(panel.x(index) - 4, below + 6, str(index if step is None else step))
+    panel.chart.text(panel.left, below + 24, "unsafe probability at each step   (dashed: threshold, bars: redirected)")
 
 
 def _draw_strip(panel: Panel, decisions: list[dict], item: int, items: int) -> None:
-    """Below the curves, filled while the item is redirected."""
     height = STRIPS_HEIGHT / items
     top = panel.bottom + 4 + item * height
     for each in decisions:
         if each["redirected"][item]:
             box = (panel.x(each["index"] - 0.5), top, panel.x(each["index"] + 0.5), top + max(height - 1, 0))
-            panel.canvas.draw.rectangle(box, COLOURS[item % len(COLOURS)])
+            panel.chart.draw.rectangle(box, colour_of(item))

@@ -5,7 +5,7 @@ import math
 
 from torch import Tensor
 
-from saferedir_core.chart import COLOURS, QUARTERS, Canvas, Panel
+from saferedir_core.chart import Chart, Panel, colour_of
 
 LOSSES = ("classification", "delta", "direction", "mask", "alpha")
 SCORES = ("score", "unsafe_recall", "safe_recall", "redirection")
@@ -23,31 +23,31 @@ def training_plot(log: list[dict], title: str = "", width: int = 640, height: in
 
     Above the validation scores, 0 to 1; below the losses, on a logarithmic axis.  At least 320 x 240 pixels.
     """
-    canvas = Canvas(width, height, title or _title(log), (320, 240))
+    chart = Chart(title or _title(log), width, height, smallest=(320, 240))
+    half = (height - TOP - BETWEEN - BOTTOM) // 2
     steps = [entry["step"] for entry in log]
-    last, half = max([*steps[-1:], 1]), (height - TOP - BETWEEN - BOTTOM) // 2
-    upper = Panel(canvas, (LEFT, TOP, width - RIGHT, TOP + half), 0, last)
-    upper.grid(QUARTERS)
+    across = (0, max(steps[-1:] + [1]))
+    upper = Panel(chart, LEFT, TOP, width - RIGHT, TOP + half, across)
+    upper.quarters()
     _draw_curves(upper, steps, {name: [entry[f"validation_{name}"] for entry in log] for name in SCORES})
-    lower = Panel(canvas, (LEFT, TOP + half + BETWEEN, width - RIGHT, TOP + 2 * half + BETWEEN), 0, last)
     losses = {name: [entry[name] for entry in log] for name in LOSSES}
     lowest, highest = _decades(losses)
-    span = highest - lowest
-    lower.grid([(f"1e{lowest + tick}", tick / span) for tick in range(span + 1)])
-    _draw_curves(lower, steps, {name: [(math.log10(max(value, 10.0 ** lowest)) - lowest) / span for value in values]
+    lower = Panel(chart, LEFT, upper.bottom + BETWEEN, width - RIGHT, upper.bottom + BETWEEN + half, across,
+                  (lowest, highest))
+    lower.grid((power, f"1e{power}") for power in range(lowest, highest + 1))
+    _draw_curves(lower, steps, {name: [math.log10(max(value, 10.0 ** lowest)) for value in values]
                                 for name, values in losses.items()})
-    for step in steps[:: max(1, len(steps) // 8)]:
-        canvas.text(lower.x(step) - 8, lower.bottom + 8, str(step))
-    canvas.text(lower.right + 10, lower.bottom + 8, "step")
-    return canvas.pixels()
+    for step in steps[::max(1, len(steps) // 8)]:
+        chart.text(lower.x(step) - 8, lower.bottom + 8, str(step))
+    chart.text(lower.right + 10, lower.bottom + 8, "step")
+    return chart.pixels()
 
 
 def _draw_curves(panel: Panel, steps: list[int], named: dict[str, list[float]]) -> None:
-    """Each with its name in its colour."""
-    for number, (name, shares) in enumerate(named.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        panel.curve(list(zip(steps, shares)), colour)
-        panel.canvas.text(panel.right + 10, panel.top + 14 * number, name.replace("_", " "), colour)
+    """Curves over the steps, their names at the right."""
+    for number, (name, values) in enumerate(named.items()):
+        panel.curve([*zip(steps, values)], colour_of(number))
+        panel.chart.text(panel.right + 10, panel.top + 14 * number, name.replace("_", " "), colour_of(number))
 
 
 def _title(log: list[dict]) -> str:

@@ -36,6 +36,10 @@ class Extras:
                               "of the repository. Clone it and run 'python quickstart.py evaluate' there, or leave "
                               f"{asked} out.")
 
+    def stage(self, stage):
+        """A stage that draws what attacks and other methods ask for."""
+        return stage
+
     def methods(self, arguments, detector) -> list:
         """Other methods that are measured beside the redirectors."""
         return []
@@ -49,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
     made.add_argument("--redirector", type=Path, nargs="*", default=[], metavar="FILE", help="each is a method")
-    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json) or jobs (.jsonl)")
+    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
     made.add_argument("--detector", default="none", metavar="SPEC",
                       help="demo:CONCEPT, nudenet, classifier:MODEL:LABEL, clip:MODEL:PHRASE;OTHER or none (none)")
@@ -151,7 +155,8 @@ def study_of(arguments, extras: Extras):
     methods, described = methods_of(arguments, extras, detector)
     distance = lpips_distance() if arguments.lpips else None
     settings = {"model": arguments.model, "detector": arguments.detector, **sampling, "methods": described}
-    return Study(stage_of(arguments.model, **sampling), methods, jobs, detector, arguments.out.resolve(), settings,
+    stage = extras.stage(stage_of(arguments.model, **sampling))
+    return Study(stage, methods, jobs, detector, arguments.out.resolve(), settings,
                  arguments.shard, arguments.batch or defaults["batch"], distance)
 
 

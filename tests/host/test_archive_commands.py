@@ -23,7 +23,7 @@ LIMIT_S = 300
 
 
 def documented(pages) -> list[str]:
-    """Arguments of saferedir.py in the shipped pages, each once, guides before reference; "\\" goes on in a new line."""
+    """Arguments of saferedir.py in the shipped pages, each once, guides before reference."""
     found = {}
     for page in pages:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")

@@ -22,7 +22,7 @@ def test_a_node_keeps_its_id_its_inputs_in_their_order_and_its_outputs(node_id, 
     for kind, names in before["input_order"].items():
         order = now["input_order"].get(kind, [])
         assert order[:len(names)] == names
-        types = {name: spec[0] if not isinstance(spec[0], list) else "COMBO" for name, spec in now["input"][kind].items()}
+        types = {name: "COMBO" if isinstance(spec[0], list) else spec[0] for name, spec in now["input"][kind].items()}
         assert {name: types[name] for name in names} == before["input"][kind]
     assert now["output"][:len(before["output"])] == before["output"]
     assert now["output_name"][:len(before["output"])] == before["output_name"]
