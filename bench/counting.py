@@ -16,7 +16,8 @@ WAITING = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten:
 # Tensor methods that read values without an operation that a dispatch mode sees, at least on a CPU.
 READING = ("tolist", "numpy", "__array__", "cpu")
 # Operations that launch nothing.
-FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::sym_size", "aten::set_")
+FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::sym_size", "aten::set_",
+        "aten::promote_types", "aten::scalar_tensor", "aten::as_strided_")
 
 
 @dataclass

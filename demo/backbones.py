@@ -251,7 +251,7 @@ def _few_steps(dataset, core_training, folder: Path, kind, positive: list, negat
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
-    chunks = pack_module("saferedir_core.plan").to_chunks
+    chunks = pack_module("saferedir_core.chunks").to_chunks
     contexts = torch.cat([chunks(each[0][0], kind.tokens).reshape(1, -1, kind.width) for each in (positive, negative)])
     safe = torch.stack([contexts[0].roll(1, 0), contexts[1]])
     pooled = torch.cat([each[0][1]["pooled_output"] for each in (positive, negative)]) if kind.pooled else None

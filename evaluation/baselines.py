@@ -18,7 +18,7 @@ import torch
 
 from ..saferedir_core import baselines as maths
 from ..saferedir_core.errors import ConfigError
-from ..saferedir_core.plan import from_chunks, to_chunks
+from ..saferedir_core.chunks import from_chunks, to_chunks
 from .jobs import Batch, Job
 from .methods import ConceptWords, Guarded, Method
 

@@ -16,7 +16,7 @@ from ..saferedir_core.architecture import USUAL, Architecture, TokenSpan, archit
 from ..saferedir_core.dataset import Manifest, Shard, open_folder, write_shard
 from ..saferedir_core.errors import TrainingError
 from ..saferedir_core.pairs import Pair
-from ..saferedir_core.plan import to_chunks
+from ..saferedir_core.chunks import to_chunks
 from . import sampling
 from .architectures import latent_of, timestep_of
 
