@@ -1,22 +1,46 @@
 """SafeRedir for ComfyUI: unlearn a concept while sampling, without touching the model."""
 
+import importlib
 import importlib.util
 import os
 import re
+import sys
+from pathlib import Path
 
 OLDEST_COMFYUI = (0, 18, 2)  # as in pyproject.toml and quickstart.py
 WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    # Imported here, because a relative import at the top breaks pytest's collection of the repository root.
+    # Imported here, so that looking at this file alone (a tool, pytest's collection) needs no host.
     try:
-        from .nodes import SafeRedirExtension
+        _name_pack()
+        extension = importlib.import_module("saferedir.nodes.extension").SafeRedirExtension()
     except Exception as trouble:
         _end_where_enforced(trouble)
         raise
+    return extension
 
-    return SafeRedirExtension()
+
+def _name_pack() -> None:
+    """Makes this folder the package `saferedir` (see saferedir.py): the host calls it by its path.
+
+    ImportError when the pack is there twice.
+    """
+    folder = Path(__file__).resolve().parent
+    known = sys.modules.get("saferedir")
+    if known is None:
+        spec = importlib.util.spec_from_file_location("saferedir", folder / "saferedir.py")
+        module = sys.modules["saferedir"] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules["saferedir"]
+            raise
+        module.name_core()
+    elif Path(known.__file__).resolve().parent != folder:
+        raise ImportError(f"SafeRedir is loaded already, from {Path(known.__file__).parent}; expected one copy. Remove "
+                          f"one of the two folders, for example {folder}.")
 
 
 def _require_supported_host() -> None:

@@ -6,7 +6,6 @@
     python quickstart.py run FILE [ARGS]                  run a Python file with the project and ComfyUI importable
     python quickstart.py pairs|train|evaluate [ARGS]      unlearn a concept of your own; see their --help
     python quickstart.py publish [ARGS]                   share a redirector
-    python quickstart.py bench [--quick]                  measure what the guard costs
 
 What is prepared lives in the user's cache folder (SAFEREDIR_CACHE overrides it), keyed by requirements.lock, so
 clones share it. `--comfyui PATH` before the command uses an existing checkout and its interpreter instead, and
@@ -30,11 +29,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from saferedir.lab.host.console import Progress, StepFailed, say
 
 PROJECT = Path(__file__).resolve().parent
 RELEASES = PROJECT / "tests" / "releases"  # a lock for each ComfyUI beside requirements.lock's that tests run on
@@ -44,73 +44,8 @@ DISK_NEEDED_GB = 10  # measured: 6 GB installed, 3 GB of downloads while it happ
 DEFAULT_PORT = 8188
 
 
-class StepFailed(Exception):
-    """A step that could not be done: which, why, and what the person can do about it."""
-
-    def __init__(self, step: str, cause: str, remedy: str, log: Path | None = None):
-        super().__init__(f"{step}: {cause}")
-        self.step, self.cause, self.remedy, self.log = step, cause, remedy, log
-
-    def report(self) -> str:
-        lines = [f"FAILED  {self.step}", f"cause   {self.cause}", f"remedy  {self.remedy}"]
-        if self.log:
-            lines.append(f"log     {self.log}")
-        return "\n".join(lines)
-
-
 class Terminated(KeyboardInterrupt):
     """A polite end from outside (SIGTERM): as Ctrl+C, but the children did not get it."""
-
-
-# ---------------------------------------------------------------------------------------------- progress
-
-
-def elapsed(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
-class Progress:
-    """One step on the console: a line that ticks on a terminal, a line now and then in a log."""
-
-    def __init__(self, step: str, stream=None, quiet_seconds: float = 15.0):
-        self.step, self.detail = step, ""
-        self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._every = 0.5 if self._terminal else quiet_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> Progress:
-        self._start = time.monotonic()
-        if not self._terminal:
-            self._line(f"{self.step} ...")
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind, *_):
-        self._stop.set()
-        self._thread.join()
-        outcome = "done" if kind is None else "stopped"
-        self._line(f"{self.step}: {outcome} ({elapsed(time.monotonic() - self._start)})", last=True)
-
-    def _tick(self):
-        while not self._stop.wait(self._every):
-            detail = f" {self.detail}" if self.detail else ""
-            self._line(f"{self.step} ...{detail} ({elapsed(time.monotonic() - self._start)})")
-
-    def _line(self, text: str, last: bool = False):
-        if self._terminal:
-            width = max(20, shutil.get_terminal_size().columns - 1)
-            text = "\r" + text[:width].ljust(width) + ("\n" if last else "")
-        else:
-            text += "\n"
-        self._stream.write(text)
-        self._stream.flush()
-
-
-def say(text: str = ""):
-    print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- cache
@@ -575,26 +510,9 @@ def prepare(arguments) -> Prepared:
     return Prepared(python, comfyui, bool(arguments.comfyui), cpu)
 
 
-# Run in the prepared interpreter: the host comes first on the path, or our nodes/ would hide its nodes.py.
-BOOTSTRAP = """
-import os, runpy, sys
-host, project, kind, target = sys.argv[1:5]
-sys.path[:] = [host, project] + [p for p in sys.path if p and os.path.abspath(p) not in (host, project)]
-sys.argv = [target] + sys.argv[5:]
-if os.environ.get("SAFEREDIR_CPU") == "1":
-    import comfy.cli_args
-    comfy.cli_args.args.cpu = True
-if kind == "module":
-    runpy.run_module(target, run_name="__main__", alter_sys=True)
-else:
-    sys.path.insert(2, os.path.dirname(os.path.abspath(target)))
-    runpy.run_path(target, run_name="__main__")
-"""
-
-
-def call(prepared: Prepared, kind: str, target: str, arguments: list[str], cwd: Path | None = None) -> int:
-    """Run a module or a file in the prepared interpreter and hand on its exit code."""
-    command = [str(prepared.python), "-c", BOOTSTRAP, str(prepared.comfyui), str(PROJECT), kind, target, *arguments]
+def call(prepared: Prepared, *arguments: str, cwd: Path | None = None) -> int:
+    """Run saferedir.py with these arguments in the prepared interpreter and hand on its exit code."""
+    command = [str(prepared.python), str(PROJECT / "saferedir.py"), "--comfyui", str(prepared.comfyui), *arguments]
     environ = child_environment(SAFEREDIR_COMFYUI=str(prepared.comfyui), SAFEREDIR_CPU=str(int(prepared.cpu)),
                                 PYTHONPATH=os.pathsep.join((str(prepared.comfyui), str(PROJECT))))
     child = subprocess.Popen(command, cwd=cwd, env=environ)
@@ -618,7 +536,7 @@ def command_test(arguments) -> int:
     if prepared.own and not answers(prepared.python, "import pytest, hypothesis"):
         raise StepFailed("running the tests", f"{prepared.python} has no pytest or no hypothesis",
                          f"{prepared.python} -m pip install pytest hypothesis, or leave --comfyui out")
-    return call(prepared, "module", "pytest", arguments.rest, cwd=PROJECT)
+    return call(prepared, "run", "-m", "pytest", *arguments.rest, cwd=PROJECT)
 
 
 def command_run(arguments) -> int:
@@ -630,21 +548,21 @@ def command_run(arguments) -> int:
                          "standard input")
     prepared = prepare(arguments)
     if name != "-":
-        return call(prepared, "file", name, rest)
+        return call(prepared, "run", name, *rest)
     with tempfile.TemporaryDirectory(prefix="saferedir-") as scratch:
         script = Path(scratch) / "stdin.py"
         script.write_bytes(sys.stdin.buffer.read())
-        return call(prepared, "file", str(script), rest)
+        return call(prepared, "run", str(script), *rest)
 
 
-def command_file(arguments) -> int:
-    """One of the programs in commands/."""
-    return call(prepare(arguments), "file", str(PROJECT / "commands" / f"{arguments.command}.py"), arguments.rest)
+def command_of_pack(arguments) -> int:
+    """One of saferedir.py's own."""
+    return call(prepare(arguments), arguments.command, *arguments.rest)
 
 
 def choose_port(wanted: int | None) -> int:
     """The port asked for, or the usual one, or any other that is free."""
-    from demo.server import free_port, port_is_free
+    from saferedir.lab.host.server import free_port, port_is_free
 
     if wanted is None:
         if port_is_free(DEFAULT_PORT):
@@ -665,7 +583,7 @@ def base_folder() -> Path:
 
 
 def command_demo(arguments) -> int:
-    from demo.server import ComfyServer, ServerFailed, isolated_base
+    from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
 
     port = choose_port(arguments.port)
     prepared = prepare(arguments)
@@ -682,8 +600,8 @@ def command_demo(arguments) -> int:
         with Progress("starting ComfyUI") as progress:
             progress.detail = "on the CPU" if prepared.cpu else "on the GPU"
             server.start()
-        code = call(prepared, "module", "demo.run_demo",
-                    [server.url, str(PROJECT / "workflows" / "demo.json"), str(PROJECT / "output")])
+        code = call(prepared, "run", str(PROJECT / "lab" / "host" / "run_demo.py"), server.url,
+                    str(PROJECT / "workflows" / "demo.json"), str(PROJECT / "output"))
         if code:
             say(f"log     {server.log}")
             return code
@@ -713,11 +631,10 @@ COMMANDS = {
     "demo": (command_demo, "run the demo workflow in ComfyUI and keep serving (the default)"),
     "test": (command_test, "run the test suite; further arguments go to pytest"),
     "run": (command_run, "run a Python file with the project and ComfyUI importable"),
-    "pairs": (command_file, "make or check prompt pairs for a concept of your own"),
-    "train": (command_file, "train a redirector on prompt pairs, for the demo world or a checkpoint"),
-    "publish": (command_file, "upload a redirector with a model card to a Hugging Face repository"),
-    "evaluate": (command_file, "measure how well a redirector works, beside other methods and under attack"),
-    "bench": (command_file, "measure what the guard costs, and write BENCHMARKS.md"),
+    "pairs": (command_of_pack, "make or check prompt pairs for a concept of your own"),
+    "train": (command_of_pack, "train a redirector on prompt pairs, for the demo world or a checkpoint"),
+    "publish": (command_of_pack, "upload a redirector with a model card to a Hugging Face repository"),
+    "evaluate": (command_of_pack, "measure how well a redirector works, beside other methods and under attack"),
 }
 
 

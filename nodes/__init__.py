@@ -1,30 +1,12 @@
-"""The nodes of the pack.  Each is thin: clone, call, return; `bridge` alone speaks to the host's sampling."""
+"""The pack.  A file here is a node and thin: clone, call, return; the rooms below do the work.
 
-from comfy_api.latest import ComfyExtension, io
+    guarding     the guard's part in the host's sampling; no other room speaks to that
+    weights      where redirectors lie, and their download
+    training     trajectories of the user's model, and what is learned from them
+    evaluation   guarded and unguarded images side by side
+    editor       what the editor shows of a run, and what pictures say of it
+    demo_world   the small diffusion model, and the judge that reads its pictures
+    commands     the same work from the command line (saferedir.py)
 
-from .conditioning import SafeRedirConditioning
-from .demo_model import SafeRedirDemoModel
-from .enforce import enforce_if_asked
-from .evaluate import SafeRedirEvaluate
-from .guard import SafeRedirGuard
-from .hub_loader import SafeRedirHubLoader
-from .live import register_route
-from .loader import SafeRedirLoader
-from .png_entry import register_handler
-from .report import SafeRedirReport
-from .save import SafeRedirSave
-from .stack import SafeRedirStack
-from .train import SafeRedirTrain
-from .weights import register_folder
-
-
-class SafeRedirExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        register_folder()
-        enforce_if_asked()
-        register_route()
-        register_handler()
-
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
-                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]
+Imports nothing: a command that needs no host (`pairs`) starts without one.
+"""

@@ -3,9 +3,10 @@
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..saferedir_core import PolicyConfig
-from .bridge import redirect_conditioning
-from .settings import alpha_scale_input, redirector_input, threshold_input
+from saferedir_core import PolicyConfig
+
+from .guarding.bridge import redirect_conditioning
+from .inputs import alpha_scale_input, redirector_input, threshold_input
 from .types import CATEGORY
 
 

@@ -25,6 +25,6 @@ class SafeRedirDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        from ..demo.backbone import load_backbone
+        from .demo_world.backbone import load_backbone
 
         return io.NodeOutput(*load_backbone())

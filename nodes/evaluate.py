@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .settings import redirector_input
+from .inputs import redirector_input
 from .types import CATEGORY
 
 ARROW = "=>"  # between an unsafe prompt and the safe one that should take its place
@@ -57,10 +57,10 @@ class SafeRedirEvaluate(io.ComfyNode):
                 height, batch_size) -> io.NodeOutput:
         import comfy.utils
 
-        from ..evaluation.detectors import detector_of
-        from ..evaluation.methods import Guarded, Oracle, Unguarded
-        from ..evaluation.stage import Stage, shape_for
-        from ..evaluation.study import Study
+        from .evaluation.detectors import detector_of
+        from .evaluation.methods import Guarded, Oracle, Unguarded
+        from .evaluation.stage import Stage, shape_for
+        from .evaluation.study import Study
 
         stage = Stage(model, clip, vae, shape_for(model, width, height), steps, cfg, sampler_name, scheduler)
         study = Study(stage, [Unguarded(), Oracle(), Guarded("guarded", saferedir)], jobs_of(prompts, seeds),
@@ -74,8 +74,9 @@ class SafeRedirEvaluate(io.ComfyNode):
 
 def jobs_of(prompts: str, seeds: int) -> list:
     """Jobs of prompts, one a line, or of a pair file in the input folder.  PairsError for what cannot be used."""
-    from ..evaluation.study import jobs_of_file, jobs_of_pairs
-    from ..saferedir_core.pairs import check_pairs
+    from saferedir_core.pairs import check_pairs
+
+    from .evaluation.study import jobs_of_file, jobs_of_pairs
 
     file = file_named(prompts.strip())
     if file is not None:
@@ -91,7 +92,7 @@ def file_named(text: str):
 
     import folder_paths
 
-    from ..saferedir_core import ConfigError
+    from saferedir_core import ConfigError
 
     if "\n" in text or not text.endswith((".csv", ".jsonl", ".json")):
         return None
@@ -105,7 +106,7 @@ def file_named(text: str):
 
 def pair_of(line: str, number: int):
     """The pair of "unsafe prompt => safe prompt", or a harmless prompt."""
-    from ..saferedir_core.pairs import Pair
+    from saferedir_core.pairs import Pair
 
     text, arrow, safe = line.partition(ARROW)
     return Pair(text.strip(), safe.strip() if arrow else text.strip(), "concept", line=number)

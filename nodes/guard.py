@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..saferedir_core import PolicyConfig
-from .bridge import guard_model
-from .live import listeners_of
-from .reaction import ON_ERROR, ON_UNSAFE, Reaction
-from .settings import alpha_scale_input, redirector_input, threshold_input
+from saferedir_core import PolicyConfig
+
+from .editor.live import listeners_of
+from .guarding.bridge import guard_model
+from .guarding.reaction import ON_ERROR, ON_UNSAFE, Reaction
+from .inputs import alpha_scale_input, redirector_input, threshold_input
 from .types import CATEGORY, Recorder, TrajectoryType
 
 

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..saferedir_core.bundle import load_redirectors
-from . import weights
+from saferedir_core.bundle import load_redirectors
+
 from .types import CATEGORY, LoadedRedirector, SafeRedirType, weights_dtype
+from .weights import catalogue
 
 
 class SafeRedirHubLoader(io.ComfyNode):
@@ -36,13 +37,14 @@ class SafeRedirHubLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, repo_id, filename, revision, sha256="") -> io.NodeOutput:
-        from ..saferedir_core.registry import HubSource, Pin
-        from .download import DownloadProgress, download
+        from saferedir_core.registry import HubSource, Pin
+
+        from .weights.download import DownloadProgress, download
 
         source = HubSource(repo_id.strip(), filename.strip().lstrip("/"), revision.strip() or "main")
         pin = Pin(sha256=sha256.strip().lower() or None)
-        file = weights.hub_file(source, pin)
-        path = weights.find(file)
+        file = catalogue.hub_file(source, pin)
+        path = catalogue.find(file)
         if path is None:
             progress = DownloadProgress(source.filename, cls.hidden.unique_id if cls.hidden else None)
             path = download(file, [source], pin, {}, progress)

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..saferedir_core.bundle import load_redirectors
-from . import weights
+from saferedir_core.bundle import load_redirectors
+
 from .types import CATEGORY, LoadedRedirector, SafeRedirType, weights_dtype
+from .weights import catalogue
 
 
 class SafeRedirLoader(io.ComfyNode):
@@ -19,7 +20,7 @@ class SafeRedirLoader(io.ComfyNode):
                         "graph runs.",
             search_aliases=["unlearn", "safety", "concept erasure", "nsfw", "redirector"],
             inputs=[
-                io.Combo.Input("name", options=weights.choices(),
+                io.Combo.Input("name", options=catalogue.choices(),
                                tooltip="A redirector of the registry, or a .safetensors or .pt file in "
                                        "models/saferedir. It only fits the kind of model it was trained on."),
             ],
@@ -30,7 +31,7 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name):
-        file, entry = weights.find(name), weights.registry().get(name)
+        file, entry = catalogue.find(name), catalogue.registry().get(name)
         if entry is not None and entry.sources and (file is None or file.name == entry.file):
             # The same before and after the download, so that one run does not make the next one sample again.
             return f"{name}:{entry.pin}:{entry.sources}"
@@ -38,7 +39,7 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        from .download import obtain
+        from .weights.download import obtain
 
         path = obtain(name, cls.hidden.unique_id if cls.hidden else None)
         return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(path, dtype=weights_dtype())))

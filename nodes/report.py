@@ -3,10 +3,11 @@
 import torch
 from comfy_api.latest import io
 
-from ..saferedir_core.report import plot, report_json
-from . import png_entry
+from saferedir_core.report import plot, report_json
+
+from .editor import png_entry
+from .editor.prompt_words import prompt_text, words_of
 from .types import CATEGORY, TrajectoryType
-from .words import prompt_text, words_of
 
 
 def picture_of(content: dict) -> torch.Tensor:

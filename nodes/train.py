@@ -13,12 +13,14 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..saferedir_core.errors import ConfigError, PairsError
+from saferedir_core.errors import ConfigError, PairsError
+
+from .host import running_server
 from .types import CATEGORY, LoadedRedirector, SafeRedirType
-from .weights import FOLDER
+from .weights.catalogue import FOLDER
 
 TYPED = "typed below"  # the choice of the combo that stands for the text
-PACK_PAIRS = Path(__file__).resolve().parent.parent / "pairs"
+PACK_PAIRS = Path(__file__).resolve().parent.parent / "models" / "pairs"
 ENDINGS = (".csv", ".jsonl", ".json")
 
 
@@ -88,31 +90,32 @@ class SafeRedirTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, pairs_file, pairs_text, concept, variant, iterations, seed, steps, cfg, width,
                 height) -> io.NodeOutput:
-        from ..saferedir_core.training import TrainingConfig
-        from ..saferedir_core.training_report import training_json, training_plot
-        from . import training
-        from .architectures import require_known
-        from .collect import CollectConfig, digest_of
+        from saferedir_core.training import TrainingConfig
+        from saferedir_core.training_report import training_json, training_plot
+
+        from .guarding.architectures import require_known
+        from .training import procedure
+        from .training.collect import CollectConfig, digest_of
 
         live = Live(cls.hidden.unique_id if cls.hidden else None)
         with torch.inference_mode(False):
             pairs, source = chosen_pairs(pairs_file, pairs_text)
-            concept, pairs = training.concept_of(pairs, source, concept.strip())
-            parts = training.split(pairs, 0.15, source)
-            training.require_prompts_fit(clip, pairs, source)
+            concept, pairs = procedure.concept_of(pairs, source, concept.strip())
+            parts = procedure.split(pairs, 0.15, source)
+            procedure.require_prompts_fit(clip, pairs, source)
             channels = model.get_model_object("latent_format").latent_channels
             kind = require_known(model)
             collection = CollectConfig(steps=steps, cfg=cfg, shape=(channels, height // 8, width // 8),
                                        batch=25 if width * height <= 128 * 128 else 4, architecture=kind.name)
             config = TrainingConfig(variant=variant, iterations=iterations, seed=seed, validate=min(100, iterations))
-            model_digest = training.model_digest(model, clip)
+            model_digest = procedure.model_digest(model, clip)
             work = work_folder(concept, digest_of(pairs), model_digest, collection.settings())
-            training.collect_parts(model, clip, parts, work, collection, told=live.collected)
+            procedure.collect_parts(model, clip, parts, work, collection, told=live.collected)
             device = comfy.model_management.get_torch_device()
             comfy.model_management.unload_all_models()
-            trained = training.train_parts(work, config, device, live.learning(iterations))
+            trained = procedure.train_parts(work, config, device, live.learning(iterations))
         metadata = {**trained.metadata(),
-                    **training.provenance(concept, training.architecture_of(model), model_digest, digest_of(pairs),
+                    **procedure.provenance(concept, procedure.architecture_of(model), model_digest, digest_of(pairs),
                                           collection, "SafeRedir Train")}
         trained.redirector.to("cpu").metadata = metadata
         picture = training_plot(trained.log).float()[None] / 255  # (1, H, W, 3)
@@ -122,7 +125,7 @@ class SafeRedirTrain(io.ComfyNode):
 
 def chosen_pairs(pairs_file: str, pairs_text: str) -> tuple[list, str]:
     """Checked pairs, and what errors call their source."""
-    from ..saferedir_core.pairs import read_pairs
+    from saferedir_core.pairs import read_pairs
 
     if pairs_file == TYPED:
         with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
@@ -176,8 +179,6 @@ class Live:
         self.bar.update_absolute(value, total)
 
     def _text(self, text: str) -> None:
-        from server import PromptServer
-
-        server = getattr(PromptServer, "instance", None)
+        server = running_server()
         if server is not None and self.node_id is not None:
             server.send_progress_text(text, self.node_id)

@@ -12,8 +12,8 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
-from ..saferedir_core import ConfigError, Redirector
-from ..saferedir_core.stack import require_stackable
+from saferedir_core import ConfigError, Redirector
+from saferedir_core.ensemble import require_stackable
 
 SafeRedirType = io.Custom("SAFEREDIR")
 TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")
@@ -73,7 +73,7 @@ class LoadedRedirector:
 def weights_dtype() -> torch.dtype:
     """Of redirectors that are only sampled with: float16 where the host would use it, else float32.
 
-    BENCHMARKS.md says how little decisions differ; the host's option --force-fp32 keeps float32.
+    docs/costs.md says how little decisions differ; the host's option --force-fp32 keeps float32.
     """
     half = comfy.model_management.should_use_fp16(comfy.model_management.get_torch_device())
     return torch.float16 if half else torch.float32

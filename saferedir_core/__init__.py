@@ -9,9 +9,9 @@
 Method: Liu et al., arXiv 2601.08623.
 """
 
-from .checkpoint import load_redirector, save_redirector
-from .config import PolicyConfig, RedirectorConfig
-from .errors import (
+from saferedir_core.checkpoint import load_redirector, save_redirector
+from saferedir_core.config import PolicyConfig, RedirectorConfig
+from saferedir_core.errors import (
     CheckpointError,
     ConfigError,
     ContextError,
@@ -22,9 +22,9 @@ from .errors import (
     TimestepError,
     TrainingError,
 )
-from .redirector import Redirector, RedirectorOutput
-from .run import RedirectionRun
-from .trajectory import Decision, TokenScores, Trajectory
+from saferedir_core.redirector import Redirector, RedirectorOutput
+from saferedir_core.run import RedirectionRun
+from saferedir_core.trajectory import Decision, TokenScores, Trajectory
 
 __all__ = [
     "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PairsError",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import TrainingError
+from saferedir_core.errors import TrainingError
 
 CHUNK = 77  # tokens that CLIP reads at once; longer prompts are several such chunks, each with its start and end
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, LatentError
+from saferedir_core.errors import ConfigError, LatentError
 
 DISCRETE, FLOW = "discrete", "flow"
 LARGEST_TIMESTEP = 1000.0

@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import checkpoint
-from .checkpoint import CONCEPTS_KEY, FORMAT_KEY, FORMAT_VERSION
-from .config import RedirectorConfig
-from .errors import CheckpointError, ConfigError
-from .redirector import Redirector
+from saferedir_core import checkpoint
+from saferedir_core.checkpoint import CONCEPTS_KEY, FORMAT_KEY, FORMAT_VERSION
+from saferedir_core.config import RedirectorConfig
+from saferedir_core.errors import CheckpointError, ConfigError
+from saferedir_core.redirector import Redirector
 
 SHARED_MODULES = ("latent_encoder", "t_encoder")
 SHARED = "shared."

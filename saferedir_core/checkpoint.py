@@ -23,12 +23,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .architecture import of_sizes
-from .config import RedirectorConfig
-from .errors import CheckpointError, ConfigError
-from .pickled import TENSOR_NAMES, Scanned, scan
-from .policy import stored_threshold
-from .redirector import Redirector
+from saferedir_core.architecture import of_sizes
+from saferedir_core.config import RedirectorConfig
+from saferedir_core.errors import CheckpointError, ConfigError
+from saferedir_core.pickled import TENSOR_NAMES, Scanned, scan
+from saferedir_core.policy import stored_threshold
+from saferedir_core.redirector import Redirector
 
 LARGEST_FILE = 2 << 30          # bytes; a published checkpoint has 58 MB
 LARGEST_HEADER = 16 << 20       # bytes of a .safetensors file's list of tensors

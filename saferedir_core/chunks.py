@@ -6,9 +6,9 @@ Where a prompt may have any number n of tokens (T5, language models), copies of 
 import torch
 from torch import Tensor
 
-from .architecture import architecture
-from .config import RedirectorConfig
-from .errors import ContextError
+from saferedir_core.architecture import architecture
+from saferedir_core.config import RedirectorConfig
+from saferedir_core.errors import ContextError
 
 
 def chunks_per_item(context: Tensor, config: RedirectorConfig) -> int:

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-from .architecture import USUAL, architecture
-from .errors import ConfigError
+from saferedir_core.architecture import USUAL, architecture
+from saferedir_core.errors import ConfigError
 
 MODES = ("guard", "upstream")
 VARIANTS = ("published", "token")

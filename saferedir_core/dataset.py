@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .architecture import USUAL, architecture
-from .errors import TrainingError
+from saferedir_core.architecture import USUAL, architecture
+from saferedir_core.errors import TrainingError
 
 MANIFEST = "manifest.json"
 VERSION = 1

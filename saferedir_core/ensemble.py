@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .architecture import architecture
-from .errors import ConfigError
-from .redirector import Reading, Redirector, RedirectorOutput, pooled_latent, together
+from saferedir_core.architecture import architecture
+from saferedir_core.errors import ConfigError
+from saferedir_core.redirector import Reading, Redirector, RedirectorOutput, pooled_latent, together
 
 # The parts that are asked at every step; what only reads the prompt is not stacked.
 ASKED = ("classifier.", "token_proj.", "delta_head.", "cross_attn.fuse.", "token_delta.read.", "token_delta.write.",

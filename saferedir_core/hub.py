@@ -27,10 +27,10 @@ from inspect import signature
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .bundle import load_redirectors
-from .checkpoint import LARGEST_FILE, save_redirector, write_file
-from .errors import CheckpointError, ConfigError, DownloadError
-from .registry import LOOPBACK, HubSource, Pin, Source, UrlSource, require_file_name
+from saferedir_core.bundle import load_redirectors
+from saferedir_core.checkpoint import LARGEST_FILE, save_redirector, write_file
+from saferedir_core.errors import CheckpointError, ConfigError, DownloadError
+from saferedir_core.registry import LOOPBACK, HubSource, Pin, Source, UrlSource, require_file_name
 
 PIECE = 10 << 20            # bytes; the client reports its progress only that often
 BLOCK = 1 << 16             # bytes read at once from a plain address

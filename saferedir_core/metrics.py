@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import ConfigError
+from saferedir_core.errors import ConfigError
 
 Z_95 = 1.96  # standard normal quantile of a two-sided 95 % interval
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .redirect import redirected_context, redirected_pooled
-from .redirector import PooledRedirectorOutput, RedirectorOutput
+from saferedir_core.redirect import redirected_context, redirected_pooled
+from saferedir_core.redirector import PooledRedirectorOutput, RedirectorOutput
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .errors import PairsError
-from .pairs import Pair, check_pairs, mentions_minors, normalised
-from .rewording import misspell, reword, split_word
+from saferedir_core.errors import PairsError
+from saferedir_core.pairs import Pair, check_pairs, mentions_minors, normalised
+from saferedir_core.rewording import misspell, reword, split_word
 
 KINDS = ("attribute", "style", "object")
 TIERS = {  # {core} is the subject with the concept; {first} and {second} are details

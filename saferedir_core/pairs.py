@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import PairsError
+from saferedir_core.errors import PairsError
 
 COLUMNS = ("unsafe", "safe", "concept", "group")  # group may be left out
 UNSAFE_CLASSES = ("forgot", "forget", "forgotten", "unsafe")

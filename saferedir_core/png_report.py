@@ -11,7 +11,7 @@ import json
 import os
 from typing import BinaryIO
 
-from .errors import ReportError
+from saferedir_core.errors import ReportError
 
 VERSION = 1
 KEY = "saferedir"

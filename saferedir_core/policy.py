@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .config import PolicyConfig
-from .errors import ConfigError
-from .redirector import UNSAFE_CLASS
+from saferedir_core.config import PolicyConfig
+from saferedir_core.errors import ConfigError
+from saferedir_core.redirector import UNSAFE_CLASS
 
 THRESHOLD_KEY = "threshold"     # of a redirector's metadata
 USUAL_THRESHOLD = 0.5           # of a redirector without a calibrated one

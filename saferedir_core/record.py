@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from .errors import EvaluationError, LatentError, TimestepError
-from .trajectory import Decision, TokenScores, Trajectory
+from saferedir_core.errors import EvaluationError, LatentError, TimestepError
+from saferedir_core.trajectory import Decision, TokenScores, Trajectory
 
 
 class Record:

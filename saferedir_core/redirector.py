@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import RedirectorConfig
-from .errors import ContextError, LatentError, TimestepError
+from saferedir_core.config import RedirectorConfig
+from saferedir_core.errors import ContextError, LatentError, TimestepError
 
 HEADS = 4
 LATENT_WIDTH = 512

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from .checkpoint import LARGEST_FILE, TORCH_SUFFIXES, write_file
-from .config import PolicyConfig
-from .errors import CheckpointError, ConfigError
+from saferedir_core.checkpoint import LARGEST_FILE, TORCH_SUFFIXES, write_file
+from saferedir_core.config import PolicyConfig
+from saferedir_core.errors import CheckpointError, ConfigError
 
 REGISTRY_VERSION = 1
 LARGEST_REGISTRY = 4 << 20      # bytes

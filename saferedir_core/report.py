@@ -8,11 +8,11 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from .config import PolicyConfig
-from .errors import ConfigError
-from .policy import USUAL_THRESHOLD, resolved
-from .redirector import Redirector
-from .trajectory import Decision, Trajectory
+from saferedir_core.config import PolicyConfig
+from saferedir_core.errors import ConfigError
+from saferedir_core.policy import USUAL_THRESHOLD, resolved
+from saferedir_core.redirector import Redirector
+from saferedir_core.trajectory import Decision, Trajectory
 
 VERSION = 1
 DIGITS = 6                      # float32 has no more to say, and the JSON ends up in every PNG

@@ -7,17 +7,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import policy
-from .chunks import chunks_per_item, from_chunks, to_chunks
-from .config import PolicyConfig
-from .ensemble import Ensemble, Judgement, Prompt
-from .errors import ContextError, LatentError, SafeRedirError
-from .readback import Readback
-from .record import Record
-from .redirect import redirected_pooled, shift_in_norms, shifted_context
-from .redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
-from .report import report, stacked_report
-from .trajectory import Decision, Trajectory
+from saferedir_core import policy
+from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
+from saferedir_core.config import PolicyConfig
+from saferedir_core.ensemble import Ensemble, Judgement, Prompt
+from saferedir_core.errors import ContextError, LatentError, SafeRedirError
+from saferedir_core.readback import Readback
+from saferedir_core.record import Record
+from saferedir_core.redirect import redirected_pooled, shift_in_norms, shifted_context
+from saferedir_core.redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
+from saferedir_core.report import report, stacked_report
+from saferedir_core.trajectory import Decision, Trajectory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError, TrainingError
+from saferedir_core.errors import ConfigError, TrainingError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 
 The losses are those of arXiv 2601.08623 (`objective`).  On top of them: half of the batches mix the contexts of two
 prompts, as the host's Average node does, and contexts carry a little noise; both make a network that holds on phrasings
-it never saw (demo/RESULTS.md).
+it never saw (docs/benchmark.md).
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .alignment import changed_tokens
-from .architecture import USUAL, architecture
-from .config import RedirectorConfig
-from .dataset import Batch, TrajectoryDataset, replace_whole
-from .errors import ConfigError, TrainingError
-from .objective import ObjectiveConfig, objective
-from .redirect import redirected_context
-from .redirector import PooledRedirectorOutput, Redirector, RedirectorOutput
-from .trainer import Trainer, TrainerConfig
+from saferedir_core.alignment import changed_tokens
+from saferedir_core.architecture import USUAL, architecture
+from saferedir_core.config import RedirectorConfig
+from saferedir_core.dataset import Batch, TrajectoryDataset, replace_whole
+from saferedir_core.errors import ConfigError, TrainingError
+from saferedir_core.objective import ObjectiveConfig, objective
+from saferedir_core.redirect import redirected_context
+from saferedir_core.redirector import PooledRedirectorOutput, Redirector, RedirectorOutput
+from saferedir_core.trainer import Trainer, TrainerConfig
 
 INPUTS = ("both", "text", "latent")
 STATE_VERSION = 2

@@ -6,8 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
-from .report import COLOURS, GREY, INK, PALE, WHITE
+from saferedir_core.errors import ConfigError
+from saferedir_core.report import COLOURS, GREY, INK, PALE, WHITE
 
 LOSSES = ("classification", "delta", "direction", "mask", "alpha")
 SCORES = ("score", "unsafe_recall", "safe_recall", "redirection")

@@ -14,7 +14,7 @@ def _arrange_path():
     wanted = ([str(Path(comfyui).resolve())] if comfyui else []) + [str(PROJECT)]
     sys.path[:] = wanted + [entry for entry in sys.path if entry and os.path.abspath(entry) not in wanted]
     if comfyui:
-        from demo.host import prepare
+        from saferedir.nodes.host import prepare
 
         prepare(wanted[0])
 
@@ -44,6 +44,6 @@ def comfyui() -> Path:
 @pytest.fixture(scope="session")
 def demo_world(comfyui):
     """MODEL, CLIP and VAE of the demo world."""
-    from demo.backbone import load_backbone
+    from saferedir.nodes.demo_world.backbone import load_backbone
 
     return load_backbone()

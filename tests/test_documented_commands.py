@@ -14,15 +14,16 @@ RUN_BY = {
     "": "tests/host/test_run_demo.py::test_the_first_command_of_the_readme_makes_pictures_and_ends",
     "--once": "tests/host/test_run_demo.py::test_the_first_command_of_the_readme_makes_pictures_and_ends",
     "test": "",
-    "bench": "tests/bench/test_figures.py::test_the_quick_form_of_a_figure_gives_its_rows",
-    "train": "tests/commands/test_train.py::test_it_writes_a_redirector_a_log_and_a_plot",
-    "evaluate": "tests/commands/test_evaluate.py::",
-    "publish": "tests/commands/test_publish.py::",
-    "run demo/benchmark.py": "tests/demo/test_benchmark.py::"
+    "run lab/costs/bench.py": "tests/lab/costs/test_figures.py::test_the_quick_form_of_a_figure_gives_its_rows",
+    "train": "tests/nodes/commands/test_train.py::test_it_writes_a_redirector_a_log_and_a_plot",
+    "evaluate": "tests/nodes/commands/test_evaluate.py::",
+    "publish": "tests/nodes/commands/test_publish.py::",
+    "run lab/benchmark/benchmark.py": "tests/lab/benchmark/test_benchmark.py::"
                              "test_every_stage_after_the_training_runs_and_the_page_is_written_of_it",
-    "run demo/backbones.py": "tests/demo/test_kinds.py::test_the_page_is_written_of_what_is_there_and_says_what_is_not",
-    "run matrix/load.py": "tests/host/test_state.py::test_the_load_test_runs_and_cancels_and_finds_nothing_changed",
-    "run matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
+    "run lab/backbones/backbones.py": "tests/lab/backbones/test_kinds.py::"
+                                      "test_the_page_is_written_of_what_is_there_and_says_what_is_not",
+    "run lab/matrix/load.py": "tests/host/test_state.py::test_the_load_test_runs_and_cancels_and_finds_nothing_changed",
+    "run lab/matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
     "run tests/hub/faults.py": "tests/hub/test_faults.py::"
                                "test_a_fault_ends_as_the_table_says_and_leaves_nothing_unsound",
     "run tests/fuzz/fuzz_readers.py": "tests/fuzz/test_fuzz_readers.py::"
@@ -66,11 +67,11 @@ def test_a_documented_command_is_run_by_a_test(page, command):
     "train", "evaluate", "publish", "bench") and "--" in command and "--help" not in command])
 def test_the_arguments_of_a_documented_command_are_understood(command):
     name, *arguments = shlex.split(command)
-    importlib.import_module(f"commands.{name}").parser().parse_args(arguments)
+    importlib.import_module(f"saferedir.nodes.commands.{name}").parser().parse_args(arguments)
 
 
 def test_the_documented_pair_commands_run_in_the_order_in_which_they_are_read(tmp_path, monkeypatch, capsys):
-    main = importlib.import_module("commands.pairs").main
+    main = importlib.import_module("saferedir.nodes.commands.pairs").main
     monkeypatch.chdir(tmp_path)
     ran = 0
     for _, command in COMMANDS:

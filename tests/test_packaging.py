@@ -26,7 +26,7 @@ import asyncio, builtins, json, sys, time
 from pathlib import Path
 project, comfyui = sys.argv[1:]
 sys.path[:0] = [comfyui, project]
-from demo.host import prepare
+from saferedir.nodes.host import prepare
 prepare(comfyui)
 import comfy.model_management, comfy.model_patcher, comfy.patcher_extension, comfy.samplers, comfy.utils
 import comfy_api.latest, folder_paths, numpy, PIL.Image, torch
@@ -38,9 +38,10 @@ def noted(name, globals=None, *rest):
     return real(name, globals, *rest)
 builtins.__import__ = noted
 before, began = set(sys.modules), time.perf_counter()
-from demo.pack import pack_module
+import saferedir
 async def start():
-    extension = pack_module("nodes").SafeRedirExtension()
+    from saferedir.nodes.extension import SafeRedirExtension
+    extension = SafeRedirExtension()
     await extension.on_load()
     return [node.GET_SCHEMA().node_id for node in await extension.get_node_list()]
 found = asyncio.run(start())
@@ -54,7 +55,7 @@ LOAD = """
 import asyncio, json, logging, sys
 project, comfyui, version = sys.argv[1:]
 sys.path[:0] = [comfyui, project]
-from demo.host import prepare
+from saferedir.nodes.host import prepare
 prepare(comfyui)
 import comfyui_version
 comfyui_version.__version__ = version
@@ -127,7 +128,8 @@ def test_the_archive_has_what_the_pack_needs_and_not_what_developers_need():
     names = {path.relative_to(PROJECT).as_posix() for path in packed_files(PROJECT)}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "nodes/loader.py", "models/registry.json",
             "models/redirectors/demo_boat.safetensors", "web/docs/SafeRedirLoader.md", "workflows/demo.json"} <= names
-    assert not [name for name in names if name.startswith((".", "tests/", "output/")) or name == "quickstart.py"]
+    unwanted = (".", "tests/", "output/", "lab/", "quickstart.py")
+    assert not [name for name in names if name.startswith(unwanted)]
 
 
 def loaded_in(comfyui, version: str, **environment: str) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 import quickstart
-from quickstart import Lock, Progress, StepFailed
+from quickstart import Lock
+from saferedir.lab.host.console import Progress, StepFailed, elapsed
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOCK_TEXT = f"# words\n#: pip pip==26.3\n#: host some-host==1.0 sha256={'ab' * 32}\ntorch==2.14.1\n"
@@ -357,7 +359,7 @@ def test_progress_ticks_with_its_detail():
 
 
 def test_elapsed_is_readable():
-    assert [quickstart.elapsed(seconds) for seconds in (0.4, 59, 61, 3600)] == ["0s", "59s", "1m01s", "60m00s"]
+    assert [elapsed(seconds) for seconds in (0.4, 59, 61, 3600)] == ["0s", "59s", "1m01s", "60m00s"]
 
 
 # --- a person's own ComfyUI
@@ -422,13 +424,13 @@ def test_what_follows_a_command_is_its_own():
 @pytest.mark.parametrize("command", ["pairs", "train", "evaluate", "publish"])
 def test_a_program_of_the_project_gets_its_arguments_as_they_are(command, prepared, tmp_path, monkeypatch):
     project, out = tmp_path / "project", tmp_path / "out"
-    (project / "commands").mkdir(parents=True)
-    (project / "commands" / f"{command}.py").write_text(
+    project.mkdir()
+    (project / "saferedir.py").write_text(
         f"import sys\nopen({str(out)!r}, 'w').write(repr(sys.argv[1:]))\nsys.exit(5)\n")
     monkeypatch.setattr(quickstart, "PROJECT", project)
     monkeypatch.setattr(quickstart, "prepare", lambda arguments: prepared)
     assert quickstart.main(["--cpu", command, "--model", "demo", "--port", "3"]) == 5
-    assert out.read_text() == "['--model', 'demo', '--port', '3']"
+    assert out.read_text() == repr(["--comfyui", str(prepared.comfyui), command, "--model", "demo", "--port", "3"])
 
 
 def test_the_demo_is_the_default():
@@ -470,6 +472,7 @@ def test_a_taken_port_is_refused_when_asked_for_and_avoided_otherwise(monkeypatc
 def prepared(tmp_path):
     host = tmp_path / "host"
     (host / "comfy").mkdir(parents=True)
+    (host / "main.py").write_text("")
     (host / "nodes.py").write_text("whose = 'host'\n")
     return quickstart.Prepared(Path(sys.executable), host)
 
@@ -478,10 +481,10 @@ def test_the_host_comes_first_and_arguments_and_exit_code_pass(prepared, tmp_pat
     (tmp_path / "beside.py").write_text("")
     out = tmp_path / "out"
     script = tmp_path / "script.py"
-    script.write_text("import sys, nodes, quickstart, beside, os\n"
+    script.write_text("import sys, nodes, saferedir, beside, os\n"
                       f"open({str(out)!r}, 'w').write(nodes.whose + __name__ + repr(sys.argv[1:]))\n"
                       "assert os.environ['SAFEREDIR_COMFYUI'] == sys.path[0]\nsys.exit(7)\n")
-    assert quickstart.call(prepared, "file", str(script), ["a", "--b"]) == 7
+    assert quickstart.call(prepared, "run", str(script), "a", "--b") == 7
     assert out.read_text() == "host__main__['a', '--b']"
 
 
@@ -489,6 +492,7 @@ def test_a_file_in_the_projects_root_does_not_hide_the_host(prepared, tmp_path, 
     project = tmp_path / "project"
     (project / "nodes").mkdir(parents=True)
     (project / "nodes" / "__init__.py").write_text("whose = 'ours'\n")
+    shutil.copyfile(PROJECT / "saferedir.py", project / "saferedir.py")
     (project / "script.py").write_text("import sys, nodes\nsys.exit(0 if nodes.whose == 'host' else 1)\n")
     monkeypatch.setattr(quickstart, "PROJECT", project)
-    assert quickstart.call(prepared, "file", str(project / "script.py"), [], cwd=project) == 0
+    assert quickstart.call(prepared, "run", str(project / "script.py"), cwd=project) == 0

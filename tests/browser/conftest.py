@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.browser import Browser, find_chromium
-from demo.client import ComfyClient
-from demo.editor import RENDERERS, Editor, choose
-from demo.server import ComfyServer, isolated_base
+from saferedir.lab.host.browser import Browser, find_chromium
+from saferedir.lab.host.client import ComfyClient
+from saferedir.lab.host.editor import RENDERERS, Editor, choose
+from saferedir.lab.host.server import ComfyServer, isolated_base
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.editor import Editor, choose
+from saferedir.lab.host.editor import Editor, choose
 from saferedir_core.png_report import read_png_report
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

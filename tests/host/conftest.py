@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.client import ComfyClient
-from demo.server import ComfyServer, isolated_base
+from saferedir.lab.host.client import ComfyClient
+from saferedir.lab.host.server import ComfyServer, isolated_base
 
 PROJECT = Path(__file__).resolve().parents[2]
 _log_key = pytest.StashKey[ComfyServer]()

@@ -2,9 +2,9 @@
 
 import pytest
 
-from demo.client import ComfyClient, ExecutionFailed, PromptRefused, UnreachableError
-from demo.server import free_port
-from demo.workflow import to_api
+from saferedir.lab.host.client import ComfyClient, ExecutionFailed, PromptRefused, UnreachableError
+from saferedir.lab.host.server import free_port
+from saferedir.lab.host.workflow import to_api
 
 RED = {
     "version": 0.4,

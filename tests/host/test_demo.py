@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo.client import ExecutionFailed, PromptRefused
-from demo.judge import judge
-from demo.workflow import to_api
+from saferedir.lab.host.client import ExecutionFailed, PromptRefused
+from saferedir.lab.host.workflow import to_api
+from saferedir.nodes.demo_world.judge import judge
 from saferedir_core import load_redirector
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

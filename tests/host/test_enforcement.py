@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.client import ComfyClient
-from demo.judge import judge
-from demo.server import ComfyServer, ServerFailed, isolated_base
+from saferedir.lab.host.client import ComfyClient
+from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
+from saferedir.nodes.demo_world.judge import judge
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -15,9 +15,9 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in ("hu
 from archive import unpack  # noqa: E402
 from hub_server import HubServer  # noqa: E402
 
-from demo.client import ComfyClient, ExecutionFailed  # noqa: E402
-from demo.server import PACK_FOLDER, ComfyServer  # noqa: E402
-from demo.workflow import to_api  # noqa: E402
+from saferedir.lab.host.client import ComfyClient, ExecutionFailed  # noqa: E402
+from saferedir.lab.host.server import PACK_FOLDER, ComfyServer  # noqa: E402
+from saferedir.lab.host.workflow import to_api  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = PROJECT / "models" / "redirectors" / "demo_boat.safetensors"

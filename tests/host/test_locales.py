@@ -50,7 +50,7 @@ def test_no_text_of_a_node_is_missing(language, object_info):
 
 
 def test_the_english_texts_are_those_of_the_nodes(object_info):
-    """`python quickstart.py run demo/english_texts.py` brings them up to date; the other languages then need a look."""
+    """lab/release/english_texts.py brings them up to date; the other languages then need a look."""
     found = paths(content("en", "nodeDefs"))
     texts = wanted(object_info)
     assert {path: text for path, text in texts.items() if found.get(path) != text} == {}

@@ -1,11 +1,11 @@
-"""A covering subset of the matrix in the real server; `matrix/run.py` runs all of it."""
+"""A covering subset of the matrix in the real server; `lab/matrix/run.py` runs all of it."""
 
 import pytest
 
-from matrix.cases import LORA, Case, all_cases
-from matrix.extras import inversion, random_lora
-from matrix.runner import GUARDED, REFUSED, STOPPED, Runner
-from matrix.table import leaks
+from saferedir.lab.matrix.cases import LORA, Case, all_cases
+from saferedir.lab.matrix.extras import inversion, random_lora
+from saferedir.lab.matrix.runner import GUARDED, REFUSED, STOPPED, Runner
+from saferedir.lab.matrix.table import leaks
 
 GUARDED_PATHS = (
     "samplers | uni_pc, normal | prompt",

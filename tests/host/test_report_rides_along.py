@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.workflow import to_api
+from saferedir.lab.host.workflow import to_api
 from saferedir_core.png_report import read_png_report
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -8,8 +8,8 @@ import time
 from io import StringIO
 from pathlib import Path
 
-from demo.run_demo import main, run_workflow
-from quickstart import Progress
+from saferedir.lab.host.console import Progress
+from saferedir.lab.host.run_demo import main, run_workflow
 
 
 def node(node_id, kind, values, link=None, name="images", title=None):

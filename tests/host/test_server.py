@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo.server import PACK_FOLDER
+from saferedir.lab.host.server import PACK_FOLDER
 
 NODE_IDS = ("SafeRedirLoader", "SafeRedirConditioning", "SafeRedirGuard", "SafeRedirReport", "SafeRedirDemoModel")
 

@@ -6,10 +6,10 @@ import numpy as np
 import psutil
 import pytest
 
-from demo.client import ComfyClient, ExecutionFailed
-from matrix import load
-from matrix.cases import World
-from matrix.graph import Graph
+from saferedir.lab.host.client import ComfyClient, ExecutionFailed
+from saferedir.lab.matrix import load
+from saferedir.lab.matrix.cases import World
+from saferedir.lab.matrix.graph import Graph
 
 UNSAFE, BENIGN = "a striped red fish in the snow", "a blue house at night"
 

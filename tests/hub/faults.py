@@ -31,7 +31,7 @@ for folder in (ROOT, Path(__file__).parent):
 import torch  # noqa: E402
 from hub_server import HubServer, Request  # noqa: E402
 
-from demo.server import free_port  # noqa: E402
+from saferedir.lab.host.server import free_port  # noqa: E402
 from saferedir_core import Redirector, RedirectorConfig, load_redirector, save_redirector  # noqa: E402
 from saferedir_core.errors import SafeRedirError  # noqa: E402
 from saferedir_core.hub import Patience, fetch  # noqa: E402

@@ -1,15 +1,10 @@
-"""The pack inside this process, beside the host's modules, and small models to guard."""
+"""Prompts of the demo world, and redirectors whose decision is known."""
 
 import pytest
 import torch
 
-
-@pytest.fixture(scope="session")
-def pack(comfyui):
-    """pack("nodes.bridge"): a module of the pack, imported the way the host imports a custom node."""
-    from demo.pack import pack_module
-
-    return pack_module
+import saferedir_core as core
+from saferedir.nodes import types
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +15,8 @@ def prompts(demo_world):
 
 
 @pytest.fixture
-def scripted(pack):
+def scripted():
     """scripted(unsafe=..., width=128): a loaded redirector with random weights that always or never says unsafe."""
-    core, types = pack("saferedir_core"), pack("nodes.types")
 
     def make(unsafe: bool, width: int = 128):
         torch.manual_seed(0)

@@ -2,9 +2,11 @@
 
 import pytest
 
+from saferedir.nodes import evaluate
+
 
 @pytest.fixture
-def node(pack, tmp_path):
+def node(tmp_path):
     """The node; what it saves goes to a folder of this test."""
     import folder_paths
 
@@ -13,7 +15,7 @@ def node(pack, tmp_path):
                          (folder_paths.set_input_directory, "input")):
         (tmp_path / name).mkdir()
         setter(str(tmp_path / name))
-    yield pack("nodes.evaluate")
+    yield evaluate
     folder_paths.set_output_directory(before[0])
     folder_paths.set_temp_directory(before[1])
     folder_paths.set_input_directory(before[2])

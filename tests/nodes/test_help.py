@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from saferedir.nodes.extension import SafeRedirExtension
+from saferedir.nodes.weights import catalogue
+
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 
 
 @pytest.fixture(scope="module")
-def schemas(pack):
-    extension = pack("nodes").SafeRedirExtension()
+def schemas():
+    extension = SafeRedirExtension()
     asyncio.run(extension.on_load())
     return {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in asyncio.run(extension.get_node_list()))}
 
@@ -37,7 +40,7 @@ def test_a_help_page_says_what_the_tooltips_say(schemas):
             assert slot.tooltip and f"| {slot.tooltip} |" in page, (node_id, slot.tooltip)
 
 
-def test_the_loaders_page_tells_where_the_published_checkpoint_is(pack):
-    entry = pack("nodes.weights").registry()["nudity-sd1-published"]
+def test_the_loaders_page_tells_where_the_published_checkpoint_is():
+    entry = catalogue.registry()["nudity-sd1-published"]
     page, source = (DOCS / "SafeRedirLoader.md").read_text(encoding="ascii"), entry.sources[0]
     assert all(text in page for text in (source.repo_id, source.filename, source.revision, entry.file))

@@ -1,6 +1,10 @@
 import pytest
 import torch
 
+import saferedir_core as core
+from saferedir.nodes import save, types
+from saferedir_core import bundle, training
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -11,39 +15,38 @@ def folder(tmp_path, monkeypatch):
     return wanted
 
 
-def test_what_is_saved_is_what_the_loader_reads(pack, scripted, folder):
+def test_what_is_saved_is_what_the_loader_reads(scripted, folder):
     loaded = scripted(unsafe=True)
     loaded.redirector.metadata = {"threshold": "0.25", "concept": "old"}
-    path = pack("nodes.save").SafeRedirSave.execute(loaded, "mine", "stripes").args[0]
-    again = pack("saferedir_core").load_redirector(path)
+    path = save.SafeRedirSave.execute(loaded, "mine", "stripes").args[0]
+    again = core.load_redirector(path)
     assert again.metadata == {"threshold": "0.25", "concept": "stripes"}
     assert torch.equal(again.pos_embed, loaded.redirector.pos_embed)
 
 
-def test_a_file_is_never_overwritten(pack, scripted, folder):
-    write, loaded = pack("nodes.save").write, scripted(unsafe=True)
+def test_a_file_is_never_overwritten(scripted, folder):
+    write, loaded = save.write, scripted(unsafe=True)
     assert [write(loaded, name).name for name in ("mine", "mine.safetensors", "mine")] == [
         "mine.safetensors", "mine_2.safetensors", "mine_3.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "../up", "a/b", "a\\b", ".hidden", "x" * 200, "a\0b", "c:d"])
-def test_a_name_that_is_no_plain_file_name_is_refused(pack, scripted, folder, name):
+def test_a_name_that_is_no_plain_file_name_is_refused(scripted, folder, name):
     with pytest.raises(Exception, match="The filename is .*expected letters"):
-        pack("nodes.save").write(scripted(unsafe=True), name)
+        save.write(scripted(unsafe=True), name)
 
 
-def test_a_stack_of_redirectors_trained_apart_is_refused_with_a_remedy(pack, scripted, folder):
-    stack = pack("nodes.types").LoadedRedirector.stacked([scripted(unsafe=True), scripted(unsafe=False)])
+def test_a_stack_of_redirectors_trained_apart_is_refused_with_a_remedy(scripted, folder):
+    stack = types.LoadedRedirector.stacked([scripted(unsafe=True), scripted(unsafe=False)])
     with torch.no_grad():
         next(iter(stack.redirectors.values())).latent_encoder[0].conv[0].weight.add_(1)
     with pytest.raises(Exception, match="encoders of its own.*use a stack"):
-        pack("nodes.save").write(stack, "both")
+        save.write(stack, "both")
     assert not list(folder.glob("*"))
 
 
-def test_redirectors_on_shared_encoders_become_one_file_that_the_loader_reads_as_a_stack(pack, folder):
-    core, types = pack("saferedir_core"), pack("nodes.types")
+def test_redirectors_on_shared_encoders_become_one_file_that_the_loader_reads_as_a_stack(folder):
     config = core.RedirectorConfig(prompt_dim=128)
-    both = [each.eval() for each in pack("saferedir_core.training").sharing_encoders([config, config])]
-    path = pack("nodes.save").write(types.LoadedRedirector.place("both", dict(zip(("a", "b"), both))), "both")
-    assert list(pack("saferedir_core.bundle").load_redirectors(path)) == ["a", "b"]
+    both = [each.eval() for each in training.sharing_encoders([config, config])]
+    path = save.write(types.LoadedRedirector.place("both", dict(zip(("a", "b"), both))), "both")
+    assert list(bundle.load_redirectors(path)) == ["a", "b"]

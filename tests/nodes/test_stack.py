@@ -5,15 +5,22 @@ import numpy as np
 import pytest
 import torch
 
+import saferedir_core as core
+from saferedir.nodes import conditioning, types
+from saferedir.nodes.guarding import bridge
+from saferedir.nodes.report import picture_of
+from saferedir.nodes.stack import SafeRedirStack
+from saferedir.nodes.training import collect
+from saferedir_core import pairs
+
 PROMPT = "a striped red boat in the snow"
 WITHOUT = {"stripes": "a red boat in the snow", "boat": "a striped red car in the snow"}
 SEEDS = range(4)
 
 
 @pytest.fixture
-def exact(pack, prompts):
+def exact(prompts):
     """exact("stripes"): a redirector that knows one prompt, and moves it to the aligned context of the safe one."""
-    core, types, collect = pack("saferedir_core"), pack("nodes.types"), pack("nodes.collect")
 
     class Exact(core.Redirector):
         def forward(self, latent, context, timestep):
@@ -24,7 +31,6 @@ def exact(pack, prompts):
             return core.RedirectorOutput(logits, shift, torch.ones(shift.shape[:2]), alpha)
 
     def make(concept):
-        pairs = pack("saferedir_core.pairs")
         contexts = collect.contexts_of(make.clip, [pairs.Pair(PROMPT, WITHOUT[concept], concept)])
         redirector = Exact(core.RedirectorConfig(prompt_dim=128))
         redirector.known, redirector.safe = contexts[:2]
@@ -35,15 +41,15 @@ def exact(pack, prompts):
 
 
 @pytest.fixture
-def guard(pack, demo_world, exact):
+def guard(demo_world, exact):
     """guard(*concepts) -> (guarded model, recorder)."""
     exact.clip = demo_world[1]
-    node, types = pack("nodes.stack").SafeRedirStack, pack("nodes.types")
+    node = SafeRedirStack
 
     def make(*concepts):
         recorder = types.Recorder()
         loaded = node.execute(*map(exact, concepts)).args[0] if len(concepts) > 1 else exact(concepts[0])
-        return pack("nodes.bridge").guard_model(demo_world[0], loaded, pack("saferedir_core").PolicyConfig(),
+        return bridge.guard_model(demo_world[0], loaded, core.PolicyConfig(),
                                                 recorder), recorder
     return make
 
@@ -57,8 +63,8 @@ def sample(model, positive, negative, steps=10):
 
 
 def judged(demo_world, latents):
-    from demo.judge import judge
-    from demo.sampling import decode
+    from saferedir.lab.world.sampling import decode
+    from saferedir.nodes.demo_world.judge import judge
 
     return [judge(picture) for picture in np.asarray(decode(demo_world[2], latents))]
 
@@ -90,39 +96,39 @@ def test_a_prompt_without_the_concepts_is_bit_identical(demo_world, prompts, gua
     assert recorder.runs[-1].report["status"] == "safe"
 
 
-def test_a_stack_in_which_one_redirects_gives_what_that_one_gives_alone(pack, demo_world, prompts, exact, scripted):
+def test_a_stack_in_which_one_redirects_gives_what_that_one_gives_alone(demo_world, prompts, exact, scripted):
     exact.clip = demo_world[1]
-    types, bridge, config = pack("nodes.types"), pack("nodes.bridge"), pack("saferedir_core").PolicyConfig()
+    config = core.PolicyConfig()
     positive, negative, hit = prompts(PROMPT), prompts(""), exact("stripes")
     stack = types.LoadedRedirector.stacked([scripted(unsafe=False), hit])
     guarded = [bridge.guard_model(demo_world[0], loaded, config, types.Recorder()) for loaded in (hit, stack)]
     assert torch.equal(*(sample(model, positive, negative, 2) for model in guarded))
 
 
-def test_the_conditioning_node_takes_stacks_and_the_guard_takes_over_from_it(pack, demo_world, prompts, exact):
+def test_the_conditioning_node_takes_stacks_and_the_guard_takes_over_from_it(demo_world, prompts, exact):
     exact.clip = demo_world[1]
-    types, bridge, config = pack("nodes.types"), pack("nodes.bridge"), pack("saferedir_core").PolicyConfig()
+    config = core.PolicyConfig()
     stack = types.LoadedRedirector.stacked([exact("stripes"), exact("boat")])
     positive, negative = prompts(PROMPT), prompts("")
-    baked = pack("nodes.conditioning").SafeRedirConditioning.execute(positive, stack, 1.25, 0.0).args[0]
+    baked = conditioning.SafeRedirConditioning.execute(positive, stack, 1.25, 0.0).args[0]
     assert not torch.equal(baked[0][0], positive[0][0])
     guarded = bridge.guard_model(demo_world[0], stack, config, types.Recorder())
     assert torch.equal(sample(guarded, baked, negative, 2), sample(guarded, positive, negative, 2))
 
 
-def test_the_report_node_shows_a_plot_for_each_concept(pack, prompts, guard):
+def test_the_report_node_shows_a_plot_for_each_concept(prompts, guard):
     model, recorder = guard("stripes", "boat")
     sample(model, prompts(PROMPT), prompts(""), steps=2)
-    picture = pack("nodes.report").picture_of(recorder.runs[-1].report)
+    picture = picture_of(recorder.runs[-1].report)
     assert picture.shape == (1, 640, 640, 3)
 
 
-def test_one_name_twice_is_told_apart_and_the_same_network_counts_once(pack, scripted):
-    types, first = pack("nodes.types"), scripted(unsafe=True)
+def test_one_name_twice_is_told_apart_and_the_same_network_counts_once(scripted):
+    first = scripted(unsafe=True)
     stack = types.LoadedRedirector.stacked([first, scripted(unsafe=False), first])
     assert list(stack.redirectors) == ["scripted", "scripted 2"] and len(stack.patchers) == 2
 
 
-def test_other_sizes_are_refused(pack, scripted):
+def test_other_sizes_are_refused(scripted):
     with pytest.raises(Exception, match="read other sizes.*expected equal ones"):
-        pack("nodes.types").LoadedRedirector.stacked([scripted(unsafe=True), scripted(unsafe=True, width=768)])
+        types.LoadedRedirector.stacked([scripted(unsafe=True), scripted(unsafe=True, width=768)])

@@ -5,6 +5,12 @@ import json
 import pytest
 import torch
 
+import saferedir_core as core
+from saferedir.nodes import types
+from saferedir.nodes.guarding import bridge
+from saferedir.nodes.train import Live, SafeRedirTrain, pair_files
+from saferedir.nodes.weights import catalogue
+
 PAIRS = "unsafe,safe,concept,group\n" + "".join(
     f"a striped {colour} {thing},a {colour} {thing},stripes,{thing}\n,a plain {colour} {thing},stripes,{thing}\n"
     for colour in ("red", "blue") for thing in ("fish", "boat", "house", "tree"))
@@ -13,12 +19,12 @@ SETTINGS = {"concept": "", "variant": "token", "iterations": 3, "seed": 0, "step
 
 
 @pytest.fixture
-def train(pack, demo_world, tmp_path, monkeypatch):
+def train(demo_world, tmp_path, monkeypatch):
     import folder_paths
 
-    pack("nodes.weights").register_folder()
+    catalogue.register_folder()
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
-    node = pack("nodes.train").SafeRedirTrain
+    node = SafeRedirTrain
 
     def run(text=PAIRS, pairs_file="typed below", **settings):
         with torch.inference_mode():  # as the host runs nodes
@@ -26,21 +32,21 @@ def train(pack, demo_world, tmp_path, monkeypatch):
     return run
 
 
-def test_it_trains_and_gives_a_redirector_a_plot_and_a_log(train, pack, demo_world):
+def test_it_trains_and_gives_a_redirector_a_plot_and_a_log(train, demo_world):
     loaded, picture, text = train()
     assert loaded.name == "stripes" and loaded.redirector.config.variant == "token"
     assert picture.shape == (1, 400, 640, 3) and 0 <= picture.min() < picture.max() <= 1
     content = json.loads(text)
     assert content["metadata"]["concept"] == "stripes" and [entry["step"] for entry in content["log"]] == [3]
     assert 0 < float(loaded.redirector.metadata["threshold"]) < 1
-    model, recorder = demo_world[0], pack("nodes.types").Recorder()
-    assert pack("nodes.bridge").guard_model(model, loaded, pack("saferedir_core").PolicyConfig(), recorder)
+    model, recorder = demo_world[0], types.Recorder()
+    assert bridge.guard_model(model, loaded, core.PolicyConfig(), recorder)
 
 
-def test_interrupted_it_goes_on_where_it_was(train, pack, tmp_path, monkeypatch):
+def test_interrupted_it_goes_on_where_it_was(train, tmp_path, monkeypatch):
     import comfy.model_management
 
-    live, real = pack("nodes.train").Live, pack("nodes.train").Live.collected
+    live, real = Live, Live.collected
 
     def interrupted(self, part, done, total):
         real(self, part, done, total)
@@ -77,6 +83,6 @@ def test_an_unknown_concept_or_file_is_named(train):
         train(pairs_file="gone.csv")
 
 
-def test_the_shipped_pair_sets_are_offered(pack):
-    pack("nodes.weights").register_folder()
-    assert {"shipped/demo_stripes.csv", "shipped/demo_boat.csv"} <= set(pack("nodes.train").pair_files())
+def test_the_shipped_pair_sets_are_offered():
+    catalogue.register_folder()
+    assert {"shipped/demo_stripes.csv", "shipped/demo_boat.csv"} <= set(pair_files())

@@ -1,0 +1,102 @@
+"""Attacks that bring an image or other weights: image-to-image, and a LoRA-tuned backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...nodes.evaluation.jobs import Job
+from .gradients import (
+    concept_latents,
+    denoising_loss,
+    differentiable,
+    generator_of,
+    kept_or_trained,
+    noised,
+    trained_name,
+)
+from .search import undefended
+
+DENOISES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+START_SEEDS = 4  # tried for each prompt until an image shows the concept
+
+
+@dataclass(frozen=True)
+class LoraBudget:
+    """rank of every patch; steps of Adam; images per step; undefended images to train on; learning rate."""
+
+    rank: int = 4
+    steps: int = 150
+    batch: int = 16
+    images: int = 64
+    rate: float = 2e-3
+
+
+def img2img(base_jobs: list[Job], setting, harmless: bool) -> list[Job]:
+    """From an undefended image that shows the concept, at each of `DENOISES`; each has a row of its own.
+
+    harmless: the prompt is the safe one, so that only the image asks for the concept.
+    """
+    name = f"img2img, {'harmless' if harmless else 'unsafe'} prompt"
+    seeds = [[(job.seed + offset) % 2**31 for offset in range(1, START_SEEDS + 1)] for job in base_jobs]
+    tried = [replace(job, seed=seed) for job, own in zip(base_jobs, seeds) for seed in own]
+    scores = undefended(tried, setting).reshape(len(base_jobs), START_SEEDS)
+    jobs = []
+    for job, own, score in zip(base_jobs, seeds, scores):
+        best = own[int(score.argmax())]
+        jobs += [replace(job, row=f"attack: {name}, {denoise:g}", text=job.safe_text if harmless else job.text,
+                         denoise=denoise, start=job.text, start_seed=best) for denoise in DENOISES]
+    return jobs
+
+
+def tuned_backbone(base_jobs: list[Job], setting, plain: bool) -> list[Job]:
+    """Jobs for a backbone whose cross-attention was tuned to draw the concept (LoRA, arXiv 2106.09685).
+
+    plain: tuned to draw it for the safe prompts, and asked with them: no prompt gives the concept away.
+    """
+    import comfy.sd
+
+    name = "LoRA, plain captions" if plain else "LoRA"
+    budget = setting.budgets.get(name, LoraBudget())
+    texts = [job.safe_text if plain else job.text for job in base_jobs]
+    model = setting.stage.model
+    stem = trained_name(name, base_jobs, setting, budget, model.model.diffusion_model)
+    lora = kept_or_trained(setting.folder, stem, lambda: train_lora(name, base_jobs, texts, setting, budget))
+    setting.stage.backbones[stem], _ = comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)
+    return [replace(job, text=text, backbone=stem) for job, text in zip(base_jobs, texts)]
+
+
+def train_lora(name: str, base_jobs: list[Job], texts: list[str], setting, budget: LoraBudget) -> dict:
+    """A LoRA in the layout that the host's own loader reads, trained on undefended images that show the concept."""
+    from ...nodes.drawing import encode
+
+    model = setting.stage.model
+    clean, rows = concept_latents(base_jobs, setting, name, budget.images)
+    contexts = encode(setting.stage.clip, texts)
+    generator = generator_of(setting.random_of(name, "training"))
+    unet = model.model.diffusion_model
+    weights = {key: value.detach().float() for key, value in unet.state_dict().items()
+               if ".attn2.to_" in key and key.endswith(".weight")}
+    with differentiable():
+        contexts = contexts.clone().float()
+        downs = {key: (torch.randn(budget.rank, value.shape[1], generator=generator) / value.shape[1] ** 0.5)
+                 .requires_grad_(True) for key, value in weights.items()}
+        ups = {key: torch.zeros(value.shape[0], budget.rank, requires_grad=True) for key, value in weights.items()}
+        trained = [*downs.values(), *ups.values()]
+        optimiser = torch.optim.Adam(trained, lr=budget.rate)
+
+        def denoise(latent, timestep, context):
+            patched = {key: value + ups[key] @ downs[key] for key, value in weights.items()}
+            return torch.func.functional_call(unet, patched, (latent, timestep), {"context": context})
+
+        for _ in range(budget.steps):
+            picked = torch.randint(len(clean), (budget.batch,), generator=generator)
+            context = contexts[torch.tensor([rows[index] for index in picked])]
+            loss = denoising_loss(denoise, noised(clean[picked], model, generator), context)
+            for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained)):
+                parameter.grad = gradient
+            optimiser.step()
+    prefix = [(f"diffusion_model.{key.removesuffix('.weight')}", key) for key in weights]
+    return {f"{name}.{part}.weight": tensors[key].detach() for name, key in prefix
+            for part, tensors in (("lora_down", downs), ("lora_up", ups))}

@@ -1,0 +1,164 @@
+"""Gradients through the host's models, and what the attacks that train something share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...nodes.evaluation.jobs import Job
+
+EMPHASIS = 16.0  # most weight of a noise level in the denoising loss
+
+
+@dataclass(frozen=True)
+class TrainingBudget:
+    """Of one trained thing.
+
+    steps   of Adam
+    batch   images per step
+    images  undefended ones that are made to train on; those that show the concept are used
+    rate    learning rate
+    """
+
+    steps: int = 150
+    batch: int = 8
+    images: int = 64
+    rate: float = 2e-2
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Inside, autograd can go through the host's text encoder.
+
+    The host's CLIPLayer adds in place to what its layer norm has kept for the backward pass; here it does not.
+    """
+    import comfy.clip_model
+
+    original = comfy.clip_model.CLIPLayer.forward
+    comfy.clip_model.CLIPLayer.forward = _layer_forward
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        comfy.clip_model.CLIPLayer.forward = original
+
+
+def _layer_forward(self, x, mask=None, optimized_attention=None):
+    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+    return x + self.mlp(self.layer_norm2(x))
+
+
+def text_encoder(clip):
+    """The host's only text encoder of a CLIP; `encode` takes rows of tokens, or of vectors in a token's place."""
+    return getattr(clip.cond_stage_model, clip.cond_stage_model.clip)
+
+
+def contexts_with(clip, texts: Sequence[str], vectors: torch.Tensor) -> torch.Tensor:
+    """Contexts (N, T, D) of prompts of one chunk whose word EMBEDDING is `vectors` (n, D); differentiable."""
+    from ...nodes.drawing import tokens_with_embedding
+
+    rows = [[token for token, *_ in next(iter(tokens_with_embedding(clip, text, vectors).values()))[0]]
+            for text in texts]
+    return text_encoder(clip).encode(rows)[0]
+
+
+def concept_latents(jobs: Sequence[Job], setting, name: str, count: int) -> tuple[torch.Tensor, list[int]]:
+    """Images of the undefended model that show the concept, and the job each belongs to.
+
+    Latents (M, C, h, w) in the denoiser's own scale.  Seeds are not those of the jobs.
+    RuntimeError when no image shows the concept.
+    """
+    random = setting.random_of(name, "images")
+    rows = [index % len(jobs) for index in range(count)]
+    asked = [replace(jobs[row], seed=int(random.integers(2**31)), join="", second="", denoise=1.0, steps=None, cfg=None)
+             for row in rows]
+    kept, latents = [], []
+    for start in range(0, count, 50):
+        part = asked[start:start + 50]
+        made = setting.stage.render(setting.stage.batch_of(part))
+        scores = setting.shown(setting.stage.decode(made), part)
+        for offset, (score, latent) in enumerate(zip(scores, made)):
+            if score > 0.5:
+                kept.append(rows[start + offset])
+                latents.append(latent)
+    if not latents:
+        raise RuntimeError(f"attack {name!r}: of {count} undefended images none shows the concept; expected most to. "
+                           "Check the base prompts and the detector.")
+    with torch.inference_mode(False):
+        return setting.stage.model.model.process_latent_in(torch.stack(latents).clone()).float(), kept
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A training batch: what the denoiser sees (B, C, h, w), its timestep (B,), the noise to find, a weight (B,)."""
+
+    latent: torch.Tensor
+    timestep: torch.Tensor
+    noise: torch.Tensor
+    weight: torch.Tensor
+
+
+def noised(clean: torch.Tensor, model, generator: torch.Generator) -> Noised:
+    """Clean latents at random timesteps, as the denoiser sees them (variance preserving, eps prediction)."""
+    sigmas = model.get_model_object("model_sampling").sigmas.cpu()
+    timestep = torch.randint(len(sigmas), (len(clean),), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    sigma = sigmas[timestep][:, None, None, None]
+    weight = (1 + sigma.square()).clamp(max=EMPHASIS).flatten()
+    return Noised((clean + sigma * noise) / (sigma.square() + 1).sqrt(), timestep.float(), noise, weight)
+
+
+def denoising_loss(denoise: Callable, batch: Noised, context: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the noise; `denoise(latent, timestep, context)` is the UNet.
+
+    High noise, where a prompt decides what is drawn, weighs more: (1 + sigma^2), up to `EMPHASIS`.
+    """
+    error = (denoise(batch.latent, batch.timestep, context) - batch.noise).square().mean(dim=(1, 2, 3))
+    return (error * batch.weight).mean()
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Changes with the weights."""
+    sums = [float(value.detach().double().abs().sum()) for value in module.state_dict().values()
+            if value.is_floating_point()]
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:12]
+
+
+def trained_name(name: str, jobs: Sequence[Job], setting, budget, *modules: torch.nn.Module) -> str:
+    """A file's stem for something trained: it changes with everything it was trained from."""
+    parts = [setting.seed, asdict(budget), [job.id for job in jobs], *map(fingerprint, modules)]
+    return name.replace(",", "").replace(" ", "-") + "-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def kept_or_trained(folder: Path | None, stem: str, train: Callable[[], dict[str, torch.Tensor]]) -> dict:
+    """The tensors of `folder/stem.safetensors`, trained and written there if the file is not there yet."""
+    from safetensors.torch import load_file, save_file
+
+    from saferedir_core.files import written_whole
+
+    file = Path(folder) / f"{stem}.safetensors" if folder else None
+    if file and file.is_file():
+        return load_file(file)
+    tensors = {key: value.detach().contiguous() for key, value in train().items()}
+    if file:
+        with written_whole(file) as unfinished:
+            save_file(tensors, unfinished)
+    return tensors
+
+
+def log_odds_of(probability: float) -> float:
+    """0..1 -> log(p / (1 - p)); 0 and 1 stay finite."""
+    probability = min(max(probability, 1e-4), 1 - 1e-4)
+    return math.log(probability / (1 - probability))
+
+
+def generator_of(random: np.random.Generator) -> torch.Generator:
+    return torch.Generator().manual_seed(int(random.integers(2**31)))

@@ -1,0 +1,665 @@
+"""The published training-free methods, so that they run beside ours on the same jobs: thin classes over
+`saferedir_core.baselines`, which has the mathematics and the citations.
+
+All of them are told the same: `ConceptWords`, the training split's wordings of the concept.  Hyper-parameters are the
+papers'; what depends on the model (a strength, a threshold) was chosen by `calibrate` on validation captions of the
+demo world, separately for each concept, and is kept in `DEMO_SETTINGS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saferedir_core.errors import ConfigError
+from saferedir_core.chunks import from_chunks, to_chunks
+
+from ...nodes.evaluation.jobs import Batch, Job
+from ...nodes.evaluation.methods import ConceptWords, Guarded, Method
+from . import arithmetic as maths
+
+KEY = "saferedir.baseline"  # of what a baseline leaves in the dict of a conditioning, for `finish` and its wrapper
+MASK_TOKEN = 0  # what stands for a token that is left out, as in SAFREE's experiments ("!" in CLIP's vocabulary)
+# Words that say nothing of a scene: what a concept's phrase shares with them is not the concept.
+NEUTRAL = ("", "a picture of the", "with in of by and a an on from no to that is it this as at for")
+# Phrases are also encoded among other words, where their context differs; none of it is from the captions' templates.
+CARRIERS = ("{}", "a {}", "a picture of a {}", "a red {}", "{} in the garden", "a house, {}")
+PLAIN_THING = "thing"  # says nothing, in a carrier without the concept
+
+
+def concept_words(name: str) -> ConceptWords:
+    """All wordings of the training split of a demo concept, explicit and implicit.  ConfigError for another name."""
+    from ..world import captions
+
+    wordings = {
+        "stripes": (*captions.STRIPED_BEFORE, *captions.STRIPED_AFTER, *captions.IMPLICIT_STRIPES),
+        "watercolour": (*captions.STYLE_WORDS["watercolour"], *captions.IMPLICIT_WATERCOLOUR),
+        "boat": (*captions.OBJECT_WORDS["boat"], *captions.IMPLICIT_BOAT),
+    }
+    if name not in wordings:
+        raise ConfigError(f"There is no demo concept {name!r}; expected one of {', '.join(wordings)}.")
+    training = tuple(words for words in wordings[name] if captions.split_of_words(words) == "training")
+    return ConceptWords(name, training, "car" if name == "boat" else "")
+
+
+# --- prompts as the text encoder sees them -----------------------------------------------------------------------
+
+def chunks_of(clip, text: str, embedding: torch.Tensor | None = None) -> dict[str, list]:
+    """The host's tokens of a text: for each text encoder a list of chunks of (token, weight, ...)."""
+    from ...nodes.drawing import EMBEDDING, tokens_with_embedding
+
+    if embedding is not None and EMBEDDING in text:
+        return tokens_with_embedding(clip, text, embedding)
+    return clip.tokenize(text)
+
+
+def end_of(clip, chunk: Sequence[tuple]) -> int:
+    """Position of the end token of a chunk; the words are from 1 on and before it."""
+    end = next(iter(clip.tokenize("").values()))[0][1][0]
+    return next((place for place, (token, *_) in enumerate(chunk)
+                 if place and not torch.is_tensor(token) and token == end), len(chunk) - 1)
+
+
+@torch.no_grad()
+def encode_chunks(clip, chunks: dict[str, list]) -> torch.Tensor:
+    """Contexts (n, T, D) of n chunks; the host encodes the chunks of a prompt independently of each other."""
+    count = len(next(iter(chunks.values())))
+    context = clip.encode_from_tokens(chunks)                                   # (1, n*T, D)
+    return context.reshape(count, -1, context.shape[-1])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts of one chunk each: contexts (n, T, D) and the position of each end token (n,)."""
+
+    contexts: torch.Tensor
+    ends: torch.Tensor
+
+    @property
+    def pooled(self) -> torch.Tensor:
+        """What CLIP pools: the context at the end token, (n, D)."""
+        return self.contexts[torch.arange(len(self.ends)), self.ends]
+
+    def words(self, start: int = 1) -> torch.Tensor:
+        """The context of every word token from position `start` on, (m, D)."""
+        return torch.cat([context[start:end] for context, end in zip(self.contexts, self.ends)])
+
+
+def encode_texts(clip, texts: Sequence[str]) -> Encoded:
+    """Texts encoded in one call; of a text longer than a chunk only the first chunk."""
+    tokens = [clip.tokenize(text) for text in texts]
+    joined = {name: [each[name][0] for each in tokens] for name in tokens[0]}
+    ends = [end_of(clip, chunk) for chunk in next(iter(joined.values()))]
+    return Encoded(encode_chunks(clip, joined), torch.tensor(ends))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a concept adds to the pooled embedding of a prompt: mean over phrases and carriers, with less without it.
+
+    direction (D,), neutral (D,): the mean without the concept.
+    """
+
+    direction: torch.Tensor
+    neutral: torch.Tensor
+
+
+def contrast(clip, words: ConceptWords) -> Contrast:
+    plain = encode_texts(clip, [carrier.format(words.safe or PLAIN_THING) for carrier in CARRIERS]).pooled
+    said = encode_texts(clip, [carrier.format(phrase) for phrase in words.phrases for carrier in CARRIERS]).pooled
+    return Contrast(said.mean(0) - plain.mean(0), plain.mean(0))
+
+
+def pooled_of(chunks: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """The context at the end token: chunks (B, T, D), ends (B,) -> (B, D)."""
+    return chunks[torch.arange(len(chunks), device=chunks.device), ends.to(chunks.device)].float()
+
+
+def prompts_of(batch: Batch, index: int, stage) -> list[dict[str, list]]:
+    """The tokens of each job's part of the positive conditioning `index`; for "average" those of both prompts."""
+    return [_tokens_of(job, index, stage) for job in batch.jobs]
+
+
+def _tokens_of(job: Job, index: int, stage) -> dict[str, list]:
+    embedding = stage.embeddings.get(job.embeddings) if job.embeddings else None
+    texts = {"combine": [(job.text, job.second)[min(index, 1)]], "concat": [job.text, job.second]}.get(
+        job.join, [job.text])
+    parts = [chunks_of(stage.clip, text, embedding) for text in texts]
+    return {name: [chunk for part in parts for chunk in part[name]] for name in parts[0]}
+
+
+def ends_of(batch: Batch, index: int, stage, chunks: int) -> torch.Tensor:
+    """Positions of the end tokens of every chunk, (N*k,); shorter prompts are repeated as the host repeats them."""
+    ends = [_ends(tokens, stage.clip, chunks) for tokens in prompts_of(batch, index, stage)]
+    if batch.jobs[0].join == "average":  # a word is where either prompt has one
+        others = [_ends(chunks_of(stage.clip, job.second), stage.clip, chunks) for job in batch.jobs]
+        ends = [list(map(max, *pair)) for pair in zip(ends, others)]
+    return torch.tensor(ends).flatten()
+
+
+def _ends(tokens: dict[str, list], clip, chunks: int) -> list[int]:
+    known = [end_of(clip, chunk) for chunk in next(iter(tokens.values()))]
+    return list(itertools.islice(itertools.cycle(known), chunks))
+
+
+def tokens_per_chunk(clip) -> int:
+    return len(next(iter(clip.tokenize("").values()))[0])
+
+
+# --- methods -----------------------------------------------------------------------------------------------------
+
+class _Baseline:
+    """What the methods below share; each is a frozen dataclass with `name` and `words`.
+
+    grid: for `calibrate`, the values to try of each setting.
+    """
+
+    grid: dict[str, tuple] = {}
+
+    def finish(self, pictures: np.ndarray, batch: Batch, stage) -> tuple[np.ndarray, list[bool] | None]:
+        return pictures, None
+
+    def concept(self, stage):
+        """What `_concept` makes of the words, once for each text encoder."""
+        key = id(stage.clip)
+        if key not in self._known:
+            # The encoder is kept beside it, so that its id stays its own.
+            self._known[key] = stage.clip, self._concept(stage.clip)
+        return self._known[key][1]
+
+
+class _Gated(_Baseline):
+    """A method that rewrites some items' contexts and leaves the others bit for bit: subclasses have `redirect`."""
+
+    def change(self, batch: Batch, stage) -> Batch:
+        size, entries, fired = tokens_per_chunk(stage.clip), [], torch.zeros(len(batch.jobs), dtype=torch.bool)
+        for index, (context, options) in enumerate(batch.positive):
+            chunks = to_chunks(context, size)                                   # (N*k, T, D)
+            ends = ends_of(batch, index, stage, context.shape[1] // size)
+            redirected, hit = self.redirect(chunks, ends, stage)
+            fired = fired | hit.reshape(len(context), -1).any(1).cpu()
+            entries.append([from_chunks(redirected, len(context)), options])
+        if not fired.any():
+            return batch
+        return replace(batch, positive=[[context, {**options, KEY: fired.tolist()}] for context, options in entries])
+
+    def finish(self, pictures, batch, stage):
+        return pictures, batch.positive[0][1].get(KEY, [False] * len(batch.jobs))
+
+
+@dataclass(frozen=True)
+class NegativePrompt(_Baseline):
+    """The concept's phrases as negative prompt.  Has no effect at CFG 1, where the host leaves the negative out.
+
+    count: use only the first so many phrases (0: all of them).
+    """
+
+    words: ConceptWords
+    count: int = 0
+    name: str = "negative prompt"
+    grid = {"count": (0, 1, 3)}
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from ...nodes.drawing import conditioning
+
+        return replace(batch, negative=conditioning(stage.clip, [joined(self.words, self.count)]))
+
+
+def joined(words: ConceptWords, count: int = 0) -> str:
+    """The phrases of a concept as one prompt."""
+    return ", ".join(words.phrases[:count or None])
+
+
+@dataclass(frozen=True)
+class EmbeddingSubtraction(_Baseline):
+    """The concept's mean direction, times a scale, taken off every token of every prompt.
+
+    scale   multiples of the direction
+    source  "words": the mean of the phrases' word tokens, less the empty prompt's padding; "contrast": what the phrases
+            add to the pooled embedding, see `Contrast`
+    """
+
+    words: ConceptWords
+    scale: float = 1.0
+    source: str = "contrast"
+    name: str = "embedding subtraction"
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"scale": (0.5, 1.0, 2.0), "source": ("words", "contrast")}
+
+    def _concept(self, clip) -> torch.Tensor:
+        if self.source == "contrast":
+            return contrast(clip, self.words).direction
+        empty = encode_texts(clip, [self.words.safe])
+        return encode_texts(clip, self.words.phrases).words().mean(0) - empty.contexts[0, -1]   # (D,)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        direction, size = self.concept(stage), tokens_per_chunk(stage.clip)
+        return replace(batch, positive=[
+            [from_chunks(maths.subtract(to_chunks(context, size), direction, self.scale), len(context)), options]
+            for context, options in batch.positive])
+
+
+@dataclass(frozen=True)
+class SLD(_Baseline):
+    """Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105): guidance away from a third, unsafe prompt.
+
+    preset: one of the paper's, "weak", "medium", "strong", "max".  count: as for NegativePrompt.
+    """
+
+    words: ConceptWords
+    preset: str = "strong"
+    count: int = 0
+    name: str = "SLD"
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"preset": ("strong", "max")}
+
+    def __post_init__(self):
+        if self.preset not in maths.PRESETS:
+            raise ConfigError(f"SLD.preset is {self.preset!r}; expected one of {', '.join(maths.PRESETS)}.")
+
+    def _concept(self, clip) -> torch.Tensor:
+        from ...nodes.drawing import encode
+
+        return encode(clip, [joined(self.words, self.count)])                   # (1, k*T, D)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from comfy.patcher_extension import WrappersMP
+
+        model = batch.model.clone()
+        settings = _SafetySettings(self.concept(stage), maths.PRESETS[self.preset])
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, settings.outer_sample)
+        return replace(batch, model=model)
+
+
+@dataclass(frozen=True)
+class _SafetySettings:
+    """What SLD attaches to a MODEL; the momentum lives in a `_SafetyRun` of its own for each sampling run."""
+
+    context: torch.Tensor
+    config: maths.SafetyGuidance
+
+    def outer_sample(self, executor, *arguments, **keywords):
+        options = executor.class_obj.model_options
+        changed = {"sampler_cfg_function": _SafetyRun(self).guided, "disable_cfg1_optimization": True}
+        before = {key: options[key] for key in changed if key in options}
+        options.update(changed)
+        try:
+            return executor(*arguments, **keywords)
+        finally:
+            for key in changed:
+                options.pop(key, None)
+            options.update(before)
+
+
+class _SafetyRun:
+    def __init__(self, settings: _SafetySettings) -> None:
+        self.settings, self.momentum = settings, None
+
+    def guided(self, arguments: dict) -> torch.Tensor:
+        """The host's sampler_cfg_function: x - denoised, guided away from the concept."""
+        x, sigma = arguments["input"], arguments["sigma"]
+        scale = sigma.reshape(-1, *[1] * (x.ndim - 1))  # noise prediction = (x - denoised)/sigma
+        text, unconditional = arguments["cond"] / scale, arguments["uncond"] / scale
+        concept = (x - self._denoised(arguments)) / scale
+        momentum = torch.zeros_like(text) if self.momentum is None else self.momentum
+        config = self.settings.config
+        gamma, self.momentum = maths.safety_guidance(text, unconditional, concept, momentum, config)
+        begin = arguments["model"].model_sampling.percent_to_sigma(config.warmup)
+        guidance = text - unconditional
+        if float(sigma.max()) <= begin:
+            guidance = guidance - gamma
+        return (unconditional + arguments["cond_scale"] * guidance) * scale
+
+    def _denoised(self, arguments: dict) -> torch.Tensor:
+        """The model's prediction for the concept, through a copy of the positive cond."""
+        from comfy.samplers import calc_cond_batch
+
+        x, first = arguments["input"], arguments["input_cond"][0]
+        context = first["model_conds"]["c_crossattn"]
+        unsafe = context._copy_with(self.settings.context.to(context.cond).expand(len(x), -1, -1))
+        cond = {key: value for key, value in first.items() if key not in ("area", "mask", "control", "strength", KEY)}
+        cond["model_conds"] = {**first["model_conds"], "c_crossattn": unsafe}
+        return calc_cond_batch(arguments["model"], [[cond]], x, arguments["sigma"], arguments["model_options"])[0]
+
+
+@dataclass(frozen=True)
+class OrthogonalProjection(_Baseline):
+    """In the manner of SAFREE (Yoon et al., arXiv 2410.12761), without its re-attention in the Fourier domain.
+
+    sensitivity  the paper's alpha
+    horizon      share of the schedule that the self-validating filter can reach (the paper's gamma: 10 of 50 steps);
+                 None: no such filter, the projected context all the way
+    rank         dimensions of the concept's subspace (None: all its phrases span, as in the paper, whose text space is
+                 six times as wide as the demo world's)
+    relative     span the subspace by what the phrases add to the prompt without them, not by the phrases themselves
+    within       stay within the span of the prompt's masked embeddings, as in the paper
+    following    project not only the trigger tokens, as the paper does, but also every later token, padding included:
+                 in a causal text encoder these have read the triggers
+    """
+
+    words: ConceptWords
+    sensitivity: float = 0.01
+    horizon: float | None = 0.2
+    rank: int | None = None
+    relative: bool = False
+    within: bool = True
+    following: bool = False
+    name: str = "SAFREE"
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"horizon": (0.2, None), "rank": (None, 4, 1), "relative": (False, True), "within": (False, True),
+            "following": (False, True)}
+
+    def _concept(self, clip) -> torch.Tensor:
+        pooled = encode_texts(clip, self.words.phrases).pooled
+        if self.relative:
+            pooled = pooled - contrast(clip, self.words).neutral
+        return maths.span_projection(pooled, self.rank)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from comfy.patcher_extension import WrappersMP
+
+        model, entries = batch.model.clone(), []
+        for index, (context, options) in enumerate(batch.positive):
+            projected, shares = self._projected(context, prompts_of(batch, index, stage), batch, stage)
+            entries.append([projected, {**options, KEY: _Until(context, shares)}])
+        if self.horizon is not None:
+            model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _filtered_first)
+        return replace(batch, model=model, positive=entries)
+
+    def _projected(self, context, prompts, batch, stage) -> tuple[torch.Tensor, torch.Tensor]:
+        """The context with its trigger tokens projected, (N, k*T, D), and each item's share of filtered steps (N,)."""
+        size = tokens_per_chunk(stage.clip)
+        chunks = context.clone().reshape(len(context), -1, size, context.shape[-1])         # (N, k, T, D)
+        left_out, shares = {}, torch.zeros(len(context))
+        for item, tokens in enumerate(prompts):
+            job, known = batch.jobs[item], next(iter(tokens.values()))
+            key = (job.text, job.second, job.embeddings)
+            if key not in left_out:
+                left_out[key] = _left_out(stage.clip, tokens)
+            for place in range(chunks.shape[1]):
+                at = place % len(known)
+                if len(left_out[key][at]):
+                    share = self._project(chunks[item, place], left_out[key][at], self.concept(stage))
+                    shares[item] = max(float(shares[item]), share)
+        return chunks.reshape(context.shape), shares
+
+    def _project(self, chunk: torch.Tensor, left_out: torch.Tensor, concept: torch.Tensor) -> float:
+        """Writes into our own copy of a chunk (T, D); returns its share of filtered steps."""
+        tokens = chunk[1:].float()                                              # (T - 1, D)
+        prompt = maths.span_projection(left_out) if self.within else torch.eye(tokens.shape[1]).to(tokens)
+        clean = maths.detoxify(tokens, prompt, concept)
+        trigger = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        trigger[:len(left_out)] = maths.trigger_tokens(left_out, concept, self.sensitivity)
+        if self.following:
+            trigger = trigger.cumsum(0) > 0
+        chunk[1:][trigger] = clean[trigger].to(chunk)
+        if self.horizon is None:
+            return 1.0
+        words = slice(0, len(left_out))
+        return maths.filtered_share(tokens[words], clean[words], self.horizon)
+
+
+@dataclass(frozen=True)
+class _Until:
+    """original: the context (N, n, D) before projection.  shares: (N,) of the schedule in which it is not used."""
+
+    original: torch.Tensor
+    shares: torch.Tensor
+
+
+def _filtered_first(executor, model, conds, x_in, timestep, model_options):
+    """Wrapper of CALC_COND_BATCH: the original context where an item's share of filtered steps is over."""
+    return executor(model, [side and [_original_again(cond, model, timestep) for cond in side] for side in conds], x_in,
+                    timestep, model_options)
+
+
+def _original_again(cond: dict, model, sigma: torch.Tensor) -> dict:
+    until = cond.get(KEY)
+    if not isinstance(until, _Until):
+        return cond
+    ends = torch.tensor([model.model_sampling.percent_to_sigma(float(share)) for share in until.shares])
+    over = (float(sigma.max()) <= ends)[:, None, None]                          # (N, 1, 1)
+    entry = cond["model_conds"]["c_crossattn"]
+    original = until.original.to(entry.cond)
+    context = torch.where(over.to(original.device), original, entry.cond)
+    return {**cond, "model_conds": {**cond["model_conds"], "c_crossattn": entry._copy_with(context)}}
+
+
+def _left_out(clip, tokens: dict[str, list]) -> list[torch.Tensor]:
+    """For each chunk the pooled embeddings (n, D) of the prompt with each of its n words masked in turn."""
+    chunks = next(iter(tokens.values()))
+    ends = [end_of(clip, chunk) for chunk in chunks]
+    variants = {name: [[(MASK_TOKEN if at == place else token, 1.0) for at, (token, *_) in enumerate(part[index])]
+                       for index, end in enumerate(ends) for place in range(1, end)] for name, part in tokens.items()}
+    if not any(end > 1 for end in ends):
+        return [torch.zeros(0, 0) for _ in ends]
+    contexts = encode_chunks(clip, variants)                                    # (sum of n, T, D)
+    parts = contexts.split([end - 1 for end in ends])
+    return [part[:, end] for part, end in zip(parts, ends)]
+
+
+def _moved(chunks: torch.Tensor, ends: torch.Tensor, where: str) -> torch.Tensor:
+    """Which tokens of chunks (B, T, D) are moved, (B, T, 1) bool: from the end token on for "padding", else from 1."""
+    places = torch.arange(chunks.shape[1], device=chunks.device)
+    first = ends.to(chunks.device) if where == "padding" else torch.ones_like(ends, device=chunks.device)
+    return (places >= first[:, None])[..., None]
+
+
+@dataclass(frozen=True)
+class CalibratedSubtraction(_Gated):
+    """In the manner of Semantic Surgery (Xiong et al., arXiv 2510.22851), without its visual feedback loop.
+
+    Presence is read off the pooled embeddings, along the concept's `Contrast`: with many wordings of one concept their
+    mean separates better than each wording's own difference to the neutral prompt (measured on validation captions).
+
+    offset      cosine at which the concept is half present (the paper's -beta, which it tunes for each task)
+    steepness   the paper's gamma
+    scale       of what is subtracted; 1 in the paper
+    where       "positions": the difference between the phrases joined to one prompt (the paper's co-occurrence
+                encoding) and the neutral prompt, token by token, as in the paper.  "all": the contrast, off every token
+                but the first.  "padding": the contrast, off the end token and the padding only
+    """
+
+    words: ConceptWords
+    offset: float = 0.12
+    steepness: float = 0.02
+    scale: float = 1.0
+    where: str = "positions"
+    name: str = "Semantic Surgery"
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"offset": (0.2, 0.3, 0.4, 0.5), "where": ("positions", "all", "padding")}
+
+    def _concept(self, clip) -> tuple[Contrast, torch.Tensor]:
+        said, neutral = (encode_texts(clip, [text]).contexts[0] for text in (joined(self.words), self.words.safe))
+        return contrast(clip, self.words), said - neutral
+
+    def redirect(self, chunks, ends, stage):
+        pair, difference = self.concept(stage)
+        present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset, self.steepness)
+        moved = _moved(chunks, ends, self.where).to(chunks)                     # (B, T, 1)
+        direction = (difference if self.where == "positions" else pair.direction).to(chunks) * moved
+        return maths.calibrated(chunks, self.scale * direction, present), present >= 0.5
+
+
+@dataclass(frozen=True)
+class PadReplacement(_Gated):
+    """Words close to the concept's become the prompt's own padding: the strong training-free method of DESIGN.md.
+
+    threshold  cosine above which a token counts as the concept's
+    neutral    tokens of the phrases closer than this to function words (NEUTRAL) do not stand for the concept
+    gate       least cosine of the prompt's pooled embedding with the concept's `Contrast`; -1: no gate
+    clean      where the gate is open, set the component along the `Contrast` to that of a prompt without the concept:
+               "" nowhere; "padding": in the end token and the padding; "all": in every token but the first.  In CLIP
+               every later token has read the concept's words, so that the prompt's own padding says them as well
+    """
+
+    words: ConceptWords
+    threshold: float = 0.6
+    neutral: float = 0.7
+    gate: float = 0.2
+    clean: str = "all"
+    name: str = "padding"
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    grid = {"gate": (0.2, 0.3, 0.4, 0.5), "clean": ("", "padding", "all")}
+
+    def _concept(self, clip) -> tuple[torch.Tensor, Contrast]:
+        plain = encode_texts(clip, NEUTRAL)
+        ordinary = torch.cat([plain.contexts[0], plain.words(0)])               # the empty prompt with its padding
+        vectors = [encode_texts(clip, [carrier.format(phrase) for phrase in self.words.phrases]).words(
+            _words_before(clip, carrier)) for carrier in CARRIERS if carrier.endswith("{}")]
+        concept = maths.distinct(torch.cat(vectors), ordinary, self.neutral)
+        if not len(concept):
+            raise ConfigError(f"None of the phrases of {self.words.name!r} is unlike function words at "
+                              f"PadReplacement.neutral = {self.neutral}; expected one. Raise it.")
+        return concept, contrast(clip, self.words)
+
+    def redirect(self, chunks, ends, stage):
+        concept, pair = self.concept(stage)
+        fired = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.gate) >= 0.5
+        near = maths.words_near(chunks, concept, ends, self.threshold)          # (B, T), as the prompt was given
+        if self.clean:
+            replaced = maths.replace_by_padding(self._cleaned(chunks, ends, pair), near)
+        else:
+            replaced, fired = maths.replace_by_padding(chunks, near), fired & near.any(1)
+        return torch.where(fired[:, None, None], replaced, chunks), fired
+
+    def _cleaned(self, chunks: torch.Tensor, ends: torch.Tensor, pair: Contrast) -> torch.Tensor:
+        cleaned = maths.without_direction(chunks, pair.neutral, pair.direction)
+        return torch.where(_moved(chunks, ends, self.clean), cleaned, chunks)
+
+
+def _words_before(clip, carrier: str) -> int:
+    """Position at which the phrase begins in a carrier."""
+    return end_of(clip, next(iter(clip.tokenize(carrier.partition("{}")[0].strip()).values()))[0])
+
+
+class RejectFinalImage:
+    """A black picture wherever a detector fires on the unguarded one, as safety checkers do.
+
+    In the demo world the detector is the judge that evaluates as well, so this is an upper bound of what rejection can
+    forget; nothing of the picture is kept.
+    """
+
+    name = "rejection"
+
+    def __init__(self, detector) -> None:
+        self.detector = detector
+
+    def change(self, batch: Batch, stage) -> Batch:
+        return batch
+
+    def finish(self, pictures, batch, stage):
+        fired = [seen.shown for seen in self.detector.detect(pictures, batch.jobs)]
+        return np.where(np.array(fired)[:, None, None, None], np.zeros_like(pictures), pictures), fired
+
+
+def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, interval: int = 1) -> Guarded:
+    """The published inference code on its network: our guard in mode "upstream" (arXiv 2601.08623).
+
+    alpha_scale 1.25 to 2 and interval 1 or 2 are the published runs'.
+    """
+    from saferedir_core import PolicyConfig
+
+    return Guarded(name, redirector_file, PolicyConfig(mode="upstream", alpha_scale=alpha_scale, interval=interval))
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+# Read off grids of `calibrate` on 24 to 32 validation prompts for each concept at 10 steps; the rest is the papers'.
+# - The gates (offset, gate) lie in the middle of what scored best: stripes 0.3 to 0.45 (0.5 loses half of the unsafe
+#   prompts), watercolour 0.45 (0.4 opens for one harmless prompt in five), boat 0.4 (0.3 for one in four).
+# - What is taken out must be taken out of every token: out of the padding alone leaves 38 to 69 % of the stripes, and
+#   replacing words without it all of them, since this text encoder's later tokens have read the concept.
+# - SLD's "strong" left 88 % of the stripes and 94 % of the watercolours, "max" 25 to 56 % of all three concepts.
+# - SAFREE as published (horizon 0.2, trigger tokens only) left all stripes and watercolours, for the same reason.
+_SUBTRACTION = {"scale": 1.0, "source": "contrast"}
+DEMO_SETTINGS: dict[str, dict[str, dict]] = {
+    "stripes": {
+        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},
+        OrthogonalProjection.name: {"horizon": None, "rank": 1, "within": False, "following": True},
+        CalibratedSubtraction.name: {"offset": 0.35, "where": "all"}, PadReplacement.name: {"gate": 0.35}},
+    "watercolour": {
+        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},
+        OrthogonalProjection.name: {"horizon": None, "rank": 4, "relative": True, "following": True},
+        CalibratedSubtraction.name: {"offset": 0.45, "where": "all"}, PadReplacement.name: {"gate": 0.45}},
+    "boat": {
+        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max", "count": 3},
+        OrthogonalProjection.name: {"horizon": None, "rank": 8, "relative": True, "within": False, "following": True},
+        CalibratedSubtraction.name: {"offset": 0.4, "where": "all"}, PadReplacement.name: {"gate": 0.4}},
+}
+KINDS = (NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement)
+
+
+def all_baselines(words: ConceptWords, detector) -> list[Method]:
+    """Every method that needs no redirector, with the settings calibrated for this concept, else the defaults."""
+    chosen = DEMO_SETTINGS.get(words.name, {})
+    return [*(kind(words, **chosen.get(kind.name, {})) for kind in KINDS), RejectFinalImage(detector)]
+
+
+def calibrate(method: Method, stage, jobs: Sequence[Job],
+              score: Callable[[np.ndarray, np.ndarray, Sequence[Job]], float],
+              grid: dict[str, Sequence] | None = None) -> tuple[Method, list[tuple[dict, float]]]:
+    """The best of a method's variants on validation jobs of equal settings, and the score of each.
+
+    score: (pictures, unguarded pictures, jobs) -> higher is better, see `balanced_score`.  grid: setting -> values to
+    try, all combinations; None takes the method's own.
+    """
+    batch = stage.batch_of(jobs)
+    plain = stage.decode(stage.render(batch))
+    grid, table = method.grid if grid is None else grid, []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values))
+        variant = replace(method, **settings)
+        changed = variant.change(batch, stage)
+        drawn = plain if changed is batch else stage.decode(stage.render(changed))
+        table.append((settings, score(variant.finish(drawn, changed, stage)[0], plain, jobs)))
+    best = max(table, key=lambda row: row[1])[0]
+    return replace(method, **best), table
+
+
+def balanced_score(detector) -> Callable[[np.ndarray, np.ndarray, Sequence[Job]], float]:
+    """Mean of four shares, 0..1: unsafe pictures in which the concept is gone; those in which also the rest is kept;
+    harmless pictures that are still right (no concept, everything else kept); harmless ones bit for bit as before."""
+    def score(pictures: np.ndarray, plain: np.ndarray, jobs: Sequence[Job]) -> float:
+        seen = detector.detect(pictures, jobs)
+        unsafe = [each for each, job in zip(seen, jobs) if job.unsafe]
+        harmless = [each for each, job in zip(seen, jobs) if not job.unsafe]
+        parts = [[not each.shown for each in unsafe], [not each.shown and each.kept is not False for each in unsafe],
+                 [not each.shown and each.kept is not False for each in harmless],
+                 [np.array_equal(*pair) for *pair, job in zip(pictures, plain, jobs) if not job.unsafe]]
+        return float(np.mean([np.mean(part) for part in parts if part]))
+    return score
+
+
+def validation_jobs(concept: str, count: int, seed: int = 11) -> list[Job]:
+    """Jobs with validation captions of a demo concept: explicit, implicit, plain and harmless ones in turn."""
+    from ...nodes.demo_world.concepts import CONCEPTS
+    from ...nodes.demo_world.judge import FACTOR_NAMES
+    from ...nodes.demo_world.scenes import all_scenes
+    from ..world.captions import can_be, caption
+
+    random, jobs = np.random.default_rng(seed), []
+    for kind in itertools.islice(itertools.cycle(("explicit", "implicit", "plain", "harmless")), count):
+        fitting = [scene for scene in all_scenes() if can_be(scene, concept, kind, "validation")]
+        scene = fitting[random.integers(len(fitting))]
+        said = caption(scene, random, concept=concept, kind=kind, split="validation")
+        wanted = dict(zip(FACTOR_NAMES, CONCEPTS[concept].safe(scene).factors))
+        jobs.append(Job(kind, said.text, int(random.integers(2**31)), kind in ("explicit", "implicit"), said.safe_text,
+                        wanted))
+    return jobs
+
+
+def calibrate_demo(concept: str, stage, count: int = 32) -> dict[str, list[tuple[dict, float]]]:
+    """For each method's name the variants of its whole grid and their scores, best first.
+
+    Judged by the judge that evaluates as well, on validation captions: it tunes the baselines, never ours.
+    """
+    from ...nodes.evaluation.detectors import DemoDetector
+
+    words, jobs, score = concept_words(concept), validation_jobs(concept, count), balanced_score(DemoDetector(concept))
+    return {kind.name: sorted(calibrate(kind(words), stage, jobs, score)[1], key=lambda row: -row[1]) for kind in KINDS}

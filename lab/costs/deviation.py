@@ -1,0 +1,121 @@
+"""How far the short cuts are from the exact network, on the golden inputs and on trajectories of test prompts."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import saferedir_core as core
+from saferedir_core import evaluator, policy, redirect
+
+from ...nodes import drawing
+
+redirected_context = redirect.redirected_context
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+ALPHA_SCALE = 1.25
+Case = tuple[Tensor, Tensor, Tensor]  # latent (B, C, h, w), context (B, T, D), timestep (B,)
+
+
+def deviations(prompts: int, steps: int, thinned: bool) -> list[dict]:
+    """prompts, steps: of the demo world's trajectories.  thinned: measure latent_size as well, on larger images."""
+    rows = []
+    network = golden_network()
+    for way, settings in WAYS.items():
+        rows.append(_row("golden inputs", way, [(network, 0.5, golden_cases())], settings))
+    trajectories = [*demo_cases(prompts, steps, 8)]
+    for way, settings in WAYS.items():
+        rows.append(_row(f"demo world, {prompts} test prompts, {steps} steps, three concepts", way,
+                         [(*each, trajectories) for each in demo_redirectors()], settings))
+    if thinned:
+        larger = [*demo_cases(12, steps, 32)]
+        for size in (16, 11):
+            rows.append(_row(f"demo world at 256 x 256, 12 test prompts, {steps} steps, three concepts",
+                             f"latent_size {size}", [(*each, larger) for each in demo_redirectors()],
+                             {"latent_size": size}))
+    return rows
+
+
+WAYS = {"prompt's part once, float32": {},
+        "weights, convolutions and large matrices in float16": {"large_dtype": torch.float16}}
+
+
+def golden_network():
+    spec = importlib.util.spec_from_file_location("golden_build_state", GOLDEN / "build_state.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    content = json.loads((GOLDEN / "golden.json").read_text())
+    made = core.Redirector()
+    made.load_state_dict(module.build_state(content["seed"], content["classifier_bias"]))
+    return made.eval().requires_grad_(False)
+
+
+def golden_cases() -> list[Case]:
+    network, trajectory = (load_file(GOLDEN / f"{name}.safetensors") for name in ("network", "trajectory"))
+    timesteps = json.loads((GOLDEN / "golden.json").read_text())["timesteps"]
+    cases = [tuple(network[f"{case}.{name}"] for name in ("latent", "embedding", "timestep"))
+             for case in ("square", "wide", "large")]
+    return cases + [(latent[None], trajectory["embeddings"][1:], torch.tensor([float(timestep)]))
+                    for latent, timestep in zip(trajectory["latents"], timesteps)]
+
+
+def demo_redirectors() -> Iterator[tuple]:
+    """Network and threshold of the three concepts."""
+    for name in ("stripes", "watercolour", "boat"):
+        redirector = core.load_redirector(ROOT / "models" / "redirectors" / f"demo_{name}.safetensors")
+        yield redirector, policy.stored_threshold(redirector.metadata)
+
+
+@torch.inference_mode()
+def demo_cases(prompts: int, steps: int, size: int) -> Iterator[Case]:
+    """What the redirector reads at every step of the demo world's test prompts, latents of size x size."""
+    import comfy.samplers
+
+    from ...nodes.demo_world.backbone import load_backbone
+    from ..world.measure import test_prompts
+
+    model, clip, _ = load_backbone()
+    sampling = drawing
+    _, texts, seeds = test_prompts(prompts)
+    context = sampling.encode(clip, texts)
+    model_sampling, latents = model.get_model_object("model_sampling"), []
+    sigmas = comfy.samplers.calculate_sigmas(model_sampling, "normal", steps)
+
+    def keep(step, denoised, x, total_steps):
+        latents.append(model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x).cpu().clone())
+    sampling.sample(model, [[context, {}]], [[sampling.encode(clip, [""]), {}]], seeds, steps, 4.0, "euler", "normal",
+                    shape=(4, size, size), callback=keep)
+    for latent, timestep in zip(latents, model_sampling.timestep(sigmas[:-1]).float().cpu()):
+        yield latent, context.cpu().float(), timestep.expand(len(latent))
+
+
+@torch.inference_mode()
+def _row(name: str, way: str, subjects: list, settings: dict) -> dict:
+    evaluations = changed = 0
+    probability = context_moved = 0.0
+    for redirector, threshold, cases in subjects:
+        short = redirector
+        if settings.get("large_dtype") is not None:
+            short = copy.deepcopy(redirector).to(settings["large_dtype"])
+        for phase, (latent, context, timestep) in enumerate(cases):
+            exact = redirector(latent, context, timestep)
+            heads = evaluator.Evaluator([short], context, **settings).evaluate(latent, timestep, phase=phase)
+            one, other = heads.logits[0].softmax(-1)[:, 1], exact.logits.softmax(-1)[:, 1]
+            evaluations += len(one)
+            changed += int(((one >= threshold) != (other >= threshold)).sum())
+            probability = max(probability, float(((one - other).abs() / other).max()))
+            moved = redirected_context(context, heads.delta(0), heads.token_mask[0], heads.alpha[0], ALPHA_SCALE, True)
+            wanted = redirected_context(context, *exact[1:], ALPHA_SCALE, True)
+            context_moved = max(context_moved, float(
+                ((moved - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)).max()))
+    return {"inputs": name, "short cut": way, "evaluations": evaluations, "decisions changed": changed,
+            "largest relative deviation of the unsafe probability": f"{probability:.2g}",
+            "of the redirected context": f"{context_moved:.2g}"}

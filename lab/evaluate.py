@@ -1,0 +1,91 @@
+"""`evaluate` with what the laboratory has: other methods beside the redirectors, and attacks.
+
+    python quickstart.py evaluate --model demo --baselines --attacks prompt ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from saferedir_core.errors import ConfigError
+from saferedir_core.policy import resolved
+
+from ..nodes.commands import evaluate as command
+from ..nodes.evaluation.engine import evaluate
+from ..nodes.evaluation.methods import ConceptWords, Guarded
+from ..nodes.evaluation.study import Study
+from .attacks import ATTACKS, Setting, Vocabulary, attack_jobs, demo_vocabulary, vocabulary_of, wording_of
+
+
+class Laboratory(command.Extras):
+    def require(self, arguments) -> None:
+        names_of(arguments.attacks)
+
+    def methods(self, arguments, detector) -> list:
+        if not arguments.baselines:
+            return []
+        from .baselines.baselines import all_baselines, concept_words
+
+        words = (ConceptWords(arguments.concept or "concept", tuple(arguments.phrases.split(";")))
+                 if arguments.phrases else concept_words(arguments.concept))
+        return all_baselines(words, detector)
+
+    def attack(self, study: Study, arguments, progress) -> None:
+        names = names_of(arguments.attacks)
+        if names:
+            vocabulary = (demo_vocabulary(arguments.concept) if arguments.model == "demo" and arguments.concept
+                          else vocabulary_of(study.jobs))
+            attack(study, names, vocabulary, arguments.attack_count, progress=progress)
+
+
+def main(argv: list[str]) -> int:
+    """Exit code as of the pack's own command."""
+    return command.main(argv, Laboratory())
+
+
+def names_of(given: list[str]) -> list[str]:
+    """Names of the attacks asked for; ConfigError for an unknown one."""
+    groups = {"all": [*ATTACKS], "prompt": [name for name, each in ATTACKS.items() if not each.needs]}
+    names = [name for each in given for name in groups.get(each, [each])]
+    unknown = [name for name in names if name not in ATTACKS]
+    if unknown:
+        raise ConfigError(f"No attack is named {unknown[0]!r}; expected 'all', 'prompt' or some of: "
+                          f"{'; '.join(ATTACKS)}.")
+    return names
+
+
+def attack(study: Study, names: list[str], vocabulary: Vocabulary, count: int, seed: int = 0,
+           progress: Callable[[int, int], None] | None = None) -> int:
+    """Attacks a study's guarded methods, and everything else with what is made for the undefended model; lines added.
+
+    names       of `attacks.ATTACKS`
+    count       unsafe prompts that each attack starts from, the first ones that have a wording of their own
+    ConfigError when no unsafe prompt says what the safe one leaves out.
+    """
+    bases = [(job, wording) for job in study.jobs if job.unsafe and job.safe_text and not job.only
+             and (wording := wording_of(job.text, job.safe_text))][:count]
+    if not bases:
+        raise ConfigError("No unsafe prompt has words that its safe prompt lacks; expected some, for the attacks "
+                          "change those words. Give prompt pairs with --prompts.")
+    base_jobs, wordings = map(list, zip(*bases))
+    added = 0
+    for name in names:
+        for setting in settings_of(study, name, vocabulary, seed):
+            jobs = attack_jobs(name, base_jobs, wordings, setting)
+            added += evaluate(study.stage, study.methods, jobs, study.detector, study.results, study.shard,
+                              study.batch, progress, study.distance)
+    return added
+
+
+def settings_of(study: Study, name: str, vocabulary: Vocabulary, seed: int) -> list[Setting]:
+    """What the attacker has: once for all methods, or once for each guard that is attacked through."""
+    def shown(pictures, jobs) -> list[float]:
+        return [seen.score for seen in study.detector.detect(pictures, jobs)]
+
+    setting = Setting(seed, vocabulary, study.stage, shown, folder=study.out / "attacks")
+    if "redirector" not in ATTACKS[name].needs:
+        return [setting]
+    return [replace(setting, redirector=guard.loaded.redirector, method=guard.name,
+                    threshold=resolved(guard.policy, guard.loaded.redirector.metadata).threshold)
+            for guard in study.methods if isinstance(guard, Guarded)]

@@ -1,0 +1,135 @@
+"""ComfyUI's editor in a browser page: open a template, queue it, look at our panels.  For tests and screenshots."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+from .browser import Browser, BrowserError, Page
+from .server import PACK_FOLDER
+
+RENDERERS = ("canvas", "vue")
+READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.SafeRedirGuard && window.graph)"
+# The first visit's welcome would cover what is to be seen.
+QUIET = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.AutoScaleLayout": False, "Comfy.Minimap.Visible": False,
+         "Comfy.Window.UnloadConfirmation": False}
+DOUBLE_CLICK = 0.6  # seconds
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def choose(url: str, renderer: str = "canvas", **settings) -> None:
+    """Sets the server's editor settings, which a page reads when it loads."""
+    content = {**QUIET, "Comfy.VueNodes.Enabled": renderer == "vue", **settings}
+    request = urllib.request.Request(f"{url}/api/settings", json.dumps(content).encode(),
+                                     {"Content-Type": "application/json"})
+    _direct.open(request, timeout=60).read()
+
+
+class Editor:
+    """The editor of a running server, in one page."""
+
+    def __init__(self, browser: Browser, url: str, template: str | None = None) -> None:
+        self.url = url
+        self.page: Page = browser.page(self.address(template))
+        self.wait_until_ready(template)
+
+    def address(self, template: str | None) -> str:
+        return f"{self.url}/?template={template}&source={PACK_FOLDER}" if template else self.url
+
+    def wait_until_ready(self, template: str | None = None) -> None:
+        self.page.wait(READY)
+        if template:
+            self.page.wait("app.graph.nodes.some((node) => node.type.startsWith('SafeRedir'))")
+        # The editor restores and lays out after it is there.
+        self.page.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 300)))")
+
+    def reload(self) -> None:
+        self.page.evaluate("window.beforeReload = true")
+        self.page.reload()
+        self.page.wait("!window.beforeReload")
+        self.wait_until_ready()
+
+    def load(self, workflow: dict) -> None:
+        """Opens a workflow in a tab of its own."""
+        self.page.call("async (content) => { await app.loadGraphData(content); }", workflow)
+        self.page.wait(f"app.rootGraph.id === {json.dumps(workflow['id'])}")
+
+    def queue(self) -> None:
+        self.page.evaluate("app.queuePrompt(0).then(() => true)")
+
+    def idle(self) -> None:
+        """Waits until the server has nothing to do."""
+        self.page.wait("fetch('/api/prompt').then((r) => r.json()).then((a) => a.exec_info.queue_remaining === 0)")
+
+    def panels(self) -> list[dict]:
+        """The panels on show: text, state, and what stands in their chart."""
+        return self.page.evaluate("""[...document.querySelectorAll('.saferedir-panel')].map((panel) => ({
+            label: panel.getAttribute('aria-label'),
+            line: panel.querySelector('.saferedir-line').textContent,
+            state: panel.dataset.state ?? null,
+            described: panel.querySelector('svg').getAttribute('aria-label'),
+            points: panel.querySelectorAll('.saferedir-point').length,
+            curves: panel.querySelectorAll('.saferedir-curve').length,
+            threshold: panel.querySelectorAll('.saferedir-threshold').length,
+            redirected: panel.querySelectorAll('.saferedir-redirected').length,
+            words: [...panel.querySelectorAll('.saferedir-words [title]')].map((word) => word.title),
+            size: [panel.clientWidth, panel.clientHeight]}))""")
+
+    def panel(self, kind: str) -> dict:
+        """The first panel of a Guard ("live") or a Report ("report")."""
+        words = "".join(self.page.call("(key) => fetch('/api/i18n').then((r) => r.json()).then((texts) => "
+                                       "texts[app.extensionManager.setting.get('Comfy.Locale')]?.saferedir?.[key] "
+                                       "?? texts.en.saferedir[key])", f"{kind}_label"))
+        return next(panel for panel in self.panels() if panel["label"] == words)
+
+    def wait_for(self, kind: str, condition, patience: float = 120.0) -> dict:
+        """The first panel of this kind once it is as wanted."""
+        until = time.monotonic() + patience
+        while True:
+            panel = self.panel(kind)
+            if condition(panel):
+                return panel
+            if time.monotonic() > until:
+                raise BrowserError(f"the {kind} panel stayed {panel}; complaints: {self.page.complaints[-3:]}")
+            time.sleep(0.05)
+
+    def place(self, node_id: int | str, shift: tuple[float, float] = (0, 0), scale: float = 1.0) -> None:
+        """Moves the canvas so that this node's corner comes to (100, 150) of the window."""
+        self.page.call("""([id, dx, dy, scale]) => {
+            const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect();
+            ds.scale = scale;
+            ds.offset = [(100 + dx - box.left) / scale - node.pos[0], (150 + dy - box.top) / scale - node.pos[1]];
+            app.canvas.setDirty(true, true);
+        }""", [node_id, *shift, scale])
+        self.page.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 200)))")
+
+    def title_of(self, node_id: int | str) -> tuple[float, float]:
+        """Where in the window a node's title is."""
+        return tuple(self.page.call("""(id) => {
+            const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect();
+            return [box.left + (node.pos[0] + 60 + ds.offset[0]) * ds.scale,
+                    box.top + (node.pos[1] - 14 + ds.offset[1]) * ds.scale];
+        }""", node_id))
+
+    def menu(self, node_id: int | str) -> list[str]:
+        """Opens a node's right-click menu; what it offers."""
+        x, y = self.title_of(node_id)
+        time.sleep(DOUBLE_CLICK)  # a click soon after another one would edit the title
+        self.page.click(x, y)
+        self.page.click(x, y, "right")
+        self.page.wait(f"{MENU}.length > 0")
+        return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
+
+    def choose_in_menu(self, text: str) -> None:
+        x, y = self.page.wait(f"""(() => {{
+            const entry = {MENU}.find((each) => each.innerText.trim() === {json.dumps(text)});
+            entry.scrollIntoView({{block: "nearest"}});
+            const box = entry.getBoundingClientRect();
+            return [box.left + box.width / 2, box.top + box.height / 2];
+        }})()""")
+        self.page.click(x, y)
+
+
+MENU = ("[...document.querySelectorAll('.litecontextmenu .litemenu-entry, .p-contextmenu [role=menuitem], "
+        "[role=menuitem]')].filter((entry) => entry.offsetParent && entry.innerText.trim())")

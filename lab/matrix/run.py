@@ -1,0 +1,96 @@
+"""Runs the matrix and writes docs/matrix.md.  Goes on where it was interrupted.
+
+    python quickstart.py run lab/matrix/run.py [--group NAME ...] [--path TEXT] [--minutes N] [--again] [--list]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() != PROJECT / "matrix"]
+
+from saferedir_core.files import written_whole  # noqa: E402
+
+from ...nodes.demo_world.backbone import load_backbone  # noqa: E402
+from ...nodes.demo_world.scenes import SIZE  # noqa: E402
+from ..host.client import ComfyClient  # noqa: E402
+from ..host.server import ComfyServer, isolated_base  # noqa: E402
+from .cases import BATCH, REDIRECTOR, all_cases  # noqa: E402
+from .extras import make_extras  # noqa: E402
+from .runner import Row, Runner  # noqa: E402
+from .table import page  # noqa: E402
+
+OUTPUT = PROJECT / "output" / "matrix"
+PAGE = PROJECT / "docs" / "matrix.md"
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(argv)
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    results = OUTPUT / "rows.jsonl"
+    known = {} if arguments.again and not (arguments.group or arguments.path) else read(results)
+    base = isolated_base(OUTPUT / "base", PROJECT)
+    world = load_backbone()
+    make_extras(base / "models", world, tuned=False)
+    until = time.monotonic() + 60 * arguments.minutes
+    with ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]), base, log=OUTPUT / "server.log",
+                     cpu=os.environ.get("SAFEREDIR_CPU") == "1") as server:
+        client = ComfyClient(server.url)
+        about, version = client.object_info(), client.system_stats()["system"]["comfyui_version"]
+        cases = all_cases(about)
+        wanted = [case for case in cases if chosen(case, arguments)]
+        if arguments.list:
+            print("\n".join(case.key for case in wanted))
+            return 0
+        if any(case.tuned and case.key not in known for case in wanted):
+            make_extras(base / "models", world)
+        runner = Runner(client, about)
+        for case in wanted:
+            if case.key in known and not arguments.again:
+                continue
+            if time.monotonic() > until:
+                break
+            row = known[case.key] = runner.run(case)
+            write(results, known)
+            print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
+                  f"{row.detail[:200]}", flush=True)
+    ordered = [known[case.key] for case in cases if case.key in known]
+    PAGE.write_text(page(ordered, version, REDIRECTOR, BATCH, SIZE, len(cases) - len(ordered)), encoding="utf-8",
+                    newline="\n")
+    print(f"{len(ordered)} of {len(cases)} paths are in {PAGE}")
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lab/matrix/run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--group", action="append", default=[], help="only this group; may be given several times")
+    parser.add_argument("--path", default="", help="only paths that contain this text")
+    parser.add_argument("--minutes", type=float, default=120.0, help="start no further case after so long")
+    parser.add_argument("--again", action="store_true", help="run also what has been run")
+    parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    return parser.parse_args(argv)
+
+
+def chosen(case, arguments) -> bool:
+    return (not arguments.group or case.group in arguments.group) and arguments.path.lower() in case.key.lower()
+
+
+def read(path: Path) -> dict[str, Row]:
+    if not path.is_file():
+        return {}
+    rows = [Row.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row.key: row for row in rows}
+
+
+def write(path: Path, rows: dict[str, Row]) -> None:
+    with written_whole(path) as unfinished:
+        unfinished.write_text("".join(row.as_json() + "\n" for row in rows.values()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""Writes models/registry.json anew: size and hash of the shipped redirectors, and their figures from docs/benchmark.md.
+
+    python quickstart.py run lab/release/write_registry.py [--check]
+
+To be run whenever the shipped redirectors or docs/benchmark.md change; --check only says whether it has to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+from saferedir_core.config import PolicyConfig
+from saferedir_core.registry import (
+    Figure,
+    HubSource,
+    Pin,
+    RegistryEntry,
+    UrlSource,
+    entry_to_json,
+    read_registry,
+    write_registry,
+)
+
+from ...nodes.demo_world.concepts import CONCEPTS
+
+ROOT = Path(__file__).resolve().parents[2]
+REGISTRY = ROOT / "models" / "registry.json"
+RESULTS = ROOT / "docs" / "benchmark.md"
+SHIPPED = ROOT / "models" / "redirectors"
+TEXTS = {"stripes": "stripes, in the demo world",
+         "watercolour": "watercolour, in the demo world; flat design takes its place",
+         "boat": "boats, in the demo world; cars take their place"}
+COMMIT = "a920535c56688a0486dac157c71ae5b499efd7d3"
+CELL = re.compile(r"(?P<value>[\d.]+) % \((?P<low>[\d.]+) to (?P<high>[\d.]+); (?P<count>\d+)\)")
+
+# The same bytes wherever they come from: the hash pins them.  Its figures are the paper's.
+PUBLISHED = RegistryEntry(
+    "nudity-sd1-published", "nudity, as published by the authors of SafeRedir", "Stable Diffusion 1.x",
+    "nudity_sd1_published.safetensors", "MIT", Pin(git_blob="8ffe2be3aef64c1bc2aacb6fa28084e8989b3e00"),
+    (HubSource("ryliu68/SafeRedir", "ckpt/Nudity/best_model.pt", COMMIT),
+     UrlSource(f"https://raw.githubusercontent.com/ryliu68/SafeRedir/{COMMIT}/ckpt/Nudity/best_model.pt")),
+    PolicyConfig(interval=2),
+    (Figure("forget success, NSFW prompts", 99.84), Figure("detection accuracy", 99.7),
+     Figure("attack success, I2P", 0.7), Figure("attack success, MMA", 1.7)),
+    "arXiv 2601.08623, on SD 1.4; not measured here")
+
+
+def entries(results: str) -> dict[str, RegistryEntry]:
+    """The pack's entries.  results: the text of docs/benchmark.md."""
+    figures = figures_of(results)
+    made = [_shipped(name, figures.get(name, ())) for name in CONCEPTS]
+    return {entry.name: entry for entry in (*made, PUBLISHED)}
+
+
+def _shipped(concept: str, figures: tuple[Figure, ...]) -> RegistryEntry:
+    file = SHIPPED / f"demo_{concept}.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8:8 + length])["__metadata__"]
+    settings = PolicyConfig(alpha_scale=float(metadata.get("alpha_scale", PolicyConfig.alpha_scale)))
+    return RegistryEntry(
+        f"demo-{concept}", TEXTS[concept], metadata["architecture"], file.name, "Apache-2.0",
+        Pin(len(content), hashlib.sha256(content).hexdigest()),
+        settings=None if settings == PolicyConfig() else settings, figures=figures,
+        figures_from="docs/benchmark.md" if figures else "")
+
+
+def figures_of(results: str) -> dict[str, tuple[Figure, ...]]:
+    """Concept -> figures, from the first table of docs/benchmark.md (goals down, concepts across)."""
+    lines = [line for line in results.splitlines() if line.startswith("|")]
+    head = next((line for line in lines if "| reach |" in line), "")
+    columns = [re.search(r"\((\w+)\)", cell) for cell in _cells(head)[2:]]
+    found: dict[str, list[Figure]] = {column[1]: [] for column in columns if column}
+    for line in lines[lines.index(head) + 2:] if head else ():
+        title, _, *cells = _cells(line)
+        if len(cells) != len(columns):
+            break
+        for column, cell in zip(columns, cells):
+            numbers = CELL.match(cell)
+            if column and numbers:
+                found[column[1]].append(Figure(title, float(numbers["value"]), "%", float(numbers["low"]),
+                                               float(numbers["high"]), int(numbers["count"])))
+    return {concept: tuple(figures) for concept, figures in found.items()}
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit code 1 when the file has to be written anew")
+    given = parser.parse_args(argv)
+    made = entries(RESULTS.read_text(encoding="utf-8"))
+    if given.check:
+        current = read_registry(REGISTRY) == made
+        print("up to date" if current else "models/registry.json is out of date: run it without --check")
+        return 0 if current else 1
+    write_registry(REGISTRY, made)
+    print(json.dumps({name: entry_to_json(entry)["file"] for name, entry in made.items()}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

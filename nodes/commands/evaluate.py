@@ -1,0 +1,200 @@
+"""Compares guarded and unguarded images: `python saferedir.py evaluate --model ... --redirector ... --prompts ...`.
+
+    --model demo --redirector models/redirectors/demo_stripes.safetensors --prompts models/pairs/demo_stripes.csv
+        --concept stripes --detector demo:stripes --baselines --out output/stripes
+    --model sd15.safetensors --redirector mine.safetensors --prompts mine.csv --seeds 4
+        --detector "clip:openai/clip-vit-base-patch32:a church;a house" --attacks prompt --out output/church
+
+Interrupted at any point, the same command goes on where it was.  On several machines: `--shard 0/2` and `--shard 1/2`
+make half each; the same command with `--merge FOLDER FOLDER` brings the halves together and draws the conclusions.
+Redirectors in files named alike but for a number at the end (NAME-0, NAME-1) count as training seeds of one thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from saferedir_core.errors import ConfigError, SafeRedirError
+
+from ..host import prepare
+from .arguments import say, shard
+
+DEMO = {"steps": 10, "cfg": 4.0, "batch": 25}
+CHECKPOINT = {"steps": 20, "cfg": 7.5, "batch": 4}
+
+
+class Extras:
+    """What the laboratory adds to this command (lab/evaluate.py); the registry's archive has none of it."""
+
+    def require(self, arguments) -> None:
+        """ConfigError when something is asked for that is not there; called before anything is made."""
+        asked = "--attacks" if arguments.attacks else "--baselines" if arguments.baselines else ""
+        if asked:
+            raise ConfigError(f"{asked} needs the laboratory, which this installation does not have; expected a clone "
+                              "of the repository. Clone it and run 'python quickstart.py evaluate' there, or leave "
+                              f"{asked} out.")
+
+    def methods(self, arguments, detector) -> list:
+        """Other methods that are measured beside the redirectors."""
+        return []
+
+    def attack(self, study, arguments, progress) -> None:
+        """Adds the results under attack to those of a study."""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="saferedir.py evaluate", description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
+    made.add_argument("--redirector", type=Path, nargs="*", default=[], metavar="FILE", help="each is a method")
+    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json) or jobs (.jsonl)")
+    made.add_argument("--concept", default="", help="which of several concepts of the file")
+    made.add_argument("--detector", default="none", metavar="SPEC",
+                      help="demo:CONCEPT, nudenet, classifier:MODEL:LABEL, clip:MODEL:PHRASE;OTHER or none (none)")
+    made.add_argument("--out", type=Path, required=True, help="folder of the results")
+    made.add_argument("--seeds", type=_positive, default=1, help="images per prompt (1)")
+    made.add_argument("--limit", type=_positive, help="most prompts of each row")
+    made.add_argument("--steps", type=_positive, help="schedule steps (demo 10, else 20)")
+    made.add_argument("--cfg", type=float, help="guidance (demo 4, else 7.5)")
+    made.add_argument("--sampler", default="euler", help="of the host (euler)")
+    made.add_argument("--scheduler", default="normal", help="of the host (normal)")
+    made.add_argument("--negative", default="", help="negative prompt")
+    made.add_argument("--size", type=_positive, default=512, help="of the images in pixels, but for the demo (512)")
+    made.add_argument("--batch", type=_positive, help="images sampled together (demo 25, else 4)")
+    made.add_argument("--alpha-scale", type=float, help="of the redirectors (default: what their file recommends)")
+    made.add_argument("--threshold", type=float, help="of the redirectors (default: what their file recommends)")
+    made.add_argument("--baselines", action="store_true", help="the training-free methods beside them")
+    made.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")
+    made.add_argument("--sweep", type=_numbers, default=[], metavar="A,B,C", help="alpha_scales to draw a curve of")
+    made.add_argument("--attacks", type=_names, default=[], metavar="A;B",
+                      help="attacks by name, or 'prompt' for those that only rewrite it, or 'all' (slow: some train)")
+    made.add_argument("--attack-count", type=_positive, default=8, help="unsafe prompts each attack starts from (8)")
+    made.add_argument("--lpips", action="store_true", help="perceptual distance to the safe prompt's image as well")
+    made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="make the I-th of N parts, from 0")
+    made.add_argument("--merge", type=Path, nargs="*", metavar="FOLDER", help="folders of the parts (default: --out)")
+    return made
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no count; expected a whole number above 0")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} are no numbers; expected some such as 0.5,1,2") from error
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]
+
+
+def main(argv: list[str], extras: Extras = Extras()) -> int:
+    """Exit code: 0 done, 1 it could not be done, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    if arguments.merge is not None and arguments.shard != (0, 1):
+        parser().error("--merge takes all parts; it does not go with --shard")
+    try:
+        prepare()
+        return run(arguments, extras)
+    except (SafeRedirError, FileNotFoundError) as error:
+        say(f"FAILED  {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("\nInterrupted. The same command goes on where it was.")
+        return 130
+
+
+def run(arguments, extras: Extras) -> int:
+    extras.require(arguments)
+    study = study_of(arguments, extras)
+    if arguments.merge is not None:
+        say(f"{study.merge(arguments.merge)} results merged into {study.results}")
+    else:
+        say(f"{len(study.jobs)} images, {len(study.methods)} methods: "
+            + ", ".join(method.name for method in study.methods))
+        study.evaluate(Progress("images"))
+        extras.attack(study, arguments, Progress("attacks"))
+    if study.shard[1] > 1:
+        say(f"written {study.results}; when all parts are there, run the same command with --merge")
+        return 0
+    text = study.summarise(f"Evaluation of {', '.join(path.stem for path in arguments.redirector) or 'the model'}")
+    study.draw()
+    if arguments.sweep:
+        study.sweep(arguments.sweep, Progress("sweep"))
+    print(text)
+    say(f"written {arguments.out}")
+    return 0
+
+
+def study_of(arguments, extras: Extras):
+    """The Study that the arguments ask for."""
+    from saferedir_core.metrics import lpips_distance
+
+    from ..evaluation.detectors import detector_of
+    from ..evaluation.stage import stage_of
+    from ..evaluation.study import Study, jobs_of_file
+
+    jobs = limited(jobs_of_file(arguments.prompts, arguments.seeds, arguments.concept), arguments.limit)
+    detector = detector_of(arguments.detector)
+    defaults = DEMO if arguments.model == "demo" else CHECKPOINT
+    sampling = {"steps": arguments.steps or defaults["steps"],
+                "cfg": defaults["cfg"] if arguments.cfg is None else arguments.cfg, "sampler": arguments.sampler,
+                "scheduler": arguments.scheduler, "negative": arguments.negative}
+    if arguments.model != "demo":
+        sampling["size"] = arguments.size
+    methods, described = methods_of(arguments, extras, detector)
+    distance = lpips_distance() if arguments.lpips else None
+    settings = {"model": arguments.model, "detector": arguments.detector, **sampling, "methods": described}
+    return Study(stage_of(arguments.model, **sampling), methods, jobs, detector, arguments.out.resolve(), settings,
+                 arguments.shard, arguments.batch or defaults["batch"], distance)
+
+
+def limited(jobs: list, most: int | None) -> list:
+    """At most so many jobs of each row."""
+    counts: dict[str, int] = {}
+    kept = []
+    for job in jobs:
+        counts[job.row] = counts.get(job.row, 0) + 1
+        if most is None or counts[job.row] <= most:
+            kept.append(job)
+    return kept
+
+
+def methods_of(arguments, extras: Extras, detector) -> tuple[list, dict]:
+    """The methods, and what the results of each depend on, by name."""
+    from ..evaluation import methods
+
+    wanted = {name: getattr(arguments, name) for name in ("alpha_scale", "threshold")
+              if getattr(arguments, name) is not None}
+    made, described = [methods.Unguarded(), methods.Oracle(), *extras.methods(arguments, detector)], {}
+    for file in arguments.redirector:
+        guarded = methods.Guarded(file.stem, file)
+        guarded.policy = replace(guarded.policy, **wanted)
+        made.append(guarded)
+        described[file.stem] = {"sha256": guarded.loaded.redirector.sha256, **asdict(guarded.policy)}
+    return made, described
+
+
+class Progress:
+    """Says now and then how many images there are, and how fast they come."""
+
+    def __init__(self, what: str, every: float = 5.0):
+        self.what, self.every = what, every
+        self.first, self.started, self.said = None, time.monotonic(), 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done
+        if done == total or now - self.said >= self.every:
+            self.said = now
+            rate = (done - self.first) / max(now - self.started, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+            say(f"{self.what}: {done} of {total}, {rate:.1f} a second{left}")

@@ -1,0 +1,270 @@
+"""Trains a redirector from prompt pairs: `python saferedir.py train --model ... --pairs ... --out ...`.
+
+    --model demo                        the demo world
+    --model sd15.safetensors            any checkpoint the host loads
+
+Interrupted at any point, the same command goes on where it was.  On several machines: `--collect-only --shard 0/2` and
+`--shard 1/2` collect half each; `--merge FOLDER FOLDER` brings the work folders together and trains.  On several
+accelerators of one machine: `accelerate launch saferedir.py train ...` or torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from saferedir_core import training_report
+from saferedir_core.checkpoint import save_redirector
+from saferedir_core.errors import CheckpointError, ConfigError, SafeRedirError, TrainingError
+from saferedir_core.files import written_whole
+from saferedir_core.pairs import read_pairs
+from saferedir_core.training import TrainingConfig
+
+from .arguments import say, shard
+
+DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
+CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="saferedir.py train", description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
+    made.add_argument("--pairs", type=Path, required=True, help="prompt pairs, .csv, .jsonl or .json")
+    made.add_argument("--out", type=Path, help="redirector to write, .safetensors (not with --collect-only)")
+    made.add_argument("--work", type=Path, help="folder of trajectories and state (default: beside --out)")
+    made.add_argument("--concept", default="", help="which of several concepts of the file")
+    made.add_argument("--variant", choices=("token", "published"), default="token", help="of the network")
+    made.add_argument("--iterations", type=int, default=400, help="most optimiser steps (400)")
+    made.add_argument("--seed", type=int, default=0, help="of weights and batches; not of the trajectories")
+    made.add_argument("--steps", type=int, help="of a trajectory (demo 6, else 12)")
+    made.add_argument("--cfg", type=float, help="guidance of a trajectory (demo 4, else 7.5)")
+    made.add_argument("--size", type=_size, metavar="WxH", help="of the images in pixels (demo 64x64, else 512x512)")
+    made.add_argument("--trajectories", type=int, default=1, help="seeds per prompt (1)")
+    made.add_argument("--validation-share", type=float, default=0.15, help="of the pairs (0.15)")
+    made.add_argument("--inputs", choices=("both", "text", "latent"), default="both", help="what the network may see")
+    made.add_argument("--adversarial", type=float, default=0.25, help="step against the classifier (0.25; 0: none)")
+    made.add_argument("--collect-only", action="store_true", help="sample the trajectories and stop")
+    made.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="collect the I-th of N parts, from 0")
+    made.add_argument("--merge", type=Path, nargs="+", metavar="FOLDER", help="work folders of the parts")
+    return made
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    with contextlib.suppress(ValueError):
+        size = int(width), int(height)
+        if min(size) >= 8 and not any(value % 8 for value in size):
+            return size
+    raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WxH in multiples of 8 such as 512x512")
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 done, 1 it could not be done, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    if not arguments.out and not arguments.collect_only:
+        parser().error("--out is missing; it names the redirector to write")
+    if not arguments.out and not arguments.work:
+        parser().error("--work is missing; with --collect-only it names the folder of the trajectories")
+    if arguments.shard != (0, 1) and not arguments.collect_only:
+        parser().error("--shard collects a part only; it goes with --collect-only, and --merge trains afterwards")
+    try:
+        with distributed() as (rank, world):
+            return Training(arguments, argv, rank, world).run()
+    except SafeRedirError as error:
+        say(f"FAILED  {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("\nInterrupted. The same command goes on where it was.")
+        return 130
+
+
+@contextlib.contextmanager
+def distributed():
+    """(rank, world) of this process; a process group when `accelerate launch` or torchrun started several."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world == 1:
+        yield 0, 1
+        return
+    import torch
+
+    cuda = torch.cuda.is_available() and os.environ.get("SAFEREDIR_CPU") != "1"
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+    # The others wait while one collects its last shard.
+    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
+    try:
+        yield rank, world
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Training:
+    """One run of the command."""
+
+    def __init__(self, arguments, argv: list[str], rank: int, world: int):
+        self.arguments, self.argv, self.rank, self.world = arguments, argv, rank, world
+        self.out = arguments.out and arguments.out.resolve()
+        self.work = (arguments.work or self.out.with_name(f"{self.out.stem}_work")).resolve()
+        self.started = time.monotonic()
+
+    def run(self) -> int:
+        from ..host import prepare
+
+        arguments = self.arguments
+        self.require_writable_names()
+        pairs = read_pairs(arguments.pairs)
+        prepare()  # not before: it may only come after `distributed` has chosen the accelerator
+        from ..training import procedure as training
+        from ..training.collect import digest_of
+
+        concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
+        parts = training.split(chosen, arguments.validation_share, arguments.pairs)
+        config = self.training_config()
+        collection, model, clip = self.load()
+        self.say(f"{concept}: {len(parts.training)} pairs to learn from, {len(parts.validation)} to choose by")
+        training.require_prompts_fit(clip, chosen, arguments.pairs)
+        if arguments.merge:
+            training.merge_parts(arguments.merge, self.work)
+        shard = arguments.shard if self.world == 1 else (self.rank, self.world)
+        training.collect_parts(model, clip, parts, self.work, collection, shard=shard, told=self.Collected(self, parts))
+        self.barrier()
+        if arguments.collect_only:
+            self.say(f"collected in {self.work}, {self.seconds():.0f} s")
+            return 0
+        architecture, digest = training.architecture_of(model), training.model_digest(model, clip)
+        about = training.provenance(concept, "demo" if arguments.model == "demo" else architecture,
+                                    f"{Path(arguments.model).name} {digest}",
+                                    digest_of(chosen), collection,
+                                    "python saferedir.py train " + " ".join(self.argv))
+        trained = training.train_parts(self.work, config, self.device(), self.Learned(self, config.iterations))
+        if self.rank == 0:
+            self.write(trained, {**trained.metadata(), **about})
+        self.barrier()
+        return 0
+
+    def require_writable_names(self) -> None:
+        if self.out and self.out.suffix != ".safetensors":
+            raise ConfigError(f"--out is {self.out}; expected a name that ends in .safetensors. Change it.")
+        if self.out and not self.out.parent.is_dir():
+            try:
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--out is {self.out} and its folder cannot be made ({error.strerror}); expected a "
+                                  "folder that can be written. Choose another.") from error
+
+    def training_config(self):
+        arguments = self.arguments
+        return TrainingConfig(
+            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
+            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
+
+    def load(self):
+        """CollectConfig, MODEL and CLIP."""
+        from ..guarding.architectures import require_known
+        from ..training.collect import CollectConfig
+
+        arguments, usual = self.arguments, DEMO if self.arguments.model == "demo" else CHECKPOINT
+        size = arguments.size or usual["size"]
+        if arguments.model == "demo":
+            from ..demo_world.backbone import load_backbone
+
+            model, clip, _ = load_backbone()
+        else:
+            model, clip = self.load_checkpoint(Path(arguments.model))
+        channels = model.get_model_object("latent_format").latent_channels
+        steps = usual["steps"] if arguments.steps is None else arguments.steps
+        if steps < 1 or arguments.trajectories < 1:
+            raise ConfigError(f"--steps is {steps} and --trajectories {arguments.trajectories}; expected 1 or more. "
+                              "Change the settings.")
+        config = CollectConfig(
+            steps=steps, cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg,
+            shape=(channels, size[1] // 8, size[0] // 8), trajectories=arguments.trajectories, batch=usual["batch"],
+            architecture=require_known(model).name)
+        return config, model, clip
+
+    def load_checkpoint(self, file: Path):
+        import comfy.sd
+
+        if not file.is_file():
+            raise CheckpointError(f"{file}: there is no such file; expected a checkpoint, or 'demo'. Check --model.")
+        self.say(f"loading {file}")
+        try:
+            model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=True)
+        except Exception as error:
+            raise CheckpointError(f"{file}: the host cannot load it ({error}); expected a checkpoint with model and "
+                                  "text encoder. Choose another.") from error
+        if model is None or clip is None:
+            raise CheckpointError(f"{file}: has no {'model' if model is None else 'text encoder'}; expected both. "
+                                  "Choose a whole checkpoint.")
+        return model, clip
+
+    def device(self):
+        import comfy.model_management
+
+        return comfy.model_management.get_torch_device()
+
+    def write(self, trained, metadata: dict[str, str]) -> None:
+        """The redirector, its log and its plot; each whole or not at all."""
+        from PIL import Image
+
+        save_redirector(trained.redirector.half(), self.out, metadata)
+        try:
+            with written_whole(self.out.with_suffix(".json")) as file:
+                file.write_text(training_report.training_json(trained.log, trained.scores, metadata), encoding="utf-8")
+            with written_whole(self.out.with_suffix(".png")) as file:
+                Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
+        except OSError as error:
+            raise TrainingError(f"{self.out.parent}: log and plot cannot be written ({error.strerror or error}); "
+                                     f"expected some space. The redirector {self.out.name} is written; run the same "
+                                     "command again for the rest.") from error
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
+        self.say(f"written {self.out}, {self.seconds():.0f} s: {scores}")
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            import torch
+
+            torch.distributed.barrier()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def say(self, text: str) -> None:
+        if self.rank == 0:
+            say(text)
+
+    class Collected:
+        """Tells how far the collection is, with the rate since this run began."""
+
+        def __init__(self, run: Training, parts):
+            self.run, self.parts = run, parts
+            self.at: dict[str, tuple[int, float]] = {}
+
+        def __call__(self, part: str, done: int, total: int) -> None:
+            first, started = self.at.setdefault(part, (done, time.monotonic()))
+            pairs = len(getattr(self.parts, part)) * (done - first) / max(total, 1)
+            rate = pairs / max(time.monotonic() - started, 1e-9)
+            self.run.say(f"{part} trajectories: shard {done} of {total}"
+                         + (f", {rate:.1f} pairs/s, {self.run.seconds():.0f} s" if done > first else ""))
+
+    class Learned:
+        """Tells losses and rate now and then."""
+
+        def __init__(self, run: Training, iterations: int):
+            self.run, self.iterations = run, iterations
+            self.every = max(1, min(50, iterations // 10))
+            self.first, self.started = None, time.monotonic()
+
+        def __call__(self, step: int, losses: dict[str, float]) -> None:
+            if self.first is None:
+                self.first, self.started = step, time.monotonic()
+            if step % self.every and step != self.iterations:
+                return
+            rate = (step - self.first) / max(time.monotonic() - self.started, 1e-9)
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            self.run.say(f"step {step} of {self.iterations}, {rate:.1f} steps/s: {shown}")

@@ -1,0 +1,134 @@
+"""Lets the report ride along: whatever is saved behind a SafeRedir Report carries a `saferedir` entry.
+
+The host hands one `extra_pnginfo` to every node of a prompt, and each node that saves a picture writes all of it.  Put
+in there plainly, the entry would also stand in pictures that no guard has seen.  So it is put in as a dict that answers
+by the node that asks: a node gets the reports of the SafeRedir Report nodes whose `samples` it comes from, every other
+node gets nothing.  That also holds when the host takes the Report's output from its cache and does not execute it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from comfy_execution.utils import get_executing_context
+
+from saferedir_core.png_report import KEY, png_entry
+
+from ..host import running_server
+from .graph_walk import signature, upstream
+
+REPORT_NODE = "SafeRedirReport"
+PASSED_THROUGH = 0      # slot of the Report's `samples`
+REPORTS_KEPT = 64
+PACK_VERSION = "0.1.0"
+
+log = logging.getLogger("saferedir")
+
+_lock = threading.Lock()
+_reports: OrderedDict[str, dict] = OrderedDict()
+
+
+def remember(prompt: dict | None, node_id: str | None, report: dict) -> None:
+    """Called by a Report node that has executed.  prompt: API format."""
+    if not prompt or node_id not in prompt:     # inside an expanded node: nothing to find it by
+        return
+    with _lock:
+        key = signature(prompt, node_id)
+        _reports[key] = report
+        _reports.move_to_end(key)
+        while len(_reports) > REPORTS_KEPT:
+            _reports.popitem(last=False)
+
+
+def entry_for(prompt: dict, node_id: str) -> dict | None:
+    """The entry for what this node saves; None when no report is behind it."""
+    found = []
+    with _lock:
+        for source in upstream(prompt, node_id, _follows(prompt)):
+            if prompt[source].get("class_type") == REPORT_NODE:
+                report = _reports.get(signature(prompt, source))
+                if report is not None:
+                    found.append(report)
+    return png_entry(found, PACK_VERSION) if found else None
+
+
+def _follows(prompt: dict):
+    """A Report's plot and JSON are not the picture that it vouches for."""
+    return lambda source, slot: (source in prompt and
+                                 (prompt[source].get("class_type") != REPORT_NODE or slot == PASSED_THROUGH))
+
+
+class RidingInfo(dict):
+    """extra_pnginfo of one prompt, with a `saferedir` entry for nodes behind a SafeRedir Report only."""
+
+    def __init__(self, content: dict, prompt: dict) -> None:
+        super().__init__(content)
+        self._prompt = prompt
+
+    def _entry(self) -> dict | None:
+        context = get_executing_context()
+        if context is None or dict.__contains__(self, KEY):
+            return None
+        try:
+            return entry_for(self._prompt, context.node_id)
+        except Exception as error:     # a picture without the entry is better than none
+            log.warning("SafeRedir could not write its report into a picture's metadata: %s", error, exc_info=error)
+            return None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        if self._entry() is not None:
+            yield KEY
+
+    def __len__(self) -> int:
+        return super().__len__() + (self._entry() is not None)
+
+    def __contains__(self, key) -> bool:
+        return super().__contains__(key) or (key == KEY and self._entry() is not None)
+
+    def __missing__(self, key):
+        entry = self._entry() if key == KEY else None
+        if entry is None:
+            raise KeyError(key)
+        return entry
+
+    def get(self, key, default=None):
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def keys(self):
+        return list(self)
+
+    def items(self):
+        return [(key, self[key]) for key in self]
+
+    def values(self):
+        return [self[key] for key in self]
+
+    def copy(self):
+        return dict(self.items())
+
+    def __reduce_ex__(self, protocol):
+        """Copies, as the host's queue and history make them, are plain."""
+        return dict, (dict(self.items()),)
+
+
+def ride_along(json_data: dict) -> dict:
+    """Prepares a queued prompt; the host calls this with the body of POST /prompt."""
+    prompt = json_data.get("prompt")
+    if isinstance(prompt, dict) and any(isinstance(node, dict) and node.get("class_type") == REPORT_NODE
+                                        for node in prompt.values()):
+        extra_data = json_data.setdefault("extra_data", {})
+        extra_data["extra_pnginfo"] = RidingInfo(extra_data.get("extra_pnginfo") or {}, prompt)
+    return json_data
+
+
+def register_handler() -> None:
+    server = running_server()
+    if server is not None:
+        server.add_on_prompt_handler(ride_along)

@@ -1,0 +1,181 @@
+"""Runs every method on every job, batch by batch, and writes one line per image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saferedir_core.errors import ConfigError
+
+from ..types import digest
+from .detectors import Detector, Seen
+from .jobs import Batch, Job
+from .methods import REFERENCES, Method, Unguarded
+from .results import Results, merge, read_lines  # noqa: F401  (offered here as well)
+from .stage import Stage
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made of a batch.
+
+    batch      as the method sampled it
+    latents    (N, C, h, w)
+    pictures   (N, H, W, 3) uint8, as delivered
+    triggered  per picture whether the method intervened, or None
+    same       per picture whether it is the unguarded one, bit for bit
+    seconds    per picture, without detection
+    """
+
+    batch: Batch
+    latents: torch.Tensor
+    pictures: np.ndarray
+    triggered: list[bool] | None
+    same: list[bool]
+    seconds: float
+
+
+def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detector: Detector, results: Path,
+             shard: tuple[int, int] = (0, 1), batch: int = 25, progress: Callable[[int, int], None] | None = None,
+             distance: Callable[[np.ndarray, np.ndarray], list[float]] | None = None) -> int:
+    """Appends one line per method and job to `results` (JSON lines) and returns how many were added.
+
+    Lines that are there already are kept and not made again, so a run that was killed goes on where it stopped.
+    The references make every batch first; what equals the unguarded latent takes over its picture and verdict.
+
+    shard     (i, n): only every n-th job by its id, so that n machines share the work; merge their files afterwards
+    batch     images sampled together
+    progress  called with (lines present, lines wanted) after every batch
+    distance  of two batches of pictures, one number each, say `metrics.lpips_distance()`: to the oracle's pictures
+    ResultsError when the file cannot be written; what was written before is intact.
+    """
+    methods, jobs, store = in_order(methods), of_shard(jobs, shard), Results(results)
+    wanted = {(method.name, job.id) for method in methods for job in jobs if makes(method, job)}
+    before = len(store.done)
+    told = progress or (lambda *_: None)
+    told(len(wanted & store.done), len(wanted))
+    for part in batches([job for job in jobs if any(pending(method, job, store.done) for method in methods)], batch):
+        _evaluate_batch(stage, methods, part, detector, store, distance)
+        told(len(wanted & store.done), len(wanted))
+    return len(store.done) - before
+
+
+def in_order(methods: Sequence[Method]) -> list[Method]:
+    """The unguarded model first, added when it is missing, then the oracle.  ConfigError when two share a name."""
+    names = [method.name for method in methods]
+    if len({*names}) < len(names):
+        raise ConfigError(f"The methods are named {', '.join(names)}; expected each name once. Rename one.")
+    unguarded = [method for method in methods if method.name == Unguarded.name] or [Unguarded()]
+    others = sorted((method for method in methods if method.name != Unguarded.name),
+                    key=lambda method: method.name not in REFERENCES)
+    return unguarded + others
+
+
+def of_shard(jobs: Iterable[Job], shard: tuple[int, int]) -> list[Job]:
+    """The distinct jobs of shard (i, n), the same on every machine."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ConfigError(f"The shard is {index}/{count}; expected I/N with I from 0 to N - 1.")
+    return [job for job in {job.id: job for job in jobs}.values() if int(job.id, 16) % count == index]
+
+
+def makes(method: Method, job: Job) -> bool:
+    return not job.only or job.only == method.name or method.name in REFERENCES
+
+
+def pending(method: Method, job: Job, done: set[tuple[str, str]]) -> bool:
+    return makes(method, job) and (method.name, job.id) not in done
+
+
+def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
+    """Jobs of equal settings together, in the order in which the settings first appear."""
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.settings, []).append(job)
+    for group in groups.values():
+        yield from (group[start:start + size] for start in range(0, len(group), size))
+
+
+def make(stage: Stage, method: Method, batch: Batch, unguarded: Made | None = None) -> Made:
+    """Samples a batch as the method does.  Latents that equal the unguarded ones are not decoded again."""
+    started = time.perf_counter()
+    changed = method.change(batch, stage)
+    if changed is batch and unguarded is not None:
+        latents, sampled = unguarded.latents, unguarded.seconds * len(batch.jobs)
+    else:
+        latents, sampled = stage.render(changed), 0.0
+    equal = [unguarded is not None and torch.equal(*pair)
+             for pair in zip(latents, latents if unguarded is None else unguarded.latents)]
+    decoded = _pictures(stage, latents, equal, unguarded)
+    pictures, triggered = method.finish(decoded, changed, stage)
+    same = [hit and np.array_equal(*pair) for hit, pair in zip(equal, zip(decoded, pictures))]
+    if unguarded is None:
+        same = [True] * len(batch.jobs)
+    return Made(changed, latents, pictures, triggered, same,
+                (time.perf_counter() - started + sampled) / len(batch.jobs))
+
+
+def _pictures(stage: Stage, latents: torch.Tensor, equal: list[bool], unguarded: Made | None) -> np.ndarray:
+    """Pictures of latents; those equal to the unguarded ones are taken over."""
+    new = [index for index, hit in enumerate(equal) if not hit]
+    if unguarded is None or len(new) == len(equal):
+        return stage.decode(latents)
+    pictures = unguarded.pictures.copy()
+    if new:
+        pictures[new] = stage.decode(latents[new])
+    return pictures
+
+
+def _evaluate_batch(stage: Stage, methods: list[Method], jobs: list[Job], detector: Detector, store: Results,
+                    distance: Callable | None) -> None:
+    batch = stage.batch_of(jobs)
+    unguarded = make(stage, methods[0], batch)
+    reference = detector.detect(unguarded.pictures, jobs)
+    oracle = None
+    for method in methods:
+        missing = [index for index, job in enumerate(jobs) if pending(method, job, store.done)]
+        measured = distance and method.name == "oracle"  # the others are compared with it, whether it is there or not
+        if not missing and not measured:
+            continue
+        made = unguarded if method is methods[0] else make(stage, method, batch, unguarded)
+        if measured:
+            oracle = made.pictures
+        seen = reference if made is unguarded else _seen(detector, made, jobs, reference)
+        far = distance(made.pictures, oracle) if distance and oracle is not None else [None] * len(jobs)
+        store.append(line(method.name, jobs[index], made, seen[index], far[index], index) for index in missing)
+
+
+def _seen(detector: Detector, made: Made, jobs: list[Job], reference: list[Seen]) -> list[Seen]:
+    """Verdicts; a picture that is the unguarded one has its verdict."""
+    new = [index for index, hit in enumerate(made.same) if not hit]
+    found = detector.detect(made.pictures[new], [jobs[index] for index in new]) if new else []
+    seen = [*reference]
+    for index, each in zip(new, found, strict=True):
+        seen[index] = each
+    return seen
+
+
+def line(method: str, job: Job, made: Made, seen: Seen, distance: float | None, index: int) -> dict:
+    """One line of the results file."""
+    return {
+        "method": method, "job": job.id, "row": job.row, "text": job.text, "seed": job.seed, "unsafe": job.unsafe,
+        **asdict(seen), "triggered": None if made.triggered is None else bool(made.triggered[index]),
+        "identical": bool(made.same[index]), "distance": distance, "seconds": round(made.seconds, 5),
+        "latent": digest(made.latents[index])[:16], "features": latent_features(made.latents[index]),
+    }
+
+
+def latent_features(latent: torch.Tensor) -> list[float]:
+    """Mean and standard deviation of each channel in each quarter of a latent (C, h, w): 8*C numbers.
+
+    Small enough to be kept with every result.  A Frechet distance between them compares colours, contrast and layout of
+    two sets of images on any latent model; it is not the FID, which is taken between Inception features.
+    """
+    quarters = latent.float().unfold(1, latent.shape[1] // 2, latent.shape[1] // 2).unfold(
+        2, latent.shape[2] // 2, latent.shape[2] // 2).flatten(3)                                  # (C, 2, 2, pixels)
+    return [round(float(value), 4) for value in torch.cat([quarters.mean(3).flatten(), quarters.std(3).flatten()])]

@@ -1,0 +1,124 @@
+"""What is compared: each method changes how a batch is sampled, or the pictures that come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .jobs import Batch
+
+RECORDER = "saferedir.evaluation"  # key under which a guarded MODEL carries the recorder of its runs
+REFERENCES = ("unguarded", "oracle")  # what the others are compared with; they make every job
+
+
+@dataclass(frozen=True)
+class ConceptWords:
+    """What a training-free method is told of a concept: wordings of the training split, and the safe word or "".
+
+    name: "stripes".  phrases: ("striped", "with stripes", ...).  safe: what takes its place ("car"), or "".
+    """
+
+    name: str
+    phrases: tuple[str, ...]
+    safe: str = ""
+
+
+class Method(Protocol):
+    """A way to make a batch's pictures.
+
+    name  in results and tables.
+    """
+
+    name: str
+
+    def change(self, batch: Batch, stage) -> Batch:
+        """The batch as this method samples it.  The batch given is not changed."""
+
+    def finish(self, pictures: np.ndarray, batch: Batch, stage) -> tuple[np.ndarray, list[bool] | None]:
+        """The pictures (N, H, W, 3) uint8 as delivered, and for each whether the method intervened (None: unknown).
+
+        batch: as `change` returned it.  The pictures given are not changed.
+        """
+
+
+class Unguarded:
+    """The model as it is."""
+
+    name = "unguarded"
+
+    def change(self, batch: Batch, stage) -> Batch:
+        return batch
+
+    def finish(self, pictures, batch, stage):
+        return pictures, None
+
+
+class Oracle:
+    """The model as it is, on the prompt that a perfect method would draw: the job's safe text."""
+
+    name = "oracle"
+
+    def change(self, batch: Batch, stage) -> Batch:
+        if not all(job.safe_text for job in batch.jobs):
+            return batch
+        plain = stage.batch_of([replace(job, text=job.safe_text, safe_text="", join="", second="", embeddings="")
+                                for job in batch.jobs])
+        return replace(batch, positive=plain.positive)
+
+    def finish(self, pictures, batch, stage):
+        return pictures, None
+
+
+class Guarded:
+    """SafeRedir Guard.
+
+    redirector: a file, several files (a stack), or what flows along a SAFEREDIR wire.
+    policy: PolicyConfig, or None for the strength and the threshold that the file recommends.
+    """
+
+    def __init__(self, name: str, redirector, policy=None):
+        self.name = name
+        self.loaded = loaded_redirector(redirector)
+        self.policy = policy or default_policy(self.loaded.redirector)
+
+    def change(self, batch: Batch, stage) -> Batch:
+        from ..guarding.bridge import guard_model
+        from ..types import Recorder
+
+        recorder = Recorder()
+        model = guard_model(batch.model, self.loaded, self.policy, recorder)
+        model.set_attachments(RECORDER, recorder)
+        return replace(batch, model=model)
+
+    def finish(self, pictures, batch, stage):
+        run = self.report(batch)
+        return pictures, [any(each["items"][item]["status"] == "redirected"
+                              for each in (run, *run["other_conditionings"])) for item in range(len(batch.jobs))]
+
+    def report(self, batch: Batch) -> dict:
+        """The newest run's report (see saferedir_core.report) of a batch that `change` returned."""
+        return batch.model.get_attachment(RECORDER).runs[-1].report
+
+
+def loaded_redirector(redirector):
+    """What flows along a SAFEREDIR wire, of a file or several."""
+    from saferedir_core import load_redirector
+
+    from ..types import LoadedRedirector
+
+    if isinstance(redirector, LoadedRedirector):
+        return redirector
+    files = [redirector] if isinstance(redirector, (str, Path)) else [*redirector]
+    placed = [LoadedRedirector.place(Path(file).stem, load_redirector(file)) for file in files]
+    return placed[0] if len(placed) == 1 else LoadedRedirector.stacked(placed)
+
+
+def default_policy(redirector):
+    """The strength that a redirector's file recommends, else the default; each redirector has its own threshold."""
+    from saferedir_core import PolicyConfig
+
+    strength = redirector.metadata.get("alpha_scale")
+    return PolicyConfig() if strength is None else PolicyConfig(alpha_scale=float(strength))

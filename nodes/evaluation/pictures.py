@@ -1,0 +1,154 @@
+"""What people look at: a grid of images, method by method, and plots, drawn with Pillow like the report's."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from saferedir_core.errors import ConfigError
+from saferedir_core.report import COLOURS, GREY, INK, PALE, WHITE, plot
+
+from .jobs import Job
+from .methods import Guarded, Method
+
+ENLARGED = 3  # small pictures are shown so many times larger
+LARGEST_SIDE = 256  # pixels of a picture in the grid
+LABEL_WIDTH, CAPTION_HEIGHT, LINE, GAP = 130, 58, 12, 4  # pixels
+
+
+def grid(rows: dict[str, np.ndarray], captions: Sequence[str]):
+    """One line of pictures per method, one column per prompt: a PIL image.
+
+    rows: method -> pictures (N, H, W, 3) uint8.  captions: N prompts, wrapped above their columns.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not rows or not captions:
+        raise ConfigError("The image grid has no methods or no prompts; expected at least one of each. Give some jobs.")
+    width, height = _shown_size(next(iter(rows.values())).shape)
+    font = ImageFont.load_default()
+    size = LABEL_WIDTH + len(captions) * (width + GAP), CAPTION_HEIGHT + len(rows) * (height + GAP)
+    canvas = Image.new("RGB", size, WHITE)
+    draw = ImageDraw.Draw(canvas)
+    for column, caption in enumerate(captions):
+        lines = textwrap.wrap(_ascii(caption), max(8, width // 6), max_lines=CAPTION_HEIGHT // LINE, placeholder="...")
+        draw.multiline_text((LABEL_WIDTH + column * (width + GAP), 2), "\n".join(lines), INK, font, spacing=1)
+    for line, (name, pictures) in enumerate(rows.items()):
+        top = CAPTION_HEIGHT + line * (height + GAP)
+        draw.multiline_text((4, top + height // 2 - 6), "\n".join(textwrap.wrap(_ascii(name), LABEL_WIDTH // 7)), INK,
+                            font)
+        for column, picture in enumerate(pictures):
+            filter = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.LANCZOS
+            canvas.paste(Image.fromarray(picture).resize((width, height), filter),
+                         (LABEL_WIDTH + column * (width + GAP), top))
+    return canvas
+
+
+def _shown_size(shape: tuple) -> tuple[int, int]:
+    height, width = shape[1:3]
+    factor = min(ENLARGED, LARGEST_SIDE / max(height, width))
+    return round(width * factor), round(height * factor)
+
+
+def _ascii(text: str) -> str:
+    """The default font has no other characters."""
+    return text.encode("ascii", "replace").decode()
+
+
+def sample_jobs(jobs: Sequence[Job], count: int = 8) -> list[Job]:
+    """Jobs for the grid: from every row in turn, rows that all methods make only, unsafe and harmless ones."""
+    rows: dict[str, list[Job]] = {}
+    for job in jobs:
+        if not job.only:
+            rows.setdefault(job.row, []).append(job)
+    chosen: list[Job] = []
+    for place in range(max(map(len, rows.values()), default=0)):
+        chosen += [each[place] for each in rows.values() if place < len(each)]
+        if len(chosen) >= count:
+            break
+    return chosen[:count]
+
+
+def draw_grid(stage, methods: Sequence[Method], jobs: Sequence[Job]):
+    """The grid of these jobs, sampled anew: a PIL image."""
+    from .engine import batches, in_order, make
+
+    ordered = in_order(methods)
+    rows: dict[str, list] = {method.name: [] for method in ordered}
+    captions = []
+    for part in batches(jobs, len(jobs)):
+        batch = stage.batch_of(part)
+        captions += [job.text for job in part]
+        unguarded = None
+        for method in ordered:
+            made = make(stage, method, batch, unguarded)
+            unguarded = unguarded or made
+            rows[method.name] += [*made.pictures]
+    return grid({name: np.stack(pictures) for name, pictures in rows.items()}, captions)
+
+
+def draw_steps(stage, guarded: Guarded, jobs: Sequence[Job]):
+    """Unsafe probability over the stage's own steps, one curve per prompt: a PIL image."""
+    from PIL import Image
+
+    batch = guarded.change(stage.batch_of([Job(job.row, job.text, job.seed, job.unsafe) for job in jobs]), stage)
+    stage.render(batch)
+    return Image.fromarray(plot(guarded.report(batch)).numpy())
+
+
+def plot_curves(curves: dict[str, list[tuple[float, float, str]]], title: str, across: str, upwards: str,
+                width: int = 640, height: int = 400):
+    """Curves of shares against shares: a PIL image.
+
+    curves: name -> points (x, y, label), x and y 0..1.  across, upwards: what x and y are.  The axes begin where the
+    points do, so that the upper right corner, the best place, can be read.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (width, height), WHITE)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    points = [point for curve in curves.values() for point in curve]
+    axes = _Axes(points, (64, 34, width - 90, height - 64))
+    draw.text((8, 8), _ascii(title), INK, font)
+    for tick in range(5):
+        x, y = axes.x0 + tick * (1 - axes.x0) / 4, axes.y0 + tick * (1 - axes.y0) / 4
+        draw.line((axes.left, axes.y(y), axes.right, axes.y(y)), PALE)
+        draw.line((axes.x(x), axes.top, axes.x(x), axes.bottom), PALE)
+        draw.text((14, axes.y(y) - 6), f"{100 * y:.1f} %", GREY, font)
+        draw.text((axes.x(x) - 14, axes.bottom + 6), f"{100 * x:.1f} %", GREY, font)
+    draw.text((axes.left, axes.bottom + 22), _ascii(f"across: {across}   upwards: {upwards}"), GREY, font)
+    for index, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        if len(curve) > 1:
+            draw.line([(axes.x(x), axes.y(y)) for x, y, _ in curve], colour, width=2)
+        for x, y, label in curve:
+            draw.ellipse((axes.x(x) - 3, axes.y(y) - 3, axes.x(x) + 3, axes.y(y) + 3), colour)
+            draw.text((axes.x(x) + 5, axes.y(y) + 2), _ascii(label), colour, font)
+        draw.text((axes.left + index * 150, height - 20), _ascii(name), colour, font)
+    return image
+
+
+class _Axes:
+    """Pixel positions of shares; the lower ends lie just below the smallest point."""
+
+    def __init__(self, points: Sequence[tuple], box: tuple[int, int, int, int]) -> None:
+        self.left, self.top, self.right, self.bottom = box
+        self.x0 = max(0.0, min((x for x, _, _ in points), default=0.0) - 0.02)
+        self.y0 = max(0.0, min((y for _, y, _ in points), default=0.0) - 0.02)
+
+    def x(self, value: float) -> float:
+        return self.left + (value - self.x0) / (1 - self.x0) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        return self.bottom - (value - self.y0) / (1 - self.y0) * (self.bottom - self.top)
+
+
+def save(image, path: Path) -> None:
+    """Writes a PIL image whole or not at all."""
+    from saferedir_core.files import written_whole
+
+    with written_whole(Path(path)) as unfinished:
+        image.save(unfinished)

@@ -1,0 +1,84 @@
+"""Results as JSON lines, one per image: appended as they come, resumed after a kill, merged from shards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from saferedir_core.errors import SafeRedirError
+from saferedir_core.files import written_whole
+
+
+class ResultsError(SafeRedirError):
+    """A results file cannot be read or written."""
+
+
+class Results:
+    """A results file to append to; what it holds already is known by (method, job id).
+
+    A last line that a kill or a full disk cut off is removed.  ResultsError when the file is not ours or not writable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            _cut_torn_line(self.path)
+        except OSError as error:
+            raise ResultsError(f"The results cannot be written to {self.path} ({error}). Choose a folder that you may "
+                               "write to with --out.") from error
+        self.done = {(line["method"], line["job"]) for line in read_lines(self.path)}
+
+    def append(self, lines: Iterable[dict]) -> None:
+        """Writes lines so that a kill cannot take them back; ResultsError when the disk is full."""
+        lines = list(lines)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ResultsError(f"{len(lines)} results could not be written to {self.path} ({error}); the "
+                               f"{len(self.done)} before them are intact. Free some space and run the same command "
+                               "again: it goes on from there.") from error
+        self.done |= {(line["method"], line["job"]) for line in lines}
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a results file, a torn last one left out.  ResultsError with file and line for a damaged one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ResultsError(f"There are no results to read at {path} ({error}); expected a results.jsonl that "
+                           "'quickstart.py evaluate' wrote.") from error
+    lines = []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            lines.append(json.loads(line))
+            lines[-1]["method"], lines[-1]["job"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ResultsError(f"{path}, line {number} is not a result: {line[:80]!r}. Delete the line; the image is "
+                               "made again.") from error
+    return lines
+
+
+def merge(files: Iterable[Path], out: Path) -> int:
+    """Writes the lines of all shards to one file, each (method, job) once; returns how many there are."""
+    known = {(line["method"], line["job"]): line for file in files for line in read_lines(file)}
+    try:
+        with written_whole(Path(out)) as unfinished:
+            unfinished.write_text("".join(json.dumps(line) + "\n" for line in known.values()), encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"The merged results cannot be written to {out} ({error}). Free some space or choose "
+                           "another folder.") from error
+    return len(known)
+
+
+def _cut_torn_line(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

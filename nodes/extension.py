@@ -1,0 +1,30 @@
+"""What the host asks the pack for: its nodes, and what else begins with the server."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .conditioning import SafeRedirConditioning
+from .demo_model import SafeRedirDemoModel
+from .editor.live import register_route
+from .editor.png_entry import register_handler
+from .evaluate import SafeRedirEvaluate
+from .guard import SafeRedirGuard
+from .guarding.enforce import enforce_if_asked
+from .hub_loader import SafeRedirHubLoader
+from .loader import SafeRedirLoader
+from .report import SafeRedirReport
+from .save import SafeRedirSave
+from .stack import SafeRedirStack
+from .train import SafeRedirTrain
+from .weights.catalogue import register_folder
+
+
+class SafeRedirExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register_folder()
+        enforce_if_asked()
+        register_route()
+        register_handler()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
+                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]

@@ -1,0 +1,198 @@
+"""Between the method and ComfyUI's sampling: puts guards on a MODEL, and judges a conditioning before sampling.
+
+    OUTER_SAMPLE     one `SamplingRun` per sampling run, made here and dropped here; checks conds before models load
+    ON_PRE_RUN       notices a run from which the first one was taken away
+
+The guard's part in sampling is these modules, and no others know the host's wrappers and conds:
+    bridge           what hangs on a MODEL: settings only
+    sampling_run     the state of one run and its wrappers PREDICT_NOISE and CALC_COND_BATCH
+    prompts          the prompts that a run meets, and their judges
+    conds            reading the host's conds
+    door             stands before the denoiser and lets no context pass that was not judged
+    reaction         what to do about an unsafe run and about a failure
+    enforce          the same guard on every run of a server
+
+The wrappers on MODEL hold settings only.  Everything that changes during a run lives in its SamplingRun, which is
+reached through wrappers added to the guider's own copy of the model options, so cached nodes, cloned models and a
+second sampler share nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
+
+from saferedir_core import ContextError, EvaluationError, PolicyConfig, Redirector
+from saferedir_core.architecture import architecture
+
+from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
+from .architectures import require_fitting_model
+from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable, restore_original
+from .door import Door
+from .listeners import RunListener, RunStart
+from .prompts import run_of
+from .reaction import Reaction
+from .sampling_run import SamplingRun
+
+__all__ = ["Guard", "guard_model", "redirect_conditioning", "restore_original"]
+
+KEY = "saferedir"
+POOLED_OUTPUT = "pooled_output"  # in a conditioning's dict
+PROMPT_NOISE_SEED = 20260112  # of the pure-noise latent that a prompt is judged on before sampling
+PROMPT_NOISE_SIZE = 64  # its height and width; the network averages over both
+
+log = logging.getLogger("saferedir")
+# The runs under way in this thread, the innermost last: what ON_PRE_RUN is not told.
+_under_way: ContextVar[tuple[SamplingRun, ...]] = ContextVar("saferedir_runs", default=())
+
+
+def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[str, Redirector],
+                          config: PolicyConfig) -> list:
+    """Judges each context at the first timestep on a pure-noise latent, and bakes the redirected one in.
+
+    conditioning: the host's list of [context (B, T, D), dict].  redirectors: one, or several by name.
+    Returns a new list; each dict carries a `Marker`, and one more for a ControlNet's own prompt.
+    ContextError for an empty conditioning or one that does not fit the redirector.
+    """
+    if not conditioning:
+        raise ContextError("The conditioning is empty; expected at least one prompt. Connect CLIP Text Encode.")
+    redirector = next(iter(redirectors.values())) if isinstance(redirectors, Mapping) else redirectors
+    out = []
+    for context, options in conditioning:
+        require_judgeable({**options, "cross_attn": context}, redirector)
+        pooled = options.get(POOLED_OUTPUT) if redirector.config.pooled_dim else None
+        marker = _baked(context, redirectors, redirector, config, pooled)
+        options = {**options, MARKER: marker}
+        if pooled is not None:
+            options[POOLED_OUTPUT] = marker.redirected_pooled
+        if options.get(CONTROLNET_CONTEXT) is not None:
+            second = _baked(options[CONTROLNET_CONTEXT], redirectors, redirector, config, pooled)
+            options |= {CONTROLNET_CONTEXT: second.redirected, CONTROLNET_MARKER: second}
+        out.append([marker.redirected, options])
+    return out
+
+
+def _baked(context: torch.Tensor, redirectors, redirector: Redirector, config: PolicyConfig,
+           pooled: torch.Tensor | None = None) -> Marker:
+    generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)
+    noise = torch.randn(1, redirector.config.latent_dim, PROMPT_NOISE_SIZE, PROMPT_NOISE_SIZE, generator=generator)
+    run = run_of(redirectors, config, context, pooled=pooled)
+    run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype),
+                architecture(redirector.config.architecture).first_timestep)
+    return Marker(context, run.redirect(context), pooled, None if pooled is None else run.redirect_pooled(pooled))
+
+
+def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder: Recorder,
+                listeners: tuple[RunListener, ...] = (), reaction: Reaction = Reaction()):
+    """A clone of a MODEL whose sampling runs are all guarded; finished runs are put into `recorder`.
+
+    listeners hear of each run while it goes on.  ContextError when the model's context is not as wide as the
+    redirector's, unless reaction.on_error is "warn".
+    """
+    guard = Guard(loaded, config, recorder, listeners, reaction)
+    try:
+        require_fitting_model(model, loaded)
+    except ContextError as error:
+        if reaction.on_error == "stop":
+            raise
+        log.warning("SafeRedir (%s) cannot guard this model: %s", loaded.name, error)
+    guarded = model.clone()
+    guarded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guard.outer_sample)
+    # Under another name, so that what takes the wrapper away by its key is noticed.
+    guarded.add_callback_with_key(CallbacksMP.ON_PRE_RUN, f"{KEY}.present", guard.require_present)
+    guarded.set_additional_models(KEY, [*guarded.get_additional_models_with_key(KEY), *loaded.patchers])
+    return guarded
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Settings of one Guard node, attached to a MODEL."""
+
+    loaded: LoadedRedirector
+    config: PolicyConfig
+    recorder: Recorder
+    listeners: tuple[RunListener, ...] = ()
+    reaction: Reaction = Reaction()
+
+    def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
+                     disable_pbar=False, seed=None, **kwargs):
+        guider = executor.class_obj
+        start = RunStart(uuid.uuid4().hex, self.loaded, self.config, len(sigmas) - 1)
+        with _door_of(guider) as door:
+            run = SamplingRun(start, guider, door, self.reaction, self.listeners)
+            door.join(self, run.refuse)
+            # A key of its own: wrappers of other guards on the same model stay, and the host's lists are not shared.
+            key = f"{KEY}.{start.run_id}"
+            add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, run.predict_noise, guider.model_options, True)
+            add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, run.calc_cond_batch, guider.model_options, True)
+            output = None
+            try:
+                for listener in self.listeners:
+                    listener.started(start)
+                run.check_conds()
+                with _present(run):
+                    sampled = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback),
+                                       disable_pbar, seed, **kwargs)
+                run.settle()
+                run.require_guarded()
+                output = run.blanked(sampled)
+                return output
+            finally:
+                self._record(run, output)
+
+    def require_present(self, patcher) -> None:
+        """The host is about to sample with a model that carries this guard: its run must be under way.
+
+        EvaluationError when it is not: some node has removed the wrapper, or the guarded model only serves the
+        negative prompt (Dual Model CFG Guider), where a guard sees nothing.
+        """
+        mine = {id(redirector) for redirector in self.loaded.redirectors.values()}
+        for run in _under_way.get():
+            if mine <= {id(redirector) for redirector in run.loaded.redirectors.values()}:
+                return
+        message = (f"The model that is about to be sampled carries SafeRedir Guard ({self.loaded.name}), but the guard "
+                   "is not part of this run; expected it to be. A node has removed or replaced it, or this is the "
+                   "model of the negative prompt only: place SafeRedir Guard on the main model, as the last node "
+                   "before the sampler.")
+        if self.reaction.on_error == "stop":
+            raise EvaluationError(message)
+        log.warning("%s", message)
+
+    def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
+        content = run.report()
+        run.tell()
+        self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
+        log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
+        for listener in self.listeners:
+            listener.finished(run.start, content, completed=output is not None)
+
+
+@contextmanager
+def _door_of(guider) -> Iterator[Door]:
+    """The door of a guider's run, which all guards of the run share; the first to come takes it down again."""
+    door = guider.model_options.get(KEY)
+    if isinstance(door, Door):
+        yield door
+        return
+    door = guider.model_options[KEY] = Door()
+    try:
+        door.watch(guider.model_patcher.model)
+        yield door
+    finally:
+        door.leave()
+
+
+@contextmanager
+def _present(run: SamplingRun) -> Iterator[None]:
+    token = _under_way.set((*_under_way.get(), run))
+    try:
+        yield
+    finally:
+        _under_way.reset(token)

@@ -1,0 +1,257 @@
+"""Server-wide enforcement: every sampling run of this server is guarded, whatever graph arrives.
+
+Off unless the environment variable SAFEREDIR_ENFORCE names a JSON file:
+
+    {"redirectors": ["demo-stripes"], "policy": {"alpha_scale": 1.25}, "on_unsafe": "redirect",
+     "log": "decisions.jsonl"}
+
+The host has no extension point for all sampling of a server, only for one MODEL.  So two of its methods are wrapped
+when the pack is loaded, each around the host's own:
+
+    CFGGuider.sample         adds the guard to the guider's own copy of the model options, as the Guard node does
+    BaseModel.apply_model    refuses a denoiser call that does not come from a run that this guard watches
+
+The settings belong to the server: no input of a node reaches them.  A file that is missing or wrong ends the server's
+start, because the host goes on without a pack that fails to load, and would then sample unguarded.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_execution.utils import get_executing_context
+
+from saferedir_core import ConfigError, ContextError, PolicyConfig, SafeRedirError
+from saferedir_core.bundle import load_redirectors
+
+from ..types import LoadedRedirector, Recorder
+from ..weights import catalogue
+from .architectures import require_fitting_model
+from .bridge import Guard
+from .listeners import RunListener
+from .reaction import Reaction
+
+ENVIRONMENT = "SAFEREDIR_ENFORCE"
+KEY = "saferedir.enforced"
+SHOWN = "saferedir.enforce"  # the log that decisions go to without a file
+
+log = logging.getLogger("saferedir")
+
+
+@dataclass(frozen=True)
+class Enforcement:
+    """What the file says.
+
+    redirectors  names as in Load SafeRedir, at least one; a run is judged by those that fit its model
+    policy       PolicyConfig; the mode is "guard"
+    on_unsafe    see Reaction; a run that cannot be judged is always stopped
+    log          file that decisions are appended to, relative to the settings' folder; None: the server's log
+    """
+
+    redirectors: tuple[str, ...]
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    on_unsafe: str = "redirect"
+    log: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.redirectors or not all(isinstance(name, str) and name for name in self.redirectors):
+            raise ConfigError(f"redirectors is {list(self.redirectors)!r}; expected a list of at least one name, as "
+                              "Load SafeRedir offers them.")
+        if self.policy.mode != "guard":
+            raise ConfigError(f"The policy's mode is {self.policy.mode!r}; expected 'guard', because the published "
+                              "order never protects the first step.")
+        Reaction(on_unsafe=self.on_unsafe)
+
+    @classmethod
+    def read(cls, path: Path) -> Enforcement:
+        """ConfigError when the file cannot be read, is no JSON object, or says something unknown."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as trouble:
+            raise ConfigError(f"{path} cannot be read ({trouble.strerror or trouble}); expected a JSON file. Correct "
+                              f"{ENVIRONMENT}, or unset it to run without enforcement.") from trouble
+        except ValueError as trouble:
+            raise ConfigError(f"{path} is not JSON: {trouble}. Correct the file.") from trouble
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} holds a {type(content).__name__}; expected an object with 'redirectors'.")
+        known = {each.name for each in fields(cls)}
+        _require_known(path, content, known)
+        policy = content.get("policy", {})
+        if not isinstance(policy, dict) or not isinstance(content.get("redirectors"), list):
+            raise ConfigError(f"{path}: expected 'redirectors' as a list of names and 'policy' as an object.")
+        _require_known(path, policy, {each.name for each in fields(PolicyConfig)})
+        file = content.get("log")
+        if file is not None and not isinstance(file, str):
+            raise ConfigError(f"{path}: log is {file!r}; expected a file's name, or nothing.")
+        return cls(tuple(content["redirectors"]), PolicyConfig(**policy), content.get("on_unsafe", "redirect"),
+                   None if file is None else path.parent / file)
+
+
+def _require_known(path: Path, content: Mapping, known: set[str]) -> None:
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise ConfigError(f"{path} says {', '.join(map(repr, unknown))}; expected only {', '.join(sorted(known))}. A "
+                          "setting that is not understood is not ignored here.")
+
+
+class DecisionLog(RunListener):
+    """One JSON line for each start, decision and end of a run; a line that cannot be written stops the run.
+
+    Every line has time (UTC), event and run; while a prompt runs also prompt_id and node_id.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._one_at_a_time = threading.Lock()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a", encoding="utf-8"):  # fails now rather than in the first run
+                pass
+
+    def started(self, start) -> None:
+        self._write("started", start, redirector=start.loaded.name, steps=start.steps)
+
+    def decided(self, start, conditioning, decision) -> None:
+        self._write("decided", start, conditioning=conditioning, step=decision.step, sigma=decision.sigma,
+                    timestep=decision.timestep, unsafe_probability=decision.unsafe_probability, unsafe=decision.unsafe,
+                    redirected=decision.redirected)
+
+    def finished(self, start, report, completed) -> None:
+        self._write("finished", start, status=report["status"], verdict=report["verdict"],
+                    reaction=report["reaction"]["taken"], completed=completed)
+
+    def refused(self, why: str) -> None:
+        """A run that no guard could be put on."""
+        self._write("refused", None, why=why)
+
+    def _write(self, event: str, start, **said) -> None:
+        line = json.dumps({"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event,
+                           "run": None if start is None else start.run_id, **_executing(), **said})
+        if self._path is None:
+            logging.getLogger(SHOWN).info("%s", line)
+            return
+        with self._one_at_a_time, open(self._path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class Enforcer:
+    """The guards of a server, and the host's two methods around which they are put."""
+
+    def __init__(self, settings: Enforcement, loaded: tuple[LoadedRedirector, ...], decisions: DecisionLog) -> None:
+        self.settings, self.loaded, self.decisions = settings, loaded, decisions
+        self._before: list[tuple[type, str, object]] = []
+
+    @classmethod
+    def from_file(cls, path: Path) -> Enforcer:
+        """Reads settings and weights.  SafeRedirError when anything is missing or wrong."""
+        settings = Enforcement.read(path)
+        loaded = tuple(LoadedRedirector.place(name, load_redirectors(catalogue.present(name)))
+                       for name in settings.redirectors)
+        try:
+            decisions = DecisionLog(settings.log)
+        except OSError as trouble:
+            raise ConfigError(f"The log {settings.log} cannot be written ({trouble}); expected a file of your own. "
+                              f"Correct 'log' in {path}.") from trouble
+        return cls(settings, loaded, decisions)
+
+    def install(self) -> None:
+        """From now on every sampling run is guarded.  SafeRedirError when the host has other methods than expected."""
+        guider, model = comfy.samplers.CFGGuider, comfy.model_base.BaseModel
+        for owner, name in ((guider, "sample"), (model, "apply_model")):
+            if not callable(vars(owner).get(name)):
+                raise SafeRedirError(f"This ComfyUI has no {owner.__name__}.{name}; expected it, because sampling is "
+                                     "guarded there. Use a supported release of ComfyUI.")
+        self._before = [(guider, "sample", guider.sample), (model, "apply_model", model.apply_model)]
+        guider.sample = self._guarding(guider.sample)
+        model.apply_model = self._requiring(model.apply_model)
+        log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
+                 ", ".join(self.settings.redirectors), self.settings.on_unsafe)
+
+    def uninstall(self) -> None:
+        """For tests: gives the host its own methods back."""
+        for owner, name, method in self._before:
+            setattr(owner, name, method)
+        self._before = []
+
+    def _guarding(self, sample):
+        @functools.wraps(sample)
+        def guarded(guider, *args, **kwargs):
+            guard = self._guard_for(guider.model_patcher)
+            before = guider.model_options
+            # The host's copy, so that neither the graph's MODEL nor another run gets to know of it.
+            guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+            guider.model_options.setdefault("transformer_options", {})
+            add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guard.outer_sample, guider.model_options, True)
+            try:
+                return sample(guider, *args, **kwargs)
+            finally:
+                guider.model_options = before
+        return guarded
+
+    def _requiring(self, apply_model):
+        @functools.wraps(apply_model)
+        def required(model, *args, **kwargs):
+            door = getattr(vars(model).get("apply_model"), "door", None)
+            if door is None or not any(isinstance(guard, EnforcedGuard) for guard in door.guards):
+                why = "A node calls the model outside of a guarded sampling run"
+                self.decisions.refused(why)
+                raise SafeRedirError(f"{why}. This server guards every run (SafeRedir enforcement); expected sampling "
+                                     "through ComfyUI's own samplers. Use those.")
+            return apply_model(model, *args, **kwargs)
+        return required
+
+    def _guard_for(self, patcher) -> EnforcedGuard:
+        """The guard with all redirectors that fit a model.  ContextError when none does."""
+        fitting, errors = [], []
+        for each in self.loaded:
+            try:
+                require_fitting_model(patcher, each)
+                fitting.append(each)
+            except ContextError as error:
+                errors.append(str(error))
+        if not fitting:
+            why = "This server guards every run (SafeRedir enforcement) and has no redirector for this model"
+            self.decisions.refused(f"{why}: {errors[0]}")
+            raise ContextError(f"{why}: {errors[0]}")
+        loaded = fitting[0] if len(fitting) == 1 else LoadedRedirector.stacked(fitting)
+        comfy.model_management.load_models_gpu([*loaded.patchers])
+        return EnforcedGuard(loaded, self.settings.policy, Recorder(), (self.decisions,),
+                             Reaction(on_unsafe=self.settings.on_unsafe))
+
+
+class EnforcedGuard(Guard):
+    """A guard that a server put on a run; `_requiring` knows it by its type."""
+
+
+def enforce_if_asked() -> Enforcer | None:
+    """Called when the pack is loaded.  SystemExit, which ends the server's start, when enforcement is asked for and
+    cannot be had."""
+    name = os.environ.get(ENVIRONMENT)
+    if not name:
+        return None
+    try:
+        enforcer = Enforcer.from_file(Path(name))
+        enforcer.install()
+    except Exception as trouble:
+        raise SystemExit(f"SafeRedir: {ENVIRONMENT} is set and enforcement cannot be had, so the server does not "
+                         f"start: {trouble}") from trouble
+    return enforcer
+
+
+def _executing() -> dict[str, str]:
+    """Which prompt and node of the queue are being executed, when the host says."""
+    context = get_executing_context()
+    return {} if context is None else {"prompt_id": context.prompt_id, "node_id": context.node_id}

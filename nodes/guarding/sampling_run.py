@@ -1,0 +1,352 @@
+"""One guarded sampling run: judges before each model call, and hands the model redirected copies of the conds.
+
+    sampler callback tells the run which step it is in
+    PREDICT_NOISE    one evaluation per model call, before it (mode "upstream": after it)
+    CALC_COND_BATCH  hands the model copies of the conds with the redirected context, through the door
+
+A model call that comes by another way than PREDICT_NOISE, with another batch (context windows) or with conds made in
+mid-run, is judged in CALC_COND_BATCH.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import comfy.samplers
+import comfy.utils
+import torch
+
+from saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
+from saferedir_core.speed import SpeedConfig
+from saferedir_core.stack import StackedRun
+
+from ..types import LoadedRedirector, Marker
+from .architectures import latent_of, require_fitting_model, timestep_of, with_pooled
+from .conds import (
+    CONTEXTS,
+    CONTROLNET_MARKER,
+    ISSUED,
+    MARKER,
+    POOLED,
+    PROMPT,
+    Issued,
+    context_of,
+    draws,
+    prompt_of,
+    require_judgeable,
+    side_draws,
+    with_contexts,
+)
+from .door import Door
+from .listeners import RunListener, RunStart
+from .prompts import Prompts
+from .reaction import Reaction, UnsafeStopped
+
+SPEED = SpeedConfig(deferred=None)  # no waiting for an accelerator
+# Share of the negative prompt in a prediction from which on it is drawn; the usual guidance leaves it below 0.
+DRAWN_SHARE = 0.1
+# Model options by which a node puts a guidance of its own in the place of the host's.
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
+            "sampler_calc_cond_batch_function")
+
+log = logging.getLogger("saferedir")
+
+
+class SamplingRun:
+    """State of one guarded sampling run."""
+
+    def __init__(self, start: RunStart, guider, door: Door, reaction: Reaction = Reaction(),
+                 listeners: tuple[RunListener, ...] = ()) -> None:
+        self.start, self.guider, self.door, self.reaction, self.listeners = start, guider, door, reaction, listeners
+        self.loaded: LoadedRedirector = start.loaded
+        self.config: PolicyConfig = start.config
+        self.step = 0
+        self.errors: list[str] = []
+        # What is done about an unsafe run at once has to be known at once.
+        speed = SPEED if reaction.on_unsafe in ("redirect", "observe") else replace(SPEED, deferred=False)
+        self.prompts = Prompts(start.loaded.redirectors, start.config, speed)
+        self._judged: list[RedirectionRun | StackedRun] = []  # in the model call that is under way
+        self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
+        # Of that call, by the id of the side's conds: whether the side is drawn or pushed away, and its prediction.
+        self._predictions: dict[int, tuple[bool, torch.Tensor]] = {}
+        self._all_drawn = False  # the negative prompt turned out to be drawn by some node's own guidance
+
+    # ------------------------------------------------------------------------------ what the host calls
+
+    def check_conds(self) -> None:
+        """Looks at every guarded cond before any model is loaded; an error when one cannot be judged."""
+        with self._failing_closed("reading the prompts"):
+            require_fitting_model(self.guider.model_patcher, self.loaded)  # a node may have put another one in
+            for side, conds in self.guider.conds.items():
+                self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
+                                         if isinstance(cond.get(name), Marker)]
+                if not self._draws(side):
+                    continue
+                if not conds:
+                    raise ContextError(f"The {side} conditioning is empty; expected at least one prompt. Connect CLIP "
+                                       "Text Encode to the sampler.")
+                for cond in conds:
+                    require_judgeable(cond, self.loaded.redirector)
+
+    def counting(self, callback):
+        """The sampler's callback, which also tells this run how many steps the sampler has reported.
+
+        Samplers that call the model several times a step report it after the first of these calls, so the others are
+        recorded under the step they lead to.
+        """
+        def count(step, denoised, x, total_steps):
+            self.step = step + 1
+            self.door.settle()
+            if callback is not None:
+                callback(step, self.blanked(denoised), self.blanked(x), total_steps)
+        return count
+
+    def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
+        self._calling, self._judged, self._predictions = x, [], {}
+        try:
+            if self.config.mode == "guard":
+                self._observe(x, timestep)
+                prediction = executor(x, timestep, model_options, seed)
+                if self._guidance_is_a_nodes_own(model_options) and self._pulls_towards_the_negative(prediction):
+                    self._all_drawn = True
+                    prediction = executor(x, timestep, model_options, seed)
+                return prediction
+            # The published code evaluates in the scheduler's step, after the UNet has been called.
+            with self._failing_closed("reading the prompts"):
+                self._prepare(x.shape[0])
+            prediction = executor(x, timestep, model_options, seed)
+            self._observe(x, timestep)
+            return prediction
+        finally:
+            self._calling = None
+
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
+        for each in (model, *(clone.model for clone in model_options.get("multigpu_clones", {}).values())):
+            self.door.watch(each)
+        self.door.receive(conds)
+        guarded = conds
+        with self._failing_closed("redirecting the prompt"):
+            if not self._is_whole(x_in, model_options):
+                self._begin_call_of_its_own(x_in.shape[0])
+            guarded = [self._redirect_side(side_conds, x_in, timestep) for side_conds in conds]
+        with self.door.opened(guarded):
+            predictions = executor(model, guarded, x_in, timestep, model_options)
+        if self._is_whole(x_in, model_options):
+            for side_conds, prediction in zip(conds, predictions):
+                if side_conds:
+                    self._predictions.setdefault(id(side_conds), (self._side_draws(side_conds), prediction))
+        return predictions
+
+    def _is_whole(self, x: torch.Tensor, model_options: dict) -> bool:
+        """Whether these latents are those of the sampler's own call, item by item, though perhaps disturbed (SAG)."""
+        if self._calling is None or self._calling.shape[0] != x.shape[0]:
+            return False
+        return x is self._calling or "context_handler" not in model_options
+
+    def _begin_call_of_its_own(self, batch: int) -> None:
+        """A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to."""
+        if self.config.mode == "upstream":
+            raise ContextError(f"The model is called with {batch} latents outside of the sampler's own call; expected "
+                               "the whole batch, because mode 'upstream' decides after that call. Use mode 'guard'.")
+        self._judged = []
+
+    def settle(self) -> None:
+        """Waits for decisions that stayed on the device, and raises what went wrong there, before a latent goes out."""
+        with self._failing_closed("judging the latent"):
+            for run in self.prompts.runs:
+                run.settle()
+
+    def tell(self) -> None:
+        """Tells the listeners what has been decided since."""
+        for number, run in enumerate(self.prompts.runs):
+            for decision in run.arrived():
+                for listener in self.listeners:
+                    listener.decided(self.start, number, decision)
+
+    def require_guarded(self) -> None:
+        """An error unless all that the sampler did came by here and was judged."""
+        self.door.settle()
+        if not self.start.steps or self.errors:
+            return
+        if not self.door.calls:
+            self.refuse("the sampler never called the model that this guard watches")
+        elif not any(len(run.trajectory) for run in self.prompts.runs):
+            self.refuse("the model was called and no prompt was ever judged")
+
+    def refuse(self, what: str) -> None:
+        """Stops a run that is not guarded, or notes that it was not."""
+        with self._failing_closed("watching the sampler"):
+            raise EvaluationError(f"{what}. A node replaces or bypasses the guard's part in sampling; place SafeRedir "
+                                  "Guard after it, or remove it.")
+
+    def blanked(self, latent: torch.Tensor) -> torch.Tensor:
+        """The latent (B, ...) with zeros for every image that was judged unsafe, if unsafe images are to be blank."""
+        unsafe = self.prompts.unsafe_items(latent.shape[0]) if self.reaction.on_unsafe == "blank" else []
+        if not unsafe:
+            return latent
+        latent = latent.clone()
+        latent[unsafe] = 0.0
+        return latent
+
+    def report(self) -> dict:
+        """The run's report; with several guarded conds that of the first redirected one, the others beside it."""
+        content = self.prompts.report()
+        return self.reaction.told(content, self.errors)
+
+    # ------------------------------------------------------------------------------ judging
+
+    def _prepare(self, batch: int) -> list[RedirectionRun | StackedRun]:
+        """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
+        return [self.prompts.run_of(context, batch, context_of(cond, POOLED))
+                for side, conds in self.guider.conds.items() if self._draws(side)
+                for cond in conds for context in _contexts(cond)]
+
+    def _draws(self, side: str) -> bool:
+        return self._all_drawn or draws(self.guider, side)
+
+    def _side_draws(self, conds: list[dict]) -> bool:
+        return self._all_drawn or side_draws(self.guider, conds)
+
+    def _guidance_is_a_nodes_own(self, model_options: dict) -> bool:
+        return type(self.guider) is not comfy.samplers.CFGGuider or any(name in model_options for name in GUIDANCE)
+
+    def _pulls_towards_the_negative(self, prediction: torch.Tensor) -> bool:
+        """Whether any image's prediction holds a share of a side that is thought to be pushed away.
+
+        The guider's own guidance is known beforehand (`draws`); this finds a guidance function of some node that
+        draws the negative prompt all the same.  Guidance weighs the sides' predictions, with weights that add up to
+        1: the weights are fitted to what came out.  The negative prompt's is 1 - cfg for the usual guidance.
+        """
+        drawn = [each.float() for is_drawn, each in self._predictions.values() if is_drawn]
+        pushed = [each.float() for is_drawn, each in self._predictions.values() if not is_drawn]
+        if self._all_drawn or not drawn or not pushed:
+            return False
+        if any(each.shape != prediction.shape for each in (*drawn, *pushed)):
+            return False
+        first, *others = drawn
+        away = torch.stack([(each - first).flatten(1) for each in (*pushed, *others)], dim=1)  # (B, sides, n)
+        fitted = torch.linalg.pinv(away @ away.mT, rtol=1e-5, hermitian=True) @ (
+            away @ (prediction.float() - first).flatten(1)[..., None])
+        return bool((fitted[:, :len(pushed)] > DRAWN_SHARE).any())
+
+    def _observe(self, x: torch.Tensor, sigma: torch.Tensor) -> None:
+        """One evaluation of every guarded cond at this model call.  x: sampler space, (B, C, h, w)."""
+        with self._failing_closed("judging the latent"):
+            for run in dict.fromkeys(self._prepare(x.shape[0])):
+                self._observe_run(run, x, sigma)
+
+    def _observe_run(self, run: RedirectionRun | StackedRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
+        sampling = self.guider.inner_model.model_sampling
+        redirector = self.loaded.redirector
+        latent = latent_of(self.prompts.kind, sampling, sigma, x).to(redirector.device, redirector.dtype)
+        run.observe(latent, timestep_of(self.prompts.kind, sampling, sigma), step=self.step, sigma=sigma)
+        self._judged.append(run)
+        self.tell()
+        if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
+            raise UnsafeStopped(f"SafeRedir ({self.loaded.name}) stopped this run at step {self.step}: it was judged "
+                                "unsafe, and on_unsafe is 'stop'. Change the prompt.")
+
+    # ------------------------------------------------------------------------------ redirecting
+
+    def _redirect_side(self, conds: list[dict] | None, x: torch.Tensor, sigma: torch.Tensor) -> list[dict] | None:
+        """The conds of one side as the model may see them: the same list when nothing changes, else copies."""
+        if conds is None:
+            return None
+        guarded = self._side_draws(conds)
+        if not guarded and self.config.mode == "guard":
+            return conds
+        redirected = [self._redirect_cond(cond, guarded, x, sigma) for cond in conds]
+        return redirected if any(new is not old for new, old in zip(redirected, conds)) else conds
+
+    def _redirect_cond(self, cond: dict, guarded: bool, x: torch.Tensor, sigma: torch.Tensor) -> dict:
+        prompt_of(cond)
+        issued = {name: self._redirect_context(cond, name, guarded, x, sigma) for name in CONTEXTS
+                  if context_of(cond, name) is not None}
+        if context_of(cond, POOLED) is not None and self.prompts.pooled_dim and guarded:
+            issued[POOLED] = self._redirect_pooled(cond, x.shape[0])
+        changed = {name: each for name, each in issued.items() if each is not None}
+        return with_contexts(cond, changed) if changed else cond
+
+    def _redirect_context(self, cond: dict, name: str, guarded: bool, x: torch.Tensor,
+                          sigma: torch.Tensor) -> Issued | None:
+        """What shall stand in the place of one context; None when it stays."""
+        found, given, run_ids = self._found(cond, name)
+        batch = x.shape[0]
+        y = self._found(cond, POOLED)[0]
+        if guarded:
+            run = self.prompts.run_of(found, batch, y)
+            if not any(run is each for each in self._judged) and self.config.mode == "guard":
+                self._observe_run(run, x, sigma)
+        elif name == PROMPT and self.prompts.runs:
+            # The published hooks shift the negative prompt by the positive's delta as well.
+            run = self.prompts.runs[0]
+        else:
+            return None
+        if self.reaction.on_unsafe == "observe":
+            return None
+        prompt = self.prompts.prompt(found, batch, y if guarded else None)
+        original, restored = prompt.original, prompt.restored
+        if run_ids:  # another guard's shift stays, and this one's is added to it
+            original, restored = comfy.utils.repeat_to_batch_size(given, batch), False
+        length = run.length
+        if not guarded and length % original.shape[1] == 0:
+            # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.
+            original = original.repeat(1, length // original.shape[1], 1) if length > original.shape[1] else original
+        redirected = run.redirect(original)
+        if redirected is original and not restored:
+            return None
+        return Issued(found, redirected, (*run_ids, self.start.run_id))
+
+    def _redirect_pooled(self, cond: dict, batch: int) -> Issued | None:
+        """What shall stand in the place of a cond's pooled input, whose prompt has been judged; None when it stays."""
+        if self.reaction.on_unsafe == "observe":
+            return None
+        y, given, run_ids = self._found(cond, POOLED)
+        prompt = self.prompts.prompt(self._found(cond, PROMPT)[0], batch, y)
+        original, restored = prompt.pooled, prompt.pooled_restored
+        if run_ids:  # another guard's shift stays, and this one's is added to it
+            original, restored = comfy.utils.repeat_to_batch_size(given, batch)[:, :self.prompts.pooled_dim], False
+        redirected = prompt.run.redirect_pooled(original)
+        if redirected is original and not restored:
+            return None
+        return Issued(y, with_pooled(y, redirected), (*run_ids, self.start.run_id))
+
+    def _found(self, cond: dict, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+        """The context as the host laid it out, as it stands in the cond, and the runs that changed it in between."""
+        given = context_of(cond, name)
+        issued = cond.get(ISSUED, {}).get(name)
+        if issued is None or issued.context is not given:
+            return given, given, ()
+        if self.start.run_id in issued.run_ids:  # it went through this guard before: start from the beginning
+            return issued.found, issued.found, ()
+        return issued.found, given, issued.run_ids
+
+    @contextmanager
+    def _failing_closed(self, doing: str) -> Iterator[None]:
+        """Turns any failure of ours into an error that stops sampling and says so: no unguarded image comes out.
+
+        With on_error "warn" it is logged and kept for the report instead.
+        """
+        try:
+            yield
+        except UnsafeStopped:
+            raise
+        except Exception as error:
+            advice = "" if isinstance(error, SafeRedirError) else (
+                " Expected no failure here: please report it, and remove SafeRedir Guard to sample unguarded.")
+            if self.reaction.on_error == "stop":
+                raise SafeRedirError(f"SafeRedir stopped this run while {doing}, so that no unguarded image comes out: "
+                                     f"{error}{advice}") from error
+            if str(error) not in self.errors:
+                self.errors.append(str(error))
+                log.warning("SafeRedir (%s) does not guard this run, while %s: %s%s", self.loaded.name, doing, error,
+                            advice)
+
+
+def _contexts(cond: dict) -> list[torch.Tensor]:
+    """All contexts of a laid-out cond, its prompt first.  ContextError when it has no prompt."""
+    prompt_of(cond)
+    return [context for context in (context_of(cond, name) for name in CONTEXTS) if context is not None]

@@ -1,0 +1,102 @@
+"""The benchmark: its prompts are frozen and of the test split only, and its stages run at a reduced size."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from saferedir.lab.world.captions import TEST_TEMPLATES, TEST_WORDS, VALIDATION_WORDS
+from saferedir.nodes.demo_world.concepts import CONCEPTS
+from saferedir_core.pairs import read_pairs
+
+
+@pytest.fixture(scope="module")
+def benchmark(comfyui):
+    import demo.benchmark
+
+    return demo.benchmark
+
+
+@pytest.fixture(scope="module")
+def results_page(comfyui):
+    import demo.benchmark_results
+
+    return demo.benchmark_results
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_the_test_prompts_are_the_frozen_ones(benchmark, concept):
+    jobs = benchmark.test_jobs(concept, benchmark.FULL.rows) + benchmark.attack_base(concept, benchmark.FULL.attack)[0]
+    assert benchmark.digest(jobs) == benchmark.FROZEN[concept]
+    explicit = sum(job.row == "explicit" for job in jobs)
+    assert explicit * len(benchmark.TRAINING_SEEDS) >= 1000  # images of each training seed
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_fewer_prompts_are_the_first_of_more(benchmark, concept):
+    def of_row(jobs, row):
+        return [job for job in jobs if job.row == row]
+
+    few, more = (benchmark.test_jobs(concept, dict.fromkeys(benchmark.ROWS, count)) for count in (3, 7))
+    assert all(of_row(more, row)[:3] == of_row(few, row) for row in benchmark.ROWS)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_no_test_prompt_or_test_wording_is_in_the_training_pairs(benchmark, concept):
+    # "not painted in watercolour" denies in training what "painted in watercolour" says in the test: that is allowed.
+    pairs = "\n".join(pair.text for pair in read_pairs(benchmark.ROOT / "models" / "pairs" / f"demo_{concept}.csv")
+                      if pair.unsafe or "not painted in watercolour" not in pair.text)
+    jobs = benchmark.test_jobs(concept, dict.fromkeys(benchmark.ROWS, 60))
+    assert not [job.text for job in jobs if job.text in pairs]
+    held_out = [words for words in {*TEST_WORDS, *VALIDATION_WORDS}
+                if len(words) > 4 and re.search(rf"(?<![\w-]){re.escape(words)}(?![\w-])", pairs)]
+    assert not held_out
+    beginnings = [re.split(r"[{]", template)[0].strip() for template in TEST_TEMPLATES]
+    assert not [words for words in beginnings if words and f"{words} a " in pairs]
+
+
+def test_an_unsafe_job_wants_the_safe_scene_and_a_harmless_one_its_own(benchmark):
+    jobs = benchmark.test_jobs("boat", dict.fromkeys(benchmark.ROWS, 5))
+    assert all((job.wanted["object"] == "car" and job.safe_text) for job in jobs if job.unsafe)
+    assert all((job.wanted["object"] != "boat" and not job.safe_text) for job in jobs if not job.unsafe)
+
+
+@pytest.mark.slow
+def test_every_stage_after_the_training_runs_and_the_page_is_written_of_it(benchmark, results_page, tmp_path,
+                                                                           monkeypatch):
+    monkeypatch.setattr(benchmark, "CONCEPTS", {"stripes": CONCEPTS["stripes"]})
+    monkeypatch.setattr(results_page, "CONCEPTS", {"stripes": CONCEPTS["stripes"]})
+    for file in benchmark.redirectors(tmp_path).values():
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(benchmark.ROOT / "models" / "redirectors" / "demo_stripes.safetensors", file)
+    for file in benchmark.ablations(tmp_path).values():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"unsafe_recall": 1.0, "safe_recall": 0.5}))
+    benchmark.evaluate(tmp_path, (0, 1), benchmark.QUICK)
+    benchmark.compare(tmp_path, (0, 1), benchmark.QUICK)
+    results = {"stripes": results_page.Results(tmp_path, "stripes")}
+    made = {(line["row"], line["method"]) for line in results["stripes"].lines}
+    assert {row for row, _ in made} == {*benchmark.ROWS}
+    assert {"saferedir-0", "saferedir-2", "upstream", "padding", "SLD", "rejection", "oracle"} <= {
+        method for _, method in made}
+    page = results_page.page(tmp_path, results, {"train": 1.0}, {}, {}, {"unguarded": 1.0, "guarded": 1.0})
+    reach = page.split("## What was to be reached")[1].split("## ")[0]
+    assert "| FSR |" in reach and "100.0 %" in reach and "not measured" in reach
+    again = len(results["stripes"].lines)
+    benchmark.evaluate(tmp_path, (0, 1), benchmark.QUICK)
+    assert len(results_page.Results(tmp_path, "stripes").lines) == again
+
+
+def test_a_goal_is_met_at_its_reach_and_lower_is_better_for_attacks(results_page):
+    forget = results_page.Goal("", (), "fsr", 0.97)
+    attack = results_page.Goal("", (), "attack_success", 0.02)
+    assert forget.met(0.97) and forget.met(1.0) and not forget.met(0.96)
+    assert attack.met(0.02) and attack.met(0.0) and not attack.met(0.03)
+
+
+def test_the_readme_gets_the_table_between_its_markers(results_page, tmp_path):
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n", encoding="utf-8")
+    results_page.put_into_readme(file, "| new |")
+    assert file.read_text(encoding="utf-8") == (f"before\n{results_page.BEGIN}\n| new |\n{results_page.END}\nafter\n")

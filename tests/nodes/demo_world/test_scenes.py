@@ -1,0 +1,137 @@
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from saferedir.nodes.demo_world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    HORIZON,
+    OBJECTS,
+    SIZE,
+    STRIPE_PERIOD,
+    STYLES,
+    Scene,
+    all_scenes,
+    background_rows,
+    draw,
+    scenes_of,
+    silhouette,
+    split_of,
+    wash,
+)
+
+EDGE = 4                                                            # columns that the judge takes for background
+CORNERS = [{"x": x, "y": y, "half": 22.0} for x, y in itertools.product((-3.0, 3.0), repeat=2)]
+PLAIN = Scene("fish", "red", "snow", "flat", False)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Every combination of the factors, drawn in the middle."""
+    return {scene: draw(scene) for scene in all_scenes()}
+
+
+def test_there_are_as_many_scenes_as_combinations():
+    scenes = all_scenes()
+    assert len(scenes) == len({scene.factors for scene in scenes}) == 8 * 6 * 4 * 3 * 2
+
+
+def test_every_combination_draws_a_picture_of_its_own(pictures):
+    assert {(picture.shape, picture.dtype) for picture in pictures.values()} == {((SIZE, SIZE, 3), np.dtype(np.uint8))}
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures)
+
+
+def test_only_the_object_differs_between_striped_and_plain(pictures):
+    for scene, picture in pictures.items():
+        if scene.striped:
+            changed = (picture != pictures[replace(scene, striped=False)]).any(axis=-1)
+            around = ndimage.binary_dilation(silhouette(scene) > 0, np.ones((7, 7)))  # as far as the blur reaches
+            assert 100 < changed.sum() and not (changed & ~around).any(), scene
+
+
+def test_a_background_is_constant_along_every_row(pictures):
+    for scene, picture in pictures.items():
+        rows = background_rows(scene.background)
+        rows = wash(rows) if scene.style == "watercolour" else rows
+        edges = np.concatenate([picture[:, :EDGE], picture[:, -EDGE:]], axis=1).astype(float)
+        assert (edges == edges[:, :1]).all(), scene
+        away = np.abs(np.arange(SIZE) - HORIZON * SIZE) > 3          # the horizon itself is blurred
+        assert np.abs(edges[:, 0] - rows)[away].max() < 2, scene
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_the_object_stays_clear_of_the_edges_in_every_pose(name):
+    for pose, style in itertools.product(CORNERS, STYLES):
+        picture = draw(Scene(name, "red", "meadow", style, True, **pose))
+        edges = np.concatenate([picture[:, :EDGE], picture[:, -EDGE:]], axis=1)
+        assert (edges == edges[:, :1]).all()
+        cover = silhouette(Scene(name, "red", "meadow", style, True, **pose))
+        assert not cover[[0, -1]].any()                              # nor does it leave the picture above or below
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_covers_a_part_of_the_picture_that_can_be_judged(name):
+    cover = silhouette(Scene(name, "red", "snow", "flat", False, half=18.0))
+    assert cover.min() == 0 and cover.max() == 1
+    assert 300 < cover.sum() < 0.5 * SIZE**2
+
+
+def test_random_poses_stay_within_their_bounds_and_keep_the_factors():
+    random = np.random.default_rng(0)
+    poses = [PLAIN.with_pose(random) for _ in range(500)]
+    assert all(-3 <= each.x <= 3 and -3 <= each.y <= 3 and 18 <= each.half <= 22 for each in poses)
+    assert {each.factors for each in poses} == {PLAIN.factors}
+    assert max(each.x for each in poses) > 2.9 and min(each.half for each in poses) < 18.1
+
+
+def test_a_pose_moves_the_object():
+    cover, moved = silhouette(PLAIN), silhouette(replace(PLAIN, x=3.0, y=-2.0))
+    assert np.abs(np.roll(cover, (-2, 3), (0, 1)) - moved).max() < 0.01
+
+
+def test_stripes_run_down_the_object_with_their_period():
+    row = draw(Scene("car", "yellow", "snow", "flat", True))[SIZE // 2 + 4].max(axis=-1)
+    inside = row[16:48]                                              # the car's flank: nothing but stripes
+    period = int(STRIPE_PERIOD)
+    assert (inside[period:] == inside[:-period]).all()
+    assert sorted(Counter((inside > 128).tolist()).values()) == [16, 16]
+
+
+def test_the_same_scene_gives_the_same_bytes():
+    scene = Scene("umbrella", "purple", "night", "watercolour", True, x=1.25, y=-2.5, half=19.5)
+    assert np.array_equal(draw(scene), draw(scene))
+    first, second = (PLAIN.with_pose(np.random.default_rng(7)) for _ in range(2))
+    assert first == second
+
+
+def test_the_splits_are_disjoint_and_cover_every_scene():
+    splits = {name: scenes_of(name) for name in ("training", "validation", "test")}
+    assert Counter(itertools.chain(*splits.values())) == Counter(all_scenes())
+    assert all(split_of(scene) == name for name, scenes in splits.items() for scene in scenes)
+    share = {name: len(scenes) / 1152 for name, scenes in splits.items()}
+    assert share["test"] == pytest.approx(0.15, abs=0.04) and share["validation"] == pytest.approx(0.08, abs=0.03)
+
+
+def test_every_factor_is_seen_in_training_and_tested():
+    for split in ("training", "test"):
+        for values, place in ((OBJECTS, 0), (COLOURS, 1), (BACKGROUNDS, 2), (STYLES, 3), ((False, True), 4)):
+            assert {scene.factors[place] for scene in scenes_of(split)} == set(values)
+
+
+def test_neither_the_attribute_nor_the_pose_changes_the_split():
+    random = np.random.default_rng(0)
+    for scene in all_scenes():
+        assert split_of(scene) == split_of(replace(scene, striped=not scene.striped).with_pose(random))
+
+
+@pytest.mark.parametrize("factor, value, expected", [
+    ("object", "dog", "fish, house"), ("colour", "pink", "red, orange"), ("background", "sea", "meadow, desert"),
+    ("style", "oil", "flat, ink, watercolour"),
+])
+def test_an_unknown_factor_is_refused_with_the_known_ones(factor, value, expected):
+    with pytest.raises(ValueError, match=f"{factor} is '{value}'; expected one of {expected}"):
+        replace(PLAIN, **{factor: value})

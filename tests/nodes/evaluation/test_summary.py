@@ -1,0 +1,66 @@
+import pytest
+
+from saferedir.nodes.evaluation import summary
+
+
+def line(method, job, shown=False, unsafe=True, row="explicit", kept=True, **more):
+    return {"method": method, "job": job, "row": row, "text": "", "seed": 0, "unsafe": unsafe, "shown": shown,
+            "score": 0.0, "kept": kept, "factors": {}, "caption_score": None, "triggered": None, "identical": False,
+            "seconds": 1.0, "latent": "", **more}
+
+
+def test_only_images_that_showed_the_concept_count():
+    lines = [line("unguarded", "a", True), line("unguarded", "b", True), line("unguarded", "c", False),
+             line("m", "a", True), line("m", "b", False), line("m", "c", True)]
+    row = summary.summarise(lines)["rows"]["explicit"]
+    assert (row["undefended"]["hits"], row["undefended"]["total"]) == (2, 3)
+    assert (row["methods"]["m"]["fsr"]["hits"], row["methods"]["m"]["fsr"]["total"]) == (1, 2)
+    assert row["methods"]["m"]["attack_success"]["value"] == 0.5 and row["methods"]["m"]["n"] == 3
+
+
+def test_kept_counts_where_the_oracle_kept_all():
+    lines = [line("unguarded", job, True) for job in "abc"]
+    lines += [line("oracle", "a"), line("oracle", "b"), line("oracle", "c", kept=False)]
+    lines += [line("m", "a", kept=True), line("m", "b", kept=False), line("m", "c", kept=True)]
+    kept = summary.summarise(lines)["rows"]["explicit"]["methods"]["m"]["kept"]
+    assert (kept["hits"], kept["total"]) == (1, 2)
+
+
+def test_harmless_prompts_count_whether_or_not_the_detector_fires():
+    lines = [line("unguarded", job, False, unsafe=False, row="benign") for job in "ab"]
+    lines += [line("m", "a", unsafe=False, row="benign", identical=True, triggered=False),
+              line("m", "b", unsafe=False, row="benign", triggered=True, seconds=1.5)]
+    figures = summary.summarise(lines)["rows"]["benign"]["methods"]["m"]
+    assert figures["identical"]["value"] == figures["triggered"]["value"] == 0.5
+    assert figures["added_seconds"]["value"] == 0.25 and "fsr" not in figures
+
+
+def test_training_seeds_are_averaged_with_their_range():
+    lines = [line("unguarded", job, True) for job in "abcd"]
+    lines += [line(f"ours-{seed}", job, seed == 1 and job == "a") for seed in range(2) for job in "abcd"]
+    result = summary.summarise(lines)
+    fsr = result["rows"]["explicit"]["methods"]["ours"]["fsr"]
+    assert (fsr["value"], fsr["min"], fsr["max"], fsr["hits"], fsr["total"]) == (0.875, 0.75, 1.0, 7, 8)
+    assert result["groups"] == {"ours": ["ours-0", "ours-1"]}
+
+
+def test_a_name_with_a_number_is_no_seed_when_it_stands_alone():
+    assert summary.seed_groups(["sd-15", "ours-0", "ours-1", "net", "net-2", "net-3"]) == {
+        "sd-15": ["sd-15"], "ours": ["ours-0", "ours-1"], "net": ["net"], "net-2": ["net-2"], "net-3": ["net-3"]}
+
+
+def test_frechet_needs_enough_images():
+    lines = [line(method, str(job), True, features=[float(job % 3), float(job % 2)]) for method in
+             ("unguarded", "oracle", "m") for job in range(4)]
+    figures = summary.summarise(lines)["rows"]["explicit"]["methods"]["m"]
+    assert figures["frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "frechet" not in summary.summarise(lines[:3])["rows"]["explicit"]["methods"]["unguarded"]
+
+
+def test_the_tables_have_a_line_per_row_and_a_column_per_method():
+    lines = [line("unguarded", "a", True), line("ours-0", "a"), line("ours-1", "a", True),
+             line("unguarded", "b", True, row="attack: typos"), line("ours-0", "b", row="attack: typos")]
+    text = summary.markdown(summary.summarise(lines))
+    assert "| row | images | unguarded | ours |" in text
+    assert "| explicit | 1 | 0.0 (0.0 to 79.3) | 50.0 (9.5 to 90.5) / 0.0 to 100.0 |" in text
+    assert "| attack: typos | 1 | 100.0 (20.7 to 100.0) | 100.0 (20.7 to 100.0) | 0.0 (0.0 to 79.3) |" in text

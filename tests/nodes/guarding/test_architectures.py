@@ -1,0 +1,261 @@
+"""Every kind of model of the table, as tiny models of the host's own classes: guarded runs, and refusals by name."""
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.supported_models
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+
+import saferedir_core as core
+from saferedir.nodes import types
+from saferedir.nodes.guarding import bridge, enforce, reaction
+from saferedir_core import architecture
+
+WIDTH, POOLED, STEPS, BATCH = 16, 24, 2, 2
+UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+        "channel_mult": (1, 2), "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
+        "transformer_depth_middle": 1, "context_dim": WIDTH, "use_spatial_transformer": True, "legacy": False,
+        "use_linear_in_transformer": True, "adm_in_channels": None, "use_temporal_attention": False, "num_heads": 2,
+        "num_head_channels": -1}
+V_PREDICTION = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([0.0, 1.0])}  # how the host tells
+# Of each kind: the host's class, its config, and the length of a prompt.
+TINY = {
+    "sd1": ("SD15", {**UNET, "use_linear_in_transformer": False}, 77),
+    "sd2": ("SD20", UNET, 154),
+    "sdxl": ("SDXL", {**UNET, "num_classes": "sequential", "adm_in_channels": POOLED + 6 * 256}, 77),
+    "sd3": ("SD3", {"in_channels": 16, "patch_size": 2, "depth": 1, "num_patches": 64, "pos_embed_max_size": 8,
+                    "pos_embed_scaling_factor": None, "adm_in_channels": POOLED, "context_embedder_config": {
+                        "target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 64}}}, 77 + 90),
+    "flux": ("FluxSchnell", {"image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2,
+                             "vec_in_dim": POOLED, "context_in_dim": WIDTH, "hidden_size": 32, "mlp_ratio": 2.0,
+                             "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6],
+                             "theta": 10000, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": []}, 300),
+    "zimage": ("ZImage", {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "n_layers": 1,
+                          "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 4, "qk_norm": True,
+                          "axes_dims": [16, 24, 24], "axes_lens": [300, 64, 64], "rope_theta": 256.0,
+                          "ffn_dim_multiplier": 2.0, "z_image_modulation": True, "time_scale": 1000.0,
+                          "pad_tokens_multiple": 32, "cap_feat_dim": WIDTH}, 21),
+}
+WITH_POOLED = ("sdxl", "sd3", "flux")
+
+
+def tiny(name: str, config: dict, state=None):
+    # SD 2.x and XL fix 64 channels a head, which these do not have.
+    kind = type("Tiny", (getattr(comfy.supported_models, name),), {"unet_config": {}, "unet_extra_config": {}})
+    model = kind({**config, "dtype": torch.float32}).get_model(state or {}, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.diffusion_model.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=comfy.model_management.get_torch_device(),
+                                                offload_device=comfy.model_management.unet_offload_device())
+
+
+@pytest.fixture(scope="module")
+def models(comfyui):
+    made = {}
+
+    def model(name: str):
+        if name not in made:
+            host, config, _ = TINY[name]
+            made[name] = tiny(host, config, V_PREDICTION if name == "sd2" else None)
+        return made[name]
+    return model
+
+
+@pytest.fixture
+def redirector():
+    """redirector(architecture, unsafe=...): loaded, with random weights."""
+    kinds = architecture.ARCHITECTURES
+
+    def make(name: str, unsafe: bool, pooled: bool = True, label: str = "scripted"):
+        torch.manual_seed(0)
+        kind = kinds[name]
+        made = core.Redirector(core.RedirectorConfig(
+            latent_dim=kind.channels, prompt_dim=WIDTH, tokens=kind.tokens, variant="token", architecture=name,
+            pooled_dim=POOLED if pooled and kind.pooled else 0))
+        with torch.no_grad():
+            made.classifier[3].weight.zero_()
+            made.classifier[3].bias.copy_(torch.tensor([0.0, 5.0 if unsafe else -5.0]))
+        return types.LoadedRedirector.place(label, made.eval().requires_grad_(False))
+    return make
+
+
+@pytest.fixture
+def guard():
+    def make(model, loaded, on_error="stop"):
+        recorder = types.Recorder()
+        return bridge.guard_model(model, loaded, core.PolicyConfig(), recorder,
+                                                reaction=reaction.Reaction(on_error)), recorder
+    return make
+
+
+def conditioning(length: int, seed: int) -> list:
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, length, WIDTH, generator=generator),
+             {"pooled_output": torch.randn(1, POOLED, generator=generator)}]]
+
+
+def watched(model):
+    """The model, and a list of what every denoiser call gets: sides, context and y."""
+    model, seen = model.clone(), []
+
+    def record(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        y = kwargs.get("y")
+        sides = list(transformer_options["cond_or_uncond"])
+        seen.append((sides, c_crossattn.clone(), None if y is None else y.clone()))
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", record)
+    return model, seen
+
+
+def sample(model, positive, negative, batch: int = BATCH):
+    latent = torch.zeros(batch, model.model.latent_format.latent_channels, 8, 8)
+    with torch.inference_mode():
+        return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, 4.0, "euler", "normal",
+                                   positive, negative, latent, disable_pbar=True, seed=3)
+
+
+def rows_of(seen, side: int):
+    """Every row (context, y) that one side's prompts had: side 0 is the positive one."""
+    for sides, context, y in seen:
+        size = len(context) // len(sides)
+        for place, each in enumerate(sides):
+            if each == side:
+                for row in range(place * size, (place + 1) * size):
+                    yield context[row], None if y is None else y[row]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_safe_run_is_bit_identical(models, redirector, guard, name):
+    positive, negative = conditioning(TINY[name][2], 1), conditioning(TINY[name][2], 2)
+    guarded, recorder = guard(models(name), redirector(name, unsafe=False))
+    expected = sample(models(name), positive, negative)
+    assert torch.equal(sample(guarded, positive, negative), expected) and expected.isfinite().all()
+    decisions = recorder.runs[-1].report["decisions"]
+    assert len(decisions) == STEPS and 999 <= decisions[0]["timestep"] <= 1000
+    assert 0 <= decisions[1]["timestep"] < 100  # the last step of any schedule is near the image
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_unsafe_run_redirects_prompt_and_pooled_vector_but_not_the_negative(models, redirector, guard, name):
+    positive, negative = conditioning(TINY[name][2], 1), conditioning(TINY[name][2], 2)
+    guarded, recorder = guard(models(name), redirector(name, unsafe=True))
+    guarded, seen = watched(guarded)
+    result = sample(guarded, positive, negative)
+    assert recorder.runs[-1].report["status"] == "redirected"
+    assert not torch.equal(result, sample(models(name), positive, negative))
+    model, before = watched(models(name))
+    sample(model, positive, negative)
+    (original, vector), (other, other_vector) = next(rows_of(before, 0)), next(rows_of(before, 1))
+    for context, y in rows_of(seen, 0):
+        assert context.shape == original.shape and not torch.equal(context, original)
+        if name in WITH_POOLED:
+            assert not torch.equal(y[:POOLED], vector[:POOLED]) and torch.equal(y[POOLED:], vector[POOLED:])
+    for context, y in rows_of(seen, 1):
+        assert torch.equal(context, other)
+        assert (y is None and other_vector is None) or torch.equal(y, other_vector)
+
+
+@pytest.mark.parametrize("name", WITH_POOLED)
+def test_a_redirector_without_a_pooled_head_leaves_the_pooled_vector_alone(models, redirector, guard, name):
+    guarded, _ = guard(models(name), redirector(name, unsafe=True, pooled=False))
+    guarded, seen = watched(guarded)
+    positive = conditioning(TINY[name][2], 1)
+    sample(guarded, positive, conditioning(TINY[name][2], 2))
+    assert all(torch.equal(y[:POOLED], positive[0][1]["pooled_output"][0]) for _, y in rows_of(seen, 0))
+
+
+@pytest.mark.parametrize("length", [256, 257, 600])
+def test_prompts_of_any_length_are_judged_where_the_text_encoder_makes_any(models, redirector, guard, length):
+    guarded, recorder = guard(models("flux"), redirector("flux", unsafe=True))
+    sample(guarded, conditioning(length, 1), conditioning(256, 2), batch=1)
+    item = recorder.runs[-1].report["items"][0]
+    assert len(item["tokens"]["token_mask"]) == length
+    assert len(recorder.runs[-1].report["decisions"][0]["chunk_probability"][0]) == -(-length // 256)
+
+
+def test_a_prompt_that_was_cut_is_still_refused_where_prompts_have_chunks(models, redirector, guard):
+    guarded, _ = guard(models("sdxl"), redirector("sdxl", unsafe=False))
+    with pytest.raises(Exception, match="expected a multiple of 77"):
+        sample(guarded, conditioning(76, 1), conditioning(77, 2))
+
+
+@pytest.mark.parametrize("model, other", [("flux", "sd3"), ("sd3", "flux"), ("sdxl", "sd1"), ("sd1", "sd2"),
+                                          ("zimage", "flux")])
+def test_a_redirector_for_another_kind_is_refused_with_both_names(models, redirector, guard, model, other):
+    kinds = architecture.ARCHITECTURES
+    with pytest.raises(core.ContextError) as error:
+        guard(models(model), redirector(other, unsafe=False))
+    assert kinds[model].title in str(error.value) and kinds[other].title in str(error.value)
+    assert f"Load a redirector for {kinds[model].title}" in str(error.value)
+
+
+def test_with_warnings_only_a_wrong_kind_is_noted_in_the_report(models, redirector, guard):
+    guarded, recorder = guard(models("flux"), redirector("sd3", unsafe=True), on_error="warn")
+    sample(guarded, conditioning(256, 1), conditioning(256, 2))
+    assert "Flux.1" in recorder.runs[-1].report["verdict"]
+
+
+def test_a_model_of_an_unknown_kind_is_refused(redirector, guard):
+    refiner = tiny("SDXLRefiner", {**UNET, "num_classes": "sequential", "adm_in_channels": POOLED + 5 * 256})
+    with pytest.raises(core.ContextError, match="of the kind 'SDXLRefiner'.*expected one of: Stable"):
+        guard(refiner, redirector("sdxl", unsafe=False))
+
+
+def test_a_model_that_is_put_in_after_the_guard_is_looked_at_again(models, redirector, guard):
+    guarded, _ = guard(models("sd3"), redirector("sd3", unsafe=False))
+    guarded = guarded.clone()
+    guarded.model = models("flux").model
+    with pytest.raises(Exception, match=r"The model is Flux\.1 .* made for Stable Diffusion 3\.x"):
+        sample(guarded, conditioning(256, 1), conditioning(256, 2))
+
+
+def test_conditioning_names_the_kinds_when_a_prompt_is_of_another(redirector):
+    context = torch.randn(1, 77, 2048)
+    with pytest.raises(core.ContextError, match="Diffusion 1.x; .*Prompts of Stable Diffusion XL"):
+        bridge.redirect_conditioning([[context, {}]], redirector("sd1", unsafe=False).redirectors,
+                                                   core.PolicyConfig())
+
+
+def test_enforcement_refuses_a_model_that_no_redirector_is_for(models, redirector):
+    enforcer = enforce.Enforcer(enforce.Enforcement(("x",)), (redirector("sd1", unsafe=False),),
+                                enforce.DecisionLog(None))
+    with pytest.raises(core.ContextError, match=r"Flux\.1 .* Stable Diffusion 1\.x"):
+        enforcer._guard_for(models("flux"))
+
+
+def test_conditioning_and_guard_together_redirect_the_pooled_vector_once(models, redirector, guard):
+    loaded, positive, negative = redirector("sdxl", unsafe=True), conditioning(77, 1), conditioning(77, 2)
+    baked = bridge.redirect_conditioning(positive, loaded.redirectors,
+                                                       core.PolicyConfig())
+    assert not torch.equal(baked[0][1]["pooled_output"], positive[0][1]["pooled_output"])
+    alone, _ = guard(models("sdxl"), loaded)
+    assert torch.equal(sample(alone, baked, negative), sample(alone, positive, negative))
+    safe = bridge.redirect_conditioning(positive, redirector("sdxl", unsafe=False).redirectors,
+                                                      core.PolicyConfig())
+    assert safe[0][1]["pooled_output"] is positive[0][1]["pooled_output"]
+
+
+def test_a_pooled_vector_that_was_never_judged_stops_the_run(models, redirector, guard):
+    guarded, _ = guard(models("sdxl"), redirector("sdxl", unsafe=False))
+
+    def swap(apply_model, args):
+        return apply_model(args["input"], args["timestep"], **{**args["c"], "y": args["c"]["y"] + 1})
+    guarded.set_model_unet_function_wrapper(swap)
+    with pytest.raises(Exception, match="neither judged nor issued"):
+        sample(guarded, conditioning(77, 1), conditioning(77, 2))
+
+
+def test_two_guards_add_their_shifts_of_the_pooled_vector(models, redirector, guard):
+    positive, negative = conditioning(77, 1), conditioning(77, 2)
+    first, _ = guard(models("sdxl"), redirector("sdxl", unsafe=True))
+    second, _ = guard(first, redirector("sdxl", unsafe=True, label="second"))
+    shifts = []
+    for model in (first, second):
+        model, seen = watched(model)
+        sample(model, positive, negative)
+        shifts.append(next(rows_of(seen, 0))[1][:POOLED] - positive[0][1]["pooled_output"][0])
+    torch.testing.assert_close(shifts[1], 2 * shifts[0], rtol=1e-3, atol=1e-4)

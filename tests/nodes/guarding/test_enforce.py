@@ -1,0 +1,176 @@
+"""Enforcement inside the host's real sampler: whatever model arrives, its runs are guarded."""
+
+import json
+
+import comfy.model_base
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+
+import saferedir_core as core
+from saferedir.nodes import types
+from saferedir.nodes.guarding import bridge, enforce, reaction
+from saferedir.nodes.weights import catalogue
+
+BATCH, STEPS = 1, 2
+
+
+@pytest.fixture
+def enforced(scripted, tmp_path):
+    """enforced(loaded, ...): installs enforcement with a redirector; its log is tmp_path/decisions.jsonl."""
+    installed = []
+
+    def make(*loaded, on_unsafe="redirect"):
+        settings = enforce.Enforcement(("scripted",), on_unsafe=on_unsafe, log=tmp_path / "decisions.jsonl")
+        installed.append(enforce.Enforcer(settings, loaded, enforce.DecisionLog(settings.log)))
+        installed[-1].install()
+        return lambda: [json.loads(line) for line in settings.log.read_text(encoding="utf-8").splitlines()]
+    yield make
+    for enforcer in reversed(installed):
+        enforcer.uninstall()
+
+
+def sample(model, positive, negative, cfg=4.0):
+    latent = torch.zeros(BATCH, 4, 8, 8)
+    with torch.inference_mode():
+        return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, cfg, "euler", "normal",
+                                   positive, negative, latent, disable_pbar=True, seed=3)
+
+
+def seen_by(model):
+    """A clone of a model, and the contexts that its denoiser is given."""
+    model, seen = model.clone(), []
+
+    def record(executor, x, timesteps, context, *args, **kwargs):
+        seen.extend(row.clone() for row in context)
+        return executor(x, timesteps, context, *args, **kwargs)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
+    return model, seen
+
+
+def test_a_plain_model_is_guarded_and_each_decision_is_a_line(demo_world, prompts, scripted, enforced):
+    lines = enforced(scripted(unsafe=True))
+    (model, seen), positive = seen_by(demo_world[0]), prompts("a striped red fish")
+    sample(model, positive, prompts(""))
+    assert seen and not any(torch.equal(row, positive[0][0][0]) for row in seen)
+    assert [line["event"] for line in lines()] == ["started", *["decided"] * STEPS, "finished"]
+    assert len({line["run"] for line in lines()}) == 1
+    assert lines()[1]["unsafe"] == [True] and lines()[-1]["reaction"] == "redirected"
+
+
+def test_a_safe_run_is_bit_identical(demo_world, prompts, scripted, enforced):
+    positive, negative = prompts("a red fish"), prompts("")
+    before = sample(demo_world[0], positive, negative)
+    enforced(scripted(unsafe=False))
+    assert torch.equal(sample(demo_world[0], positive, negative), before)
+
+
+def test_a_guard_node_that_only_observes_does_not_switch_it_off(demo_world, prompts, scripted, enforced):
+    lines = enforced(scripted(unsafe=True))
+    lenient = bridge.guard_model(
+        demo_world[0], scripted(unsafe=False), core.PolicyConfig(), types.Recorder(),
+        reaction=reaction.Reaction("warn", "observe"))
+    (model, seen), positive = seen_by(lenient), prompts("a striped red fish")
+    sample(model, positive, prompts(""))
+    assert seen and not any(torch.equal(row, positive[0][0][0]) for row in seen)
+    assert lines()[-1]["reaction"] == "redirected"
+
+
+def test_wrappers_that_a_graph_strips_from_the_run_stop_it(demo_world, prompts, scripted, enforced):
+    lines = enforced(scripted(unsafe=True))
+
+    def strip(executor, *args, **kwargs):
+        executor.class_obj.model_options["transformer_options"]["wrappers"].clear()
+        return executor(*args, **kwargs)
+    model = demo_world[0].clone()
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "stripper", strip)
+    with pytest.raises(Exception, match="a way that does not lead past this guard"):
+        sample(model, prompts("a striped red fish"), prompts(""))
+    assert lines()[-1]["event"] == "finished" and not lines()[-1]["completed"]
+
+
+def test_a_guider_that_samples_in_its_own_way_is_refused(demo_world, prompts, scripted, enforced):
+    lines = enforced(scripted(unsafe=True))
+    model, context = demo_world[0].model, prompts("a striped red fish")[0][0]
+    with pytest.raises(Exception, match="outside of a guarded sampling run"):
+        model.apply_model(torch.zeros(1, 4, 8, 8), torch.tensor([1.0]), c_crossattn=context)
+    assert lines()[-1]["event"] == "refused"
+
+
+def test_a_model_that_no_redirector_fits_is_refused(demo_world, prompts, scripted, enforced):
+    lines = enforced(scripted(unsafe=True, width=768))
+    with pytest.raises(Exception, match="has no redirector for this model"):
+        sample(demo_world[0], prompts("a fish"), prompts(""))
+    assert lines()[-1]["event"] == "refused"
+
+
+def test_of_several_redirectors_those_that_fit_judge(demo_world, prompts, scripted, enforced):
+    lines = enforced(scripted(unsafe=True, width=768), scripted(unsafe=False), scripted(unsafe=True))
+    sample(demo_world[0], prompts("a striped red fish"), prompts(""))
+    assert lines()[-1]["reaction"] == "redirected"
+
+
+def test_a_log_that_cannot_be_written_stops_sampling(demo_world, prompts, scripted, enforced, tmp_path):
+    enforced(scripted(unsafe=False))
+    (tmp_path / "decisions.jsonl").unlink()
+    (tmp_path / "decisions.jsonl").mkdir()
+    with pytest.raises(OSError):
+        sample(demo_world[0], prompts("a fish"), prompts(""))
+
+
+def test_the_graphs_model_and_the_host_are_as_before(demo_world, prompts, scripted, enforced):
+    sampling, calling = comfy.samplers.CFGGuider.sample, comfy.model_base.BaseModel.apply_model
+    enforcer = enforce.Enforcer(enforce.Enforcement(("scripted",)), (scripted(unsafe=True),), enforce.DecisionLog(None))
+    enforcer.install()
+    sample(demo_world[0], prompts("a striped red fish"), prompts(""))
+    enforcer.uninstall()
+    assert (comfy.samplers.CFGGuider.sample, comfy.model_base.BaseModel.apply_model) == (sampling, calling)
+    assert not demo_world[0].wrappers.get(WrappersMP.OUTER_SAMPLE) and "saferedir" not in demo_world[0].model_options
+
+
+class TestSettings:
+    def read(self, tmp_path, content):
+        file = tmp_path / "enforce.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return enforce.Enforcement.read(file)
+
+    def test_everything_that_can_be_said(self, tmp_path):
+        settings = self.read(tmp_path, {"redirectors": ["demo-stripes", "demo-boat"], "on_unsafe": "stop",
+                                              "policy": {"threshold": 0.3, "alpha_scale": 1.5}, "log": "made.jsonl"})
+        assert settings.redirectors == ("demo-stripes", "demo-boat") and settings.on_unsafe == "stop"
+        assert (settings.policy.threshold, settings.policy.alpha_scale) == (0.3, 1.5)
+        assert settings.log == tmp_path / "made.jsonl"
+
+    @pytest.mark.parametrize(("content", "message"), [
+        ("{", "is not JSON"),
+        ([], "holds a list; expected an object"),
+        ({}, "expected 'redirectors' as a list"),
+        ({"redirectors": []}, "at least one name"),
+        ({"redirectors": ["demo-stripes"], "polcy": {}}, "says 'polcy'; expected only"),
+        ({"redirectors": ["demo-stripes"], "policy": {"treshold": 0.1}}, "says 'treshold'"),
+        ({"redirectors": ["demo-stripes"], "policy": {"threshold": 2.0}}, "threshold is 2.0"),
+        ({"redirectors": ["demo-stripes"], "policy": {"mode": "upstream"}}, "expected 'guard'"),
+        ({"redirectors": ["demo-stripes"], "on_unsafe": "ignore"}, "on_unsafe is 'ignore'"),
+        ({"redirectors": ["demo-stripes"], "log": 3}, "log is 3"),
+    ])
+    def test_what_is_wrong_is_named(self, tmp_path, content, message):
+        with pytest.raises(ValueError, match=message):
+            self.read(tmp_path, content)
+
+    def test_a_missing_file_or_redirector_ends_the_servers_start(self, tmp_path, monkeypatch):
+        catalogue.register_folder()
+        monkeypatch.setenv(enforce.ENVIRONMENT, str(tmp_path / "nowhere.json"))
+        with pytest.raises(SystemExit, match="does not start.*nowhere.json cannot be read"):
+            enforce.enforce_if_asked()
+        file = tmp_path / "enforce.json"
+        file.write_text('{"redirectors": ["nobody"]}', encoding="utf-8")
+        monkeypatch.setenv(enforce.ENVIRONMENT, str(file))
+        with pytest.raises(SystemExit, match="No redirector named 'nobody'"):
+            enforce.enforce_if_asked()
+
+    def test_it_is_off_by_default(self, monkeypatch):
+        monkeypatch.delenv(enforce.ENVIRONMENT, raising=False)
+        before = comfy.samplers.CFGGuider.sample
+        assert enforce.enforce_if_asked() is None and comfy.samplers.CFGGuider.sample is before

@@ -1,0 +1,125 @@
+"""The two loaders with a Hub on this machine: download at run time, progress, Cancel, and the file from then on."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "hub"))
+
+from hub_server import HubServer  # noqa: E402
+
+import saferedir_core as core
+from saferedir.nodes import hub_loader
+from saferedir.nodes.loader import SafeRedirLoader
+from saferedir.nodes.weights import catalogue, download
+
+SHIPPED = Path(__file__).resolve().parents[3] / "models" / "redirectors" / "demo_boat.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    import folder_paths
+    wanted = tmp_path / "saferedir"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "saferedir",
+                        ([str(wanted), str(catalogue.SHIPPED)], catalogue.EXTENSIONS))
+    folder_paths.filename_list_cache.pop("saferedir", None)
+    return wanted
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.commit = server.put("me/mine", {"ckpt/boat.safetensors": SHIPPED.read_bytes()})
+        yield server
+
+
+def test_a_registry_name_is_downloaded_when_the_node_runs_and_never_again(folder, hub, caplog):
+    caplog.set_level("INFO")
+    loader, digest = SafeRedirLoader, hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    folder.mkdir()
+    (folder / "registry.json").write_text(json.dumps({"version": 1, "redirectors": {"mine": {
+        "concept": "boat", "architecture": "demo", "license": "MIT", "file": "mine.safetensors", "sha256": digest,
+        "settings": {"alpha_scale": 1.5},
+        "source": {"repo_id": "me/mine", "filename": "ckpt/boat.safetensors", "revision": hub.commit}}}}))
+    before = loader.fingerprint_inputs("mine")
+    assert loader.GET_SCHEMA() and hub.requests == []     # neither the list nor the fingerprint asks the network
+    loaded = loader.execute("mine").args[0]
+    assert loaded.redirector.metadata["concept"] == "boat"
+    assert {path.name for path in folder.iterdir()} == {"mine.safetensors", "registry.json"}
+    assert "downloading" in caplog.text and "saved and checked" in caplog.text and "alpha_scale=1.5" in caplog.text
+    assert loader.fingerprint_inputs("mine") == before
+    asked = len(hub.requests)
+    assert asked and loader.execute("mine").args[0].redirector.sha256 == digest and len(hub.requests) == asked
+
+
+def test_any_hub_file_is_loaded_and_kept(folder, hub):
+    node, digest = hub_loader.SafeRedirHubLoader, hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    loaded = node.execute("me/mine", "ckpt/boat.safetensors", "main", digest).args[0]
+    assert loaded.redirector.sha256 == digest and loaded.name == "me/mine"
+    (kept,) = folder.iterdir()
+    assert kept.name.startswith("mine-boat-")
+    asked = len(hub.requests)
+    node.execute(" me/mine ", "/ckpt/boat.safetensors", "", digest.upper())
+    assert len(hub.requests) == asked
+    assert kept.name in catalogue.choices()
+
+
+def test_another_hash_than_asked_for_is_refused(folder, hub):
+    with pytest.raises(core.CheckpointError, match="expected 0000"):
+        hub_loader.SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main", "0" * 64)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [("", "a.pt", "main"), ("a/b", "", "main"), ("a/b", "../a.pt", "main")])
+def test_inputs_that_name_no_file_are_refused_before_anything_is_asked(folder, hub, given):
+    with pytest.raises(core.ConfigError, match="expected"):
+        hub_loader.SafeRedirHubLoader.execute(*given)
+    assert hub.requests == [] and not folder.exists()
+
+
+def test_an_unknown_name_says_which_there_are_and_where_to_put_a_file(folder):
+    with pytest.raises(core.CheckpointError, match="demo-boat.*saferedir and press R"):
+        SafeRedirLoader.execute("nobody")
+
+
+def test_cancel_ends_a_download_and_leaves_nothing(folder, hub):
+    import comfy.model_management as host
+
+    def drip(request):
+        if request.path.startswith("/cdn/") and request.command == "GET":
+            host.interrupt_current_processing()
+            return request.send(SHIPPED.read_bytes(), drip=0.05)
+        return None
+
+    hub.behave = drip
+    with pytest.raises(host.InterruptProcessingException):
+        hub_loader.SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main")
+    assert list(folder.iterdir()) == []
+
+
+def test_progress_reaches_the_node_as_a_bar_and_as_text(monkeypatch):
+    import comfy.utils
+    import server
+
+    bars, texts = [], []
+
+    class Server:
+        def send_progress_text(self, text, node_id):
+            texts.append((text, node_id))
+
+    monkeypatch.setattr(server.PromptServer, "instance", Server(), raising=False)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: bars.append(
+        (value, total, node_id)))
+    monkeypatch.setattr(download, "EVERY", 0.0)
+    progress = download.DownloadProgress("mine", "7")
+    for done, total in ((0, None), (0, 4_000_000), (2_000_000, 4_000_000), (4_000_000, 4_000_000)):
+        progress(done, total)
+    progress.clear()
+    assert bars[0] == (0, 1000, "7") and bars[-1] == (1000, 1000, "7")
+    assert [text for text, _ in texts] == ["Downloading mine: waiting", "Downloading mine: 0.0 of 4.0 MB",
+                                           "Downloading mine: 2.0 of 4.0 MB", "Downloading mine: 4.0 of 4.0 MB", ""]
+    assert {node for _, node in texts} == {"7"}
