@@ -25,8 +25,8 @@ ASKED_OF_HEADS = (".query.", ".norm.")
 
 
 class Judgement(NamedTuple):
-    """RedirectorOutput of every redirector, with C in front: logits (C, R, 2), delta (C, R, T, D), token_mask (C, R, T),
-    alpha (C, R, T, 1), pooled_delta (C, R, P) or None where no redirector reads a pooled vector."""
+    """RedirectorOutput of every redirector: logits (C, R, 2), delta (C, R, T, D), token_mask (C, R, T), alpha
+    (C, R, T, 1), pooled_delta (C, R, P) or None where no redirector reads a pooled vector."""
 
     logits: Tensor
     delta: Tensor
@@ -65,9 +65,9 @@ class Ensemble:
         for each in redirectors.values():
             _require_eval_mode(each)
         self.redirectors = {name: redirectors[name] for name in sorted(redirectors)}
-        self._as_one = self.first.device.type != "cpu" if as_one is None else as_one
-        self._encoders: dict[nn.Module, nn.Module] = {}
-        self._heads: list[_Heads] | None = None
+        self._as_one = as_one
+        self._encoders: dict[nn.Module, nn.Module] = {}     # those without batch norms, by the redirectors' own
+        self._judges: list[_Judges | _Whole] | None = None
 
     @property
     def first(self) -> Redirector:
@@ -86,15 +86,15 @@ class Ensemble:
 
     def read(self, prompt: Prompt) -> list:
         """What the prompt alone decides, for `judge`."""
-        if self._heads is None:
+        if self._judges is None:
             self._prepare()
-        return [heads.read(prompt) for heads in self._heads]
+        return [each.read(prompt) for each in self._judges]
 
     def judge(self, readings: list, latent: Tensor, timesteps: Tensor) -> Judgement:
         """latent (B, C, h, w), timesteps (B,)."""
         joints = self._joints(latent, timesteps)
-        return _joined([heads.judge(reading, joints, latent, timesteps)
-                        for heads, reading in zip(self._heads, readings, strict=True)], latent.device)
+        return _joined([each.judge(reading, joints, latent, timesteps)
+                        for each, reading in zip(self._judges, readings, strict=True)], latent.device)
 
     def judge_whole(self, prompt: Prompt, latent: Tensor, timesteps: Tensor) -> Judgement:
         """Every redirector asked by itself, by its own `forward`."""
@@ -103,35 +103,37 @@ class Ensemble:
 
     def _prepare(self) -> None:
         """Redirectors of one shape next to each other become one; a stack of several shapes stays in order."""
+        as_one = self.first.device.type != "cpu" if self._as_one is None else self._as_one
         groups: list[list[Redirector]] = []
         for each in self.redirectors.values():
-            if groups and self._as_one and _shape(groups[-1][0]) == _shape(each):
+            if groups and as_one and _shape(groups[-1][0]) == _shape(each):
                 groups[-1].append(each)
             else:
                 groups.append([each])
-        self._heads = [_Whole(*group) if _has_own_forward(group[0]) else _Heads(group) for group in groups]
-        self._encoders = {each.latent_encoder: fused_encoder(each.latent_encoder)
-                          for each in self.redirectors.values() if not _has_own_forward(each)}
+        self._judges = [_Whole(*group) if _has_own_forward(group[0]) else _Judges(group) for group in groups]
+        for each in self.redirectors.values():
+            if not _has_own_forward(each) and each.latent_encoder not in self._encoders:
+                self._encoders[each.latent_encoder] = fused_encoder(each.latent_encoder)
 
     def _joints(self, latent: Tensor, timesteps: Tensor) -> dict[Redirector, Tensor]:
-        """Joint feature (B, J) of each redirector, made once for those that share their encoders."""
-        features, times, joints = {}, {}, {}
+        """Joint feature (B, J) of each redirector, the very same tensor for those that share their encoders."""
+        features, times, joints, own = {}, {}, {}, {}
         for each in self.redirectors.values():
             if _has_own_forward(each):
                 continue
-            encoder, pool, clock = each.latent_encoder, each.config.latent_pool, each.t_encoder
-            if (encoder, pool) not in features:
-                cast = pooled_latent(latent.to(each.device, each.dtype), pool)
-                features[encoder, pool] = self._encoders[encoder](cast)
+            reads, clock = (each.latent_encoder, each.config.latent_pool), each.t_encoder
+            if reads not in features:
+                cast = latent.to(each.device, each.dtype)
+                features[reads] = self._encoders[each.latent_encoder](pooled_latent(cast, each.config.latent_pool))
             if clock not in times:
                 times[clock] = each.timestep_feature(timesteps.to(each.device))
-            if (encoder, pool, clock) not in joints:
-                joints[encoder, pool, clock] = torch.cat([features[encoder, pool], times[clock]], dim=-1)
-        return {each: joints[each.latent_encoder, each.config.latent_pool, each.t_encoder]
-                for each in self.redirectors.values() if not _has_own_forward(each)}
+            if (reads, clock) not in joints:
+                joints[reads, clock] = torch.cat([features[reads], times[clock]], dim=-1)
+            own[each] = joints[reads, clock]
+        return own
 
 
-class _Heads(nn.Module):
+class _Judges(nn.Module):
     """All but the encoders of c redirectors of one shape."""
 
     def __init__(self, redirectors: Sequence[Redirector]):
@@ -188,12 +190,17 @@ class _Whole:
 
 def fused_encoder(encoder: nn.Sequential) -> nn.Sequential:
     """A latent encoder in eval mode with its batch norms folded into its convolutions, on memory of its own."""
-    dtype = next(encoder.parameters()).dtype
-    fused = copy.deepcopy(encoder).to(torch.promote_types(dtype, torch.float32))  # products of weights, rounded once
+    fused = copy.deepcopy(encoder)
     for block in fused[:3]:
-        block.conv = nn.Sequential(fuse_conv_bn_eval(*block.conv[:2]), nn.ReLU(inplace=True),
-                                   fuse_conv_bn_eval(*block.conv[3:]))
-    return fused.to(dtype, memory_format=torch.channels_last)
+        block.conv = nn.Sequential(_folded(*block.conv[:2]), nn.ReLU(inplace=True), _folded(*block.conv[3:]))
+    return fused.to(memory_format=torch.channels_last)
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Folded in float32 or wider, so that half-precision weights are rounded once."""
+    dtype = convolution.weight.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    return fuse_conv_bn_eval(copy.deepcopy(convolution).to(wide), copy.deepcopy(norm).to(wide)).to(dtype)
 
 
 def require_stackable(redirectors: Mapping[str, Redirector]) -> None:

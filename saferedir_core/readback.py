@@ -38,6 +38,8 @@ class Readback:
             self._added = []
 
     def take_arrived(self) -> None:
+        if all(tensor.device.type == "cpu" for each in self._added for tensor in each.tensors.values()):
+            self.send()     # it has nowhere to go
         self._take(wait=False)
 
     def settle(self) -> None:

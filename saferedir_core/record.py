@@ -27,7 +27,7 @@ class Record:
         self._dtypes, self._tokens = dtypes, tokens
 
     def add(self, values: dict[str, list], step: int | None, sigma: float | None) -> Decision:
-        """Takes up one observation.  Raises as RedirectionRun.observe does for what is not finite, and takes up nothing.
+        """One observation.  Raises as RedirectionRun.observe does for what is not finite, and then keeps nothing.
 
         values, nested lists of C concepts, B items and k chunks:
             timesteps (B), redirected (C, B, k); sigma (1) where it is a tensor; unless all were counting down
@@ -114,5 +114,5 @@ def _require_finite(values: dict[str, list], dtypes: Sequence[torch.dtype]) -> N
                 raise LatentError(f"The latent of item {item} holds NaN or infinity; expected finite values. Run the "
                                   "diffusion model in a wider dtype, or check the sampler's settings.")
             if is_due and not all(map(math.isfinite, sums[item])):
-                raise EvaluationError(f"The redirector gave NaN or infinity for item {item} in {dtype}; expected finite "
-                                      "outputs. Load it with dtype=torch.float32, or check its weights.")
+                raise EvaluationError(f"The redirector gave NaN or infinity for item {item} in {dtype}; expected "
+                                      "finite outputs. Load it with dtype=torch.float32, or check its weights.")

@@ -21,7 +21,7 @@ def redirected_context(context: Tensor, delta: Tensor, token_mask: Tensor, alpha
 
 
 def shift_in_norms(delta: Tensor, token_mask: Tensor, alpha: Tensor, alpha_scale: float, mask_again: bool) -> Tensor:
-    """The shift of each token in units of the token's norm, (..., T, D) in float32 or wider.  See redirected_context."""
+    """Shift of each token in units of the token's norm, (..., T, D) in float32 or wider.  See redirected_context."""
     dtype = torch.promote_types(delta.dtype, torch.float32)
     strength = alpha_scale * alpha.to(dtype)                                                 # (..., T, 1)
     if mask_again:

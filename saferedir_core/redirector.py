@@ -1,8 +1,8 @@
 """The network of SafeRedir (Liu et al., arXiv 2601.08623) in its published layout, and the variant "token" of it.
 
-It is cut where the prompt alone ends: `read(context)` once for a prompt, `judge(reading, latent, timestep)` at every step,
-and `forward` is one after the other.  Attribute names and shapes are those of the published checkpoints, so that their state dicts load as they
-are.  B: batch, T: tokens, D: prompt_dim, J: width of the joint feature (576).
+It is cut where the prompt alone ends: `read(context)` once for a prompt, `judge(reading, latent, timestep)` at every
+step, and `forward` is one after the other.  Attribute names and shapes are those of the published checkpoints, so that
+their state dicts load as they are.  B: batch, T: tokens, D: prompt_dim, J: width of the joint feature (576).
 """
 
 import math

@@ -24,13 +24,16 @@ from saferedir_core.trajectory import Decision, Trajectory
 class _State:
     """What is decided so far.  C concepts, B items, R = B*k rows of T tokens; row = item * k + chunk.
 
+    redirected    (C, R) bool; ever: whether it has been
+    output_sum    (C, R) of all evaluations, not finite if anything of them is not
     shift         (C, R, T, D) in token norms, of the last evaluation that judged a row unsafe; None before the first
-    redirected    (C, R) bool
     countdown     (C, B) evaluations still to be skipped; None without an interval
     pooled_shift  (C, B, P), of redirectors that read a pooled vector
     """
 
     redirected: Tensor
+    ever: Tensor
+    output_sum: Tensor
     shift: Tensor | None = None
     countdown: Tensor | None = None
     pooled_shift: Tensor | None = None
@@ -74,10 +77,9 @@ class RedirectionRun:
         device = self.redirector.device
         thresholds = torch.tensor([[each.threshold] for each in self.configs.values()], device=device)
         self._policy = policy.policy_of(config, thresholds)
-        concepts = len(self.redirectors)
-        self._state = _State(
-            torch.zeros(concepts, self.batch * self.chunks, dtype=torch.bool, device=device),
-            countdown=torch.zeros(concepts, self.batch, dtype=torch.int32, device=device) if config.interval else None)
+        none = torch.zeros(len(self.redirectors), self.batch * self.chunks, dtype=torch.bool, device=device)
+        self._state = _State(none, none, none.float(),
+                             countdown=self._by_item(none).any(-1).int() if config.interval else None)
         self._record = Record([*self.redirectors], [each.dtype for each in self.redirectors.values()], self.length)
         self._readback, self._waits = readback or Readback(), readback is None
         self._on_decision = on_decision
@@ -139,8 +141,9 @@ class RedirectionRun:
         torch.cat([uncond, cond]).  The shifts are scaled to the norms of the context given.
 
         Returns the very same tensor while nothing is known to be redirected; else a new one of the same dtype and
-        device in which only the redirected chunks differ.  What one redirector alone changes is what it would make of it
-        without the others (to the last bit unless the ensemble evaluates them as one).  ContextError if the shape does not fit the run.
+        device in which only the redirected chunks differ.  What one redirector alone changes is what it would make of
+        it without the others, to the last bit unless the ensemble evaluates them as one.
+        ContextError if the shape does not fit the run.
         """
         self._require_context(context)
         if self._nothing_redirected():
@@ -184,9 +187,11 @@ class RedirectionRun:
         self._readback.settle()
         self._raise_failure()
 
-    def redirected_items(self) -> Tensor:
-        """Which items any redirector redirects now, (B,) bool on the device."""
-        return self._by_item(self._state.redirected).any(-1).any(0)
+    def items_to_hide(self, redirected: bool = True) -> Tensor:
+        """Items that must not be shown, (B,) bool on the device: those that an evaluation was not finite for, and with
+        `redirected` those that any redirector has ever redirected."""
+        wrong = ~self._state.output_sum.isfinite()                                           # (C, R)
+        return self._by_item(wrong | self._state.ever if redirected else wrong).any(-1).any(0)
 
     def report(self) -> dict:
         """The report of the run so far, see `report`; of several redirectors `stacked_report`."""
@@ -210,23 +215,30 @@ class RedirectionRun:
         probability = unsafe_probability(judgement.logits)
         unsafe = self._policy.unsafe(judgement.logits, probability)
         unsafe = unsafe if due is None else unsafe & due_rows
+        redirected = self._policy.redirected(before.redirected, unsafe, due_rows)
         shift = shift_in_norms(judgement.delta, judgement.token_mask, judgement.alpha, config.alpha_scale,
                                config.masks_again)
+        scores = self._new_scores(judgement)
+        output_sum = _sums(*(each for each in (judgement.logits, judgement.delta, judgement.pooled_delta)
+                             if each is not None), *scores.values())
         self._state = _State(
-            self._policy.redirected(before.redirected, unsafe, due_rows),
+            redirected,
+            redirected if config.sticky else redirected | before.ever,
+            before.output_sum + output_sum,
             shift if before.shift is None else torch.where(unsafe[..., None, None], shift, before.shift),
             None if due is None else policy.next_countdown(
                 before.countdown, self._by_item(unsafe).any(-1), config.interval),
             self._pooled_shift(judgement.pooled_delta, probability, unsafe))
         said = {} if due is None else {"due": due, "countdown": self._state.countdown}
-        looked_at = [judgement.logits, judgement.delta]
-        if not self._policy.reads_original or not self.observations or self.ensemble.scores_change:
-            looked_at += [judgement.token_mask, judgement.alpha]
-            said |= {name: getattr(judgement, name).reshape(len(probability), self.batch, -1)
-                     for name in ("token_mask", "alpha")}
-        looked_at += [] if judgement.pooled_delta is None else [judgement.pooled_delta]
-        return said | {"latent_sum": _sums(latent[None])[0], "output_sum": self._by_item(_sums(*looked_at)),
+        said |= {name: each.reshape(len(each), self.batch, -1) for name, each in scores.items()}
+        return said | {"latent_sum": _sums(latent[None])[0], "output_sum": self._by_item(output_sum),
                        "probability": self._by_item(probability), "unsafe": self._by_item(unsafe)}
+
+    def _new_scores(self, judgement: Judgement) -> dict[str, Tensor]:
+        """Token mask and alpha, where they may be others than at the observation before."""
+        if self._policy.reads_original and self.observations and not self.ensemble.scores_change:
+            return {}
+        return {"token_mask": judgement.token_mask, "alpha": judgement.alpha}
 
     def _pooled_shift(self, delta: Tensor | None, probability: Tensor, unsafe: Tensor) -> Tensor | None:
         """Of each item that of its likeliest unsafe chunk, because every chunk tells of the same image: (C, B, P)."""
@@ -305,7 +317,7 @@ class RedirectionRun:
 
 
 def _looked_at(context: Tensor, pooled: Tensor | None) -> bool:
-    """Whether all items have one prompt.  ContextError unless all is finite.  The one look at it, before a run begins."""
+    """Whether all items have one prompt.  ContextError unless all is finite.  The one look, before a run begins."""
     seen = [context.isfinite().all(), (context == context[:1]).all()]
     if pooled is not None:
         seen += [pooled.isfinite().all().to(context.device), (pooled == pooled[:1]).all().to(context.device)]

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 import saferedir_core as core
-from saferedir_core import architecture, chunks, dataset, metrics, training
+from saferedir_core import architecture, dataset, metrics, training
+from saferedir_core.chunks import to_chunks
 from saferedir_core.pairs import read_pairs, write_pairs
 from saferedir_core.files import read_provenance, written_whole
 
@@ -252,8 +253,8 @@ def _few_steps(folder: Path, kind, positive: list, negative: list, latents: list
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
-    to_chunks = chunks.to_chunks
-    contexts = torch.cat([to_chunks(each[0][0], kind.tokens).reshape(1, -1, kind.width) for each in (positive, negative)])
+    contexts = torch.cat([to_chunks(each[0][0], kind.tokens).reshape(1, -1, kind.width)
+                          for each in (positive, negative)])
     safe = torch.stack([contexts[0].roll(1, 0), contexts[1]])
     pooled = torch.cat([each[0][1]["pooled_output"] for each in (positive, negative)]) if kind.pooled else None
     settings = {"architecture": kind.name, "tokens": kind.tokens}

@@ -1,4 +1,4 @@
-"""No step of a run with a Readback makes the host wait for the device: on a pretended GPU, where waiting is an error."""
+"""No step of a run with a Readback waits for the device: on a pretended GPU, where waiting is an error."""
 
 from unittest import mock
 
@@ -23,9 +23,10 @@ class KeptBack:
 @pytest.fixture
 def pretended_gpu():
     """Tensors without values on a device "cuda"; a value that the host asks for raises, so does a mix of devices."""
-    # Once per run, before the first step, the context is looked at and the encoder copied: not with these tensors.
+    # Once per run, before the first step, the context is looked at and the encoder copied: not with these.
     with (mock.patch.object(readback, "_Transfer", KeptBack), mock.patch.object(run, "_looked_at", lambda *_: True),
-          mock.patch.object(ensemble, "fused_encoder", lambda encoder: encoder), FakeTensorMode(), torch.device("cuda"), torch.no_grad()):
+          mock.patch.object(ensemble, "fused_encoder", lambda encoder: encoder), FakeTensorMode(),
+          torch.device("cuda"), torch.no_grad()):
         yield
 
 
@@ -50,7 +51,7 @@ def test_no_step_waits_for_a_gpu(pretended_gpu, variant, pooled, stacked, policy
         redirected = one.redirect(context)
         assert redirected.device == context.device and redirected is not context
         assert not pooled or one.redirect_pooled(vectors) is not vectors
-        assert one.redirected_items().shape == (1,)
+        assert one.items_to_hide().shape == (1,)
         transfers.send()
         transfers.take_arrived()
     assert one.observations == 3
@@ -60,4 +61,4 @@ def test_a_run_that_reads_its_decisions_would_have_been_noticed(pretended_gpu):
     one = RedirectionRun(networks("published", {})["a"], PolicyConfig(), torch.randn(1, 77, 16), readback=Readback())
     with pytest.raises(DataDependentOutputException):
         one.observe(torch.randn(1, 4, 16, 16), torch.randn(1))
-        one.redirected_items().any().item()
+        one.items_to_hide().any().item()

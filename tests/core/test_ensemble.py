@@ -246,7 +246,7 @@ class TestRunsOfSeveralConcepts:
 
     def test_a_chunk_that_one_alone_changes_is_its_own_even_when_another_changes_others(self, scripted, latents,
                                                                                         context):
-        """Two scripted ones read the same; the second's latents make it unsafe where the chunk's first column is high."""
+        """The scripted one finds a chunk unsafe whose first column is high."""
         context[..., 0] = 0
         context[0, :5, 0], context[1, 5:, 0] = 9.0, 9.0
         real = unsafe_or_not(3, False)

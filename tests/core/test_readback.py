@@ -68,6 +68,13 @@ def test_an_error_comes_out_and_what_was_added_after_it_stays():
     assert seen == [{"number": 2}]
 
 
+def test_what_lies_on_the_host_already_has_arrived():
+    readback, seen = Readback(), []
+    readback.add({"number": torch.tensor(1)}, seen.append)
+    readback.take_arrived()
+    assert seen == [{"number": 1}]
+
+
 def test_what_a_tensor_becomes_after_sending_does_not_matter():
     readback, seen, tensor = Readback(), [], torch.ones(2)
     readback.add({"values": tensor}, seen.append)

@@ -365,7 +365,8 @@ class TestRunsThatNeverWait:
     @pytest.mark.parametrize("variant", ["published", "token"])
     def test_a_stack_too(self, contexts, variant, never_arriving):
         context, generator = contexts(2, chunks=2), torch.Generator().manual_seed(1)
-        steps, config, readback = torch.randn(4, 2, 4, 8, 8, generator=generator), PolicyConfig(threshold=0.5), Readback()
+        steps, config = torch.randn(4, 2, 4, 8, 8, generator=generator), PolicyConfig(threshold=0.5)
+        readback = Readback()
         made = _networks(3, variant)
         waiting, never = (RedirectionRun(made, config, context, readback=each) for each in (None, readback))
         torch.testing.assert_close(_walk(never, context, steps, readback), _walk(waiting, context, steps),
@@ -390,7 +391,7 @@ class TestRunsThatNeverWait:
         both = run.redirect(torch.cat([context, context]))
         assert both.dtype == torch.float16 and torch.equal(both[:2], both[2:])
         assert not torch.equal(both[0], context[0]) and torch.equal(both[1], context[1])
-        assert run.redirected_items().tolist() == [True, False]
+        assert run.items_to_hide().tolist() == [True, False]
 
     def test_before_the_first_observation_the_very_same_tensor_comes_back(self, scripted, contexts):
         context = contexts(1)
