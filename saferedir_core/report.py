@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from torch import Tensor
@@ -49,6 +50,23 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
         "items": items,
         "decisions": [asdict(decision) | {"timestep": decision.timestep} for decision in trajectory],
     })
+
+
+def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str, PolicyConfig],
+                   redirectors: Mapping[str, Redirector], together: Trajectory) -> dict:
+    """A report of all concepts together, version 1 as in `report`, and one of each under `concepts`.
+
+    trajectories, configs (resolved), redirectors: by concept.
+
+    concepts    list of reports with the key `concept`
+    redirector  None: there are several
+    verdict     that of every concept
+    policy      threshold is the lowest in use
+    """
+    parts = [{"concept": name, **report(each, configs[name], redirectors[name])} for name, each in trajectories.items()]
+    lowest = min(configs.values(), key=lambda each: each.threshold)
+    verdict = " ".join(f"{part['concept']}: {part['verdict']}" for part in parts)
+    return {**report(together, lowest), "verdict": verdict, "concepts": parts}
 
 
 def report_json(content: dict, indent: int | None = None) -> str:

@@ -367,9 +367,11 @@ def against_the_classifier(redirector: Redirector, batch: Batch, length: float, 
     context = batch.context[rows].detach().requires_grad_()                                # (U, T, D)
     with torch.no_grad():
         timestep = batch.timestep.expand(len(batch.unsafe))[rows]
-        joint = redirector.joint(batch.latent[rows], timestep)                             # (U, J)
+        joint = torch.cat([redirector.latent_feature(batch.latent[rows]),
+                           redirector.timestep_feature(timestep)], dim=-1)                 # (U, J)
     pooled = batch.pooled[rows] if redirector.config.pooled_dim and batch.pooled is not None else None
-    logits = redirector.classified(joint, context, redirector.cross_attn(joint, context), pooled)  # (U, 2)
+    reading = redirector.read(context, pooled)
+    logits = redirector.logits(reading, joint, redirector.attended(reading, joint))        # (U, 2)
     gradient, = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), context)
     redirector.train(was_training)
     longest = gradient.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True).clamp_min(1e-12)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from saferedir_core.chunks import from_chunks, to_chunks
 from saferedir_core.errors import ConfigError
-from saferedir_core.plan import from_chunks, to_chunks
 
 from ...nodes.evaluation.jobs import Batch, Job
 from ...nodes.evaluation.methods import ConceptWords, Guarded, Method
