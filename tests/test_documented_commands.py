@@ -63,9 +63,9 @@ def kind(command: str) -> str:
     return " ".join(words[:2] if words[:1] == ["run"] else words[:1])
 
 
-# "... COMMAND ..." stands for all of them, and "run", "run ..." or "..." for all of a kind.
+# "... COMMAND ..." stands for all of them, and "run", "run ...", "..." or nothing for all of a kind.
 COMMANDS = [each for each in documented() if "COMMAND" not in each[2] and "..." not in each[2].split()
-            and each[2] not in ("run", "run FILE")]
+            and each[2] not in ("run", "run FILE") and each[1:] != ("saferedir", "")]
 TRAINING = [(page, command) for page, _, command in COMMANDS if kind(command) in ("train", "evaluate", "publish")
             and "--" in command and "--help" not in command]
 

@@ -282,9 +282,9 @@ def _few_steps(folder: Path, kind, positive: list, negative: list, latents: list
 
 def page(out: Path) -> str:
     share = metrics.Share
-    lines = ["# Backbones", "", "Written in a clone by `python quickstart.py run lab/backbones/backbones.py page`, from what its "
-             "`train`, "
-             "`measure` and `full` left. Do not edit.", "", "## Kinds of models", "",
+    lines = ["# Backbones", "", "Written in a clone by `python quickstart.py run "
+             "lab/backbones/backbones.py page`, from what its `train`, `measure` and `full` "
+             "left. Do not edit.", "", "## Kinds of models", "",
              "An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and "
              "pooled vector; a model of no entry is refused by name. Z-Image is the one beyond the Stable Diffusions "
              "and Flux.1 because it runs on one consumer GPU, shares Flux.1's latents, and "
