@@ -218,7 +218,7 @@ class DeltaHead(nn.Module):
 class TokenDelta(nn.Module):
     """A direction for each token, (B, T, D), (B, D) -> (B, T, D); variant "token" only.
 
-    The published head never sees the token it moves.  Two parts: a step towards the prompt's
+    The published head never sees the token it moves (DESIGN.md, weakness 1).  Two parts: a step towards the prompt's
     own padding, which takes a word out whatever the word is, and a low-rank correction that reads token and prompt.
     """
 

@@ -137,3 +137,13 @@ def test_the_readme_quotes_the_benchmark():
         values = [next(each.value for each in figures[concept] if each.name == title) for concept in figures]
         assert f"| {', '.join(f'{value:.1f} %' for value in values)} |" in readme, title
     assert len(readme.split()) <= 900
+
+
+def test_a_link_from_page_to_page_leads_somewhere():
+    dead = []
+    for page in PAGES:
+        if page.suffix == ".md":
+            for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+                if "://" not in target and not (page.parent / target).exists():
+                    dead.append(f"{page.name}: {target}")
+    assert dead == []
