@@ -36,6 +36,7 @@ from pathlib import Path, PurePosixPath
 
 from saferedir import oldest_comfyui
 from saferedir.lab.host.console import Progress, StepFailed, say
+from saferedir_core.files import write_whole
 
 PROJECT = Path(__file__).resolve().parent
 RELEASES = PROJECT / "tests" / "releases"  # a lock for each ComfyUI beside requirements.lock's that tests run on
@@ -136,13 +137,6 @@ class Lock:
             return True
         except OSError:
             return False
-
-
-def write_whole(path: Path, text: str):
-    """The file appears complete or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def remove_tree(path: Path):

@@ -14,13 +14,18 @@ from saferedir_core.policy import resolved
 from ..nodes.commands import evaluate as command
 from ..nodes.evaluation.engine import evaluate
 from ..nodes.evaluation.methods import ConceptWords, Guarded
+from ..nodes.evaluation.stage import Stage
 from ..nodes.evaluation.study import Study
 from .attacks import ATTACKS, Setting, Vocabulary, attack_jobs, demo_vocabulary, vocabulary_of, wording_of
+from .attacks.attack_stage import AttackStage
 
 
 class Laboratory(command.Extras):
     def require(self, arguments) -> None:
         names_of(arguments.attacks)
+
+    def stage(self, stage: Stage) -> AttackStage:
+        return AttackStage.of(stage)
 
     def methods(self, arguments, detector) -> list:
         if not arguments.baselines:

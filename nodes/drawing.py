@@ -8,66 +8,30 @@ from collections.abc import Callable, Sequence
 import comfy.sample
 import torch
 
-EMBEDDING = "EMBEDDING"  # the word of a prompt that stands for given token vectors
-_STANDS_IN = ("zucchini", "yoda", "xbox", "wwf")  # words of one token each; one that the prompt lacks marks the place
 
-
-def encode(clip, texts: Sequence[str], embedding: torch.Tensor | None = None) -> torch.Tensor:
+def encode(clip, texts: Sequence[str]) -> torch.Tensor:
     """Contexts of prompts in the host's syntax ("(word:1.3)" sets weights), (N, k*77, D); each text is encoded once.
 
     Prompts of fewer chunks than the longest are repeated, as the host does when it joins conds of unequal length.
-    embedding: (n, D) token vectors that stand for the word EMBEDDING, in every text that has it.
     """
-    return conditioning(clip, texts, embedding)[0][0]
+    return conditioning(clip, texts)[0][0]
 
 
-def conditioning(clip, texts: Sequence[str], embedding: torch.Tensor | None = None) -> list:
+def conditioning(clip, texts: Sequence[str]) -> list:
     """The host's conditioning of a batch of prompts: [[context (N, k*77, D), {"pooled_output": (N, P) or None}]]."""
-    known = {text: encode_one(clip, text, embedding) for text in dict.fromkeys(texts)}
-    parts = [known[text] for text in texts]
-    return [[stacked([context for context, _ in parts]), {"pooled_output": pooled([output for _, output in parts])}]]
+    known = {text: encode_one(clip, text) for text in dict.fromkeys(texts)}
+    return [entry([known[text] for text in texts])]
 
 
 @torch.inference_mode()
-def encode_one(clip, text: str, embedding: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+def encode_one(clip, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Context (1, k*77, D) and pooled output (1, P) or None of a prompt, through the host's tokenizer and encoder."""
-    if embedding is None:
-        tokens = clip.tokenize(text)
-    else:
-        tokens = tokens_with_embedding(clip, text, embedding)
-    return clip.encode_from_tokens(tokens, return_pooled=True)
+    return clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
 
 
-def tokens_with_embedding(clip, text: str, embedding: torch.Tensor) -> dict[str, list]:
-    """The host's tokens of a text, with one of the vectors (n, D) in each of n places where the word EMBEDDING stands.
-
-    ValueError when the text lacks the word, or the model has several text encoders (an embedding fits one of them).
-    """
-    if EMBEDDING not in text:
-        raise ValueError(f"The prompt {text!r} does not have the word {EMBEDDING}, which the given token vectors stand "
-                         "for. Put it where they belong.")
-    word = next(word for word in _STANDS_IN if word not in text.lower())
-    tokens = clip.tokenize(text.replace(EMBEDDING, " ".join([word] * len(embedding))))
-    if len(tokens) != 1:
-        raise ValueError(f"The model has the text encoders {', '.join(tokens)}; token vectors can stand in a prompt of "
-                         "one encoder only. Use a Stable Diffusion 1.x or 2.x model.")
-    (name, chunks), (stands_in,) = *tokens.items(), _word_tokens(clip, word)
-    vectors = [*embedding]
-    replaced, place = [], 0
-    for chunk in chunks:
-        replaced.append([])
-        for token, weight, *rest in chunk:
-            if token == stands_in:
-                token, place = vectors[place % len(vectors)], place + 1
-            replaced[-1].append((token, weight, *rest))
-    return {name: replaced}
-
-
-def _word_tokens(clip, word: str) -> list[int]:
-    """Token ids of a word, without start, end and padding."""
-    (chunk,), (empty,) = (next(iter(clip.tokenize(text).values())) for text in (word, ""))
-    frame = {token for token, *_ in empty}
-    return [token for token, *_ in chunk if token not in frame]
+def entry(prompts: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> list:
+    """One entry of the host's conditioning, of the context and the pooled output of several prompts."""
+    return [stacked([context for context, _ in prompts]), {"pooled_output": pooled([output for _, output in prompts])}]
 
 
 def stacked(contexts: Sequence[torch.Tensor]) -> torch.Tensor:

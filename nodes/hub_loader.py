@@ -39,13 +39,12 @@ class SafeRedirHubLoader(io.ComfyNode):
     def execute(cls, repo_id, filename, revision, sha256="") -> io.NodeOutput:
         from saferedir_core.registry import HubSource, Pin
 
-        from .weights.download import DownloadProgress, download
+        from .weights.download import download
 
         source = HubSource(repo_id.strip(), filename.strip().lstrip("/"), revision.strip() or "main")
         pin = Pin(sha256=sha256.strip().lower() or None)
         file = catalogue.hub_file(source, pin)
         path = catalogue.find(file)
         if path is None:
-            progress = DownloadProgress(source.filename, cls.hidden.unique_id if cls.hidden else None)
-            path = download(file, [source], pin, {}, progress)
+            path = download(source.filename, cls.hidden.unique_id if cls.hidden else None, file, [source], pin, {})
         return io.NodeOutput(LoadedRedirector.place(source.repo_id, load_redirectors(path, dtype=weights_dtype())))

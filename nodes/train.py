@@ -8,14 +8,13 @@ import tempfile
 from pathlib import Path
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 from saferedir_core.errors import ConfigError, PairsError
 
-from .host import running_server
+from .progress import NodeProgress
 from .types import CATEGORY, LoadedRedirector, SafeRedirType
 from .weights.catalogue import FOLDER
 
@@ -97,7 +96,7 @@ class SafeRedirTrain(io.ComfyNode):
         from .training import procedure
         from .training.collect import CollectConfig, digest_of
 
-        live = Live(cls.hidden.unique_id if cls.hidden else None)
+        live = Live(cls.hidden.unique_id if cls.hidden else None, iterations)
         with torch.inference_mode(False):
             pairs, source = chosen_pairs(pairs_file, pairs_text)
             concept, pairs = procedure.concept_of(pairs, source, concept.strip())
@@ -113,7 +112,7 @@ class SafeRedirTrain(io.ComfyNode):
             procedure.collect_parts(model, clip, parts, work, collection, told=live.collected)
             device = comfy.model_management.get_torch_device()
             comfy.model_management.unload_all_models()
-            trained = procedure.train_parts(work, config, device, live.learning(iterations))
+            trained = procedure.train_parts(work, config, device, live.learned)
         metadata = {**trained.metadata(),
                     **procedure.provenance(concept, procedure.architecture_of(model), model_digest, digest_of(pairs),
                                           collection, "SafeRedir Train")}
@@ -150,35 +149,14 @@ def work_folder(concept: str, pairs: str, model: str, collection: dict) -> Path:
 
 
 class Live:
-    """What the editor shows on the node while it works: a bar, and the newest losses.  Stops when the user says so."""
+    """What the editor shows while it works: the shards of a part, then the newest losses."""
 
-    def __init__(self, node_id: str | None):
-        self.node_id = node_id
-        self.bar = None
+    def __init__(self, node_id: str | None, iterations: int):
+        self.iterations, self._show = iterations, NodeProgress(node_id)
 
     def collected(self, part: str, done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        self._bar(done, total)
-        self._text(f"{part} trajectories: part {done} of {total}")
+        self._show(done, total, f"{part} trajectories: part {done} of {total}")
 
-    def learning(self, iterations: int):
-        """For train(on_step=)."""
-        every = max(1, min(20, iterations // 10))
-
-        def on_step(step: int, losses: dict[str, float]) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            if step % every == 0 or step == iterations:
-                self._bar(step, iterations)
-                self._text(f"step {step} of {iterations}\n"
-                           + "\n".join(f"{name} {value:.4f}" for name, value in losses.items()))
-        return on_step
-
-    def _bar(self, value: int, total: int) -> None:
-        if self.bar is None or self.bar.total != total:
-            self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
-        self.bar.update_absolute(value, total)
-
-    def _text(self, text: str) -> None:
-        server = running_server()
-        if server is not None and self.node_id is not None:
-            server.send_progress_text(text, self.node_id)
+    def learned(self, step: int, losses: dict[str, float]) -> None:
+        shown = "\n".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self._show(step, self.iterations, f"step {step} of {self.iterations}\n{shown}")

@@ -9,25 +9,41 @@
 Method: Liu et al., arXiv 2601.08623.
 """
 
-from saferedir_core.checkpoint import load_redirector, save_redirector
-from saferedir_core.config import PolicyConfig, RedirectorConfig
-from saferedir_core.errors import (
-    CheckpointError,
-    ConfigError,
-    ContextError,
-    EvaluationError,
-    LatentError,
-    PairsError,
-    SafeRedirError,
-    TimestepError,
-    TrainingError,
-)
-from saferedir_core.redirector import Redirector, RedirectorOutput
-from saferedir_core.run import RedirectionRun
-from saferedir_core.trajectory import Decision, TokenScores, Trajectory
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saferedir_core.checkpoint import load_redirector, save_redirector
+    from saferedir_core.config import PolicyConfig, RedirectorConfig
+    from saferedir_core.errors import (
+        CheckpointError,
+        ConfigError,
+        ContextError,
+        EvaluationError,
+        LatentError,
+        PairsError,
+        SafeRedirError,
+        TimestepError,
+        TrainingError,
+    )
+    from saferedir_core.redirector import Redirector, RedirectorOutput
+    from saferedir_core.run import RedirectionRun
+    from saferedir_core.trajectory import Decision, TokenScores, Trajectory
 
 __all__ = [
     "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PairsError",
     "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError",
     "TimestepError", "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
 ]
+
+
+def __getattr__(name: str):
+    """The public names, when they are first used: `saferedir_core.files` and the pairs need no PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in ("errors", "config", "checkpoint", "redirector", "trajectory", "run"):
+        found = vars(import_module(f"{__name__}.{module}")).get(name)
+        if found is not None:
+            globals()[name] = found
+            return found
+    raise AssertionError(f"{name} has no module")

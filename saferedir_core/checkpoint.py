@@ -1,10 +1,8 @@
 """Weight files: the published .pt (a torch.save of a state dict) and our .safetensors.
 
-A file is read once, checked completely, and only then becomes a network; it is written under a temporary
-name and renamed, so that no half-written file is ever seen under its name.
+A file is read once, checked completely, and only then becomes a network; it is written whole or not at all (`files`).
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -13,7 +11,6 @@ import pickle
 import pickletools
 import stat
 import struct
-import uuid
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +23,7 @@ from torch import Tensor
 from saferedir_core.architecture import of_sizes
 from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import CheckpointError, ConfigError
+from saferedir_core.files import write_whole
 from saferedir_core.pickled import TENSOR_NAMES, Scanned, scan
 from saferedir_core.policy import stored_threshold
 from saferedir_core.redirector import Redirector
@@ -134,20 +132,12 @@ def ordered(content: bytes) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: renaming is atomic on one file system."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    """A file that is there whole or not at all.  CheckpointError when it cannot be written."""
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, content, make_folder=False)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}). Choose a folder that exists, is "
                               "writable and has space.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_file(path: Path) -> bytes:

@@ -74,6 +74,8 @@ class PolicyConfig:
                  evaluation give the original context back
     """
 
+    __pydantic_config__ = {"extra": "forbid"}  # of settings files
+
     mode: str = "guard"
     alpha_scale: float = 1.25
     interval: int = 0

@@ -10,7 +10,6 @@ B: batch, P: pairs, M: trajectories, S: steps, T: tokens, D: prompt width.
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from saferedir_core.architecture import USUAL, architecture
 from saferedir_core.errors import TrainingError
+from saferedir_core.files import write_whole, written_whole
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -100,8 +100,7 @@ def open_folder(folder: Path, manifest: Manifest) -> list[int]:
                                 "the same. Choose another folder, or delete this one.")
     else:
         with _clear_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_whole(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8"))
+            write_whole(file, json.dumps(asdict(manifest), indent=1))
     return [index for index in range(manifest.shards) if not _shard_file(folder, index).exists()]
 
 
@@ -109,7 +108,8 @@ def write_shard(folder: Path, index: int, shard: Shard) -> None:
     """One shard, whole or not at all.  TrainingError when the disk is full; the shards so far stay."""
     with _clear_errors(folder):
         tensors = {name: value.contiguous() for name, value in vars(shard).items() if value is not None}
-        replace_whole(_shard_file(folder, index), lambda path: save_file(tensors, path))
+        with written_whole(_shard_file(folder, index)) as unfinished:
+            save_file(tensors, unfinished)
 
 
 def merge(sources: Sequence[Path], folder: Path) -> list[int]:
@@ -124,9 +124,8 @@ def merge(sources: Sequence[Path], folder: Path) -> list[int]:
                                 "Collect both parts with the same pairs, model and settings.")
         for index in missing:
             if _shard_file(source, index).exists():
-                with _clear_errors(folder):
-                    replace_whole(_shard_file(folder, index), lambda path, file=_shard_file(source, index):
-                             shutil.copyfile(file, path))
+                with _clear_errors(folder), written_whole(_shard_file(folder, index)) as unfinished:
+                    shutil.copyfile(_shard_file(source, index), unfinished)
     return open_folder(folder, manifest)
 
 
@@ -270,17 +269,6 @@ def _read_shard(file: Path) -> Shard:
     except (OSError, safetensors.SafetensorError, TypeError) as error:
         raise TrainingError(f"{file}: cannot be read ({error}); expected a shard of trajectories. Delete this file and "
                             "run the collection again, it makes only what is missing.") from error
-
-
-def replace_whole(file: Path, write) -> None:
-    """Writes under a temporary name in the same folder, then renames."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, file)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

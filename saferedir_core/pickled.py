@@ -1,8 +1,8 @@
 """What a pickle would build, read off its opcodes: nothing is built, imported or run.
 
-torch's weights-only reader calls no foreign code, but it believes the numbers in a pickle: it allocates what a storage
-says it holds and what a tensor says it reaches, and compares tuples however often they contain each other.  `scan` says
-beforehand what is in there.
+Kept beside torch's weights-only reader, because it refuses hostile files that the reader takes.  That one calls no
+foreign code, but it believes the numbers in a pickle: it allocates what a storage says it holds and what a tensor says
+it reaches, and compares tuples however often they contain each other.  `scan` says beforehand what is in there.
 """
 
 from __future__ import annotations

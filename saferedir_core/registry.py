@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from saferedir_core.checkpoint import LARGEST_FILE, TORCH_SUFFIXES, write_file
+from saferedir_core.checkpoint import LARGEST_FILE, TORCH_SUFFIXES
 from saferedir_core.config import PolicyConfig
 from saferedir_core.errors import CheckpointError, ConfigError
 
@@ -154,40 +153,6 @@ Source = HubSource | UrlSource
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One number of an evaluation.
-
-    value, low, high  in `unit`; low to high is the interval that was reported with it
-    count             images or prompts it is of
-    """
-
-    name: str
-    value: float
-    unit: str = "%"
-    low: float | None = None
-    high: float | None = None
-    count: int | None = None
-
-    def __post_init__(self):
-        _require_text("figure: name", self.name)
-        _require_text("figure: unit", self.unit, empty=True)
-        for name in ("value", "low", "high"):
-            number = getattr(self, name)
-            if name != "value" and number is None:
-                continue
-            if type(number) not in (int, float) or not math.isfinite(number):
-                raise ConfigError(f"figure {self.name!r}: {name} is {number!r}; expected a finite number.")
-        if self.count is not None and (type(self.count) is not int or self.count < 0):
-            raise ConfigError(f"figure {self.name!r}: count is {self.count!r}; expected an integer of at least 0.")
-
-    def __str__(self) -> str:
-        unit = f" {self.unit}" if self.unit else ""
-        within = [] if self.low is None or self.high is None else [f"{self.low:g} to {self.high:g}"]
-        within += [] if self.count is None else [f"{self.count} images"]
-        return f"{self.name}: {self.value:g}{unit}" + (f" ({'; '.join(within)})" if within else "")
-
-
-@dataclass(frozen=True)
 class RegistryEntry:
     """A known redirector.
 
@@ -199,7 +164,7 @@ class RegistryEntry:
     pin           of the bytes at the source; without a source, of `file` itself
     sources       where it can be downloaded from, best first; none: the file comes with the pack
     settings      that it works well with; None: the usual ones
-    figures       of its evaluation, from `figures_from`
+    evaluation    figures and where they are from, as the file has them: for people to read
     """
 
     name: str
@@ -210,13 +175,11 @@ class RegistryEntry:
     pin: Pin = Pin()
     sources: tuple[Source, ...] = ()
     settings: PolicyConfig | None = None
-    figures: tuple[Figure, ...] = ()
-    figures_from: str = ""
+    evaluation: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("name", "concept", "architecture", "license"):
             _require_text(name, getattr(self, name))
-        _require_text("evaluation: from", self.figures_from, empty=not self.figures)
         require_file_name(self.file)
         if any(isinstance(source, UrlSource) for source in self.sources) and not self.pin:
             raise ConfigError("its source is a plain address and has no sha256 and no git_blob; expected one of them, "
@@ -239,8 +202,8 @@ def require_file_name(name: str) -> None:
         raise ConfigError(f"file is {name!r}; expected a name without folder that ends in .safetensors.")
 
 
-def _require_text(name: str, value, empty: bool = False) -> None:
-    if not isinstance(value, str) or len(value) > 2000 or not (empty or value.strip()):
+def _require_text(name: str, value) -> None:
+    if not isinstance(value, str) or len(value) > 2000 or not value.strip():
         raise ConfigError(f"{name} is {value!r}; expected a text.")
 
 
@@ -278,11 +241,10 @@ def entry_from_json(name: str, value) -> RegistryEntry:
     known = ("concept", "architecture", "file", "license", "size", "sha256", "git_blob", "source", "mirrors",
              "settings", "evaluation")
     _require_fields("the entry", value, known)
-    evaluation = value.get("evaluation", {})
+    mirrors, evaluation = value.get("mirrors", []), value.get("evaluation", {})
     _require_fields("evaluation", evaluation, ("from", "figures"))
-    figures, mirrors = evaluation.get("figures", []), value.get("mirrors", [])
-    if not isinstance(figures, list) or not isinstance(mirrors, list):
-        raise ConfigError("figures or mirrors are no list; expected lists.")
+    if not isinstance(mirrors, list):
+        raise ConfigError(f"mirrors is a {type(mirrors).__name__}; expected a list of sources.")
     sources = [value["source"]] if "source" in value else []
     try:
         return RegistryEntry(
@@ -291,7 +253,7 @@ def entry_from_json(name: str, value) -> RegistryEntry:
             tuple(_made(UrlSource if isinstance(each, Mapping) and "url" in each else HubSource, "source", each)
                   for each in (*sources, *mirrors)),
             _made(PolicyConfig, "settings", value["settings"]) if "settings" in value else None,
-            tuple(_made(Figure, "figure", each) for each in figures), evaluation.get("from", ""))
+            evaluation)
     except TypeError as error:
         raise ConfigError(f"{str(error)[:200]}; expected the fields of a registry entry.") from error
 
@@ -300,23 +262,12 @@ def entry_to_json(entry: RegistryEntry) -> dict:
     """The entry as `entry_from_json` reads it, without what is not known."""
     sources = [asdict(source) for source in entry.sources]
     settings = {} if entry.settings is None else {
-        field.name: getattr(entry.settings, field.name) for field in fields(PolicyConfig)
-        if getattr(entry.settings, field.name) != field.default}
-    figures = [_known({**asdict(figure)}) for figure in entry.figures]
-    return _known({
+        each.name: getattr(entry.settings, each.name) for each in fields(PolicyConfig)
+        if getattr(entry.settings, each.name) != each.default}
+    values = {
         "concept": entry.concept, "architecture": entry.architecture, "license": entry.license, "file": entry.file,
         **asdict(entry.pin), "source": sources[0] if sources else None, "mirrors": sources[1:] or None,
-        "settings": settings or None,
-        "evaluation": {"from": entry.figures_from, "figures": figures} if figures else None})
-
-
-def write_registry(path: Path, entries: Mapping[str, RegistryEntry]) -> None:
-    """A registry file, whole or not at all."""
-    listed = {name: entry_to_json(entry) for name, entry in entries.items()}
-    write_file(path, (json.dumps({"version": REGISTRY_VERSION, "redirectors": listed}, indent=1) + "\n").encode())
-
-
-def _known(values: dict) -> dict:
+        "settings": settings or None, "evaluation": entry.evaluation or None}
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -330,5 +281,5 @@ def _require_fields(what: str, value, known: tuple[str, ...]) -> None:
 
 def _made(kind, what: str, value):
     """A frozen dataclass from a JSON object."""
-    _require_fields(what, value, tuple(field.name for field in fields(kind)))
+    _require_fields(what, value, tuple(each.name for each in fields(kind)))
     return kind(**value)

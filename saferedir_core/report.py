@@ -4,11 +4,10 @@ import json
 import math
 from dataclasses import asdict
 
-import torch
 from torch import Tensor
 
+from saferedir_core.chart import INK, Chart, Panel, colour_of
 from saferedir_core.config import PolicyConfig
-from saferedir_core.errors import ConfigError
 from saferedir_core.policy import USUAL_THRESHOLD, resolved
 from saferedir_core.redirector import Redirector
 from saferedir_core.trajectory import Decision, Trajectory
@@ -17,9 +16,6 @@ VERSION = 1
 DIGITS = 6                      # float32 has no more to say, and the JSON ends up in every PNG
 SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
 
-# Told apart by colour-blind readers as well (Okabe and Ito's palette).
-COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
-WHITE, INK, GREY, PALE = (255, 255, 255), (32, 32, 32), (120, 120, 120), (228, 228, 228)
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
 
@@ -66,19 +62,18 @@ def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
     unsafe_probability of each item over the decisions, the threshold dashed; below, one strip per item, filled
     while the item is redirected.  width and height of at least 160 and 140 pixels.
     """
-    import numpy
-    from PIL import Image, ImageDraw, ImageFont
-
-    if width < 160 or height < 140:
-        raise ConfigError(f"The plot is {width} x {height} pixels; expected at least 160 x 140. Make it larger.")
-    image = Image.new("RGB", (width, height), WHITE)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
-    frame = _Frame(width, height, len(content["decisions"]))
-    _draw_axes(draw, font, frame, content)
-    for item in range(len(content["items"])):
-        _draw_curve(draw, frame, content["decisions"], item)
-        _draw_strip(draw, frame, content["decisions"], item, len(content["items"]))
-    return torch.from_numpy(numpy.array(image))
+    chart = Chart(content["verdict"], width, height)
+    decisions, items = content["decisions"], len(content["items"])
+    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, height - MARGIN_BOTTOM,
+                  across=(-0.5, max(len(decisions), 1) - 0.5))
+    panel.quarters()
+    _draw_threshold(panel, content["policy"]["threshold"])
+    _draw_steps(panel, decisions)
+    for item in range(items):
+        panel.curve([(each["index"], each["unsafe_probability"][item]) for each in decisions
+                     if each["unsafe_probability"][item] is not None], colour_of(item))
+        _draw_strip(panel, decisions, item, items)
+    return chart.pixels()
 
 
 def _batch(trajectory: Trajectory) -> int:
@@ -140,53 +135,25 @@ def _plain(value):
     return value
 
 
-class _Frame:
-    """Pixel positions of the plot area."""
-
-    def __init__(self, width: int, height: int, decisions: int):
-        self.left, self.right = MARGIN_LEFT, width - MARGIN_RIGHT
-        self.top, self.bottom = MARGIN_TOP, height - MARGIN_BOTTOM
-        self.cell = (self.right - self.left) / max(decisions, 1)
-
-    def x(self, index: float) -> float:
-        """Middle of a decision's cell; index - 0.5 and index + 0.5 are its edges."""
-        return self.left + (index + 0.5) * self.cell
-
-    def y(self, probability: float) -> float:
-        return self.bottom - probability * (self.bottom - self.top)
+def _draw_threshold(panel: Panel, threshold: float) -> None:
+    y = panel.y(threshold)
+    for start in range(panel.left, panel.right, 10):
+        panel.chart.draw.line((start, y, min(start + 5, panel.right), y), INK)
 
 
-def _draw_axes(draw, font, frame: _Frame, content: dict) -> None:
-    draw.text((8, 8), content["verdict"], INK, font)
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        draw.line((frame.left, frame.y(tick), frame.right, frame.y(tick)), PALE)
-        draw.text((8, frame.y(tick) - 6), f"{tick:.2f}", GREY, font)
-    threshold = frame.y(content["policy"]["threshold"])
-    for start in range(frame.left, frame.right, 10):
-        draw.line((start, threshold, min(start + 5, frame.right), threshold), INK)
-    caption = "unsafe probability at each step   (dashed: threshold, bars: redirected)"
-    draw.text((frame.left, frame.bottom + STRIPS_HEIGHT + 24), caption, GREY, font)
-    decisions = content["decisions"]
-    for index in range(0, len(decisions), max(1, math.ceil(28 / frame.cell))):
+def _draw_steps(panel: Panel, decisions: list[dict]) -> None:
+    """The steps' numbers below the strips, as many as have room."""
+    below = panel.bottom + STRIPS_HEIGHT
+    for index in range(0, len(decisions), max(1, math.ceil(28 / (panel.x(1) - panel.x(0))))):
         step = decisions[index]["step"]
-        label = str(index if step is None else step)
-        draw.text((frame.x(index) - 4, frame.bottom + STRIPS_HEIGHT + 6), label, GREY, font)
+        panel.chart.text(panel.x(index) - 4, below + 6, str(index if step is None else step))
+    panel.chart.text(panel.left, below + 24, "unsafe probability at each step   (dashed: threshold, bars: redirected)")
 
 
-def _draw_curve(draw, frame: _Frame, decisions: list[dict], item: int) -> None:
-    colour = COLOURS[item % len(COLOURS)]
-    points = [(frame.x(each["index"]), frame.y(each["unsafe_probability"][item]))
-              for each in decisions if each["unsafe_probability"][item] is not None]
-    if len(points) > 1:
-        draw.line(points, colour, width=2)
-    for x, y in points:
-        draw.ellipse((x - 2, y - 2, x + 2, y + 2), colour)
-
-
-def _draw_strip(draw, frame: _Frame, decisions: list[dict], item: int, items: int) -> None:
+def _draw_strip(panel: Panel, decisions: list[dict], item: int, items: int) -> None:
     height = STRIPS_HEIGHT / items
-    top = frame.bottom + 4 + item * height
+    top = panel.bottom + 4 + item * height
     for each in decisions:
         if each["redirected"][item]:
-            box = (frame.x(each["index"] - 0.5), top, frame.x(each["index"] + 0.5), top + max(height - 1, 0))
-            draw.rectangle(box, COLOURS[item % len(COLOURS)])
+            box = (panel.x(each["index"] - 0.5), top, panel.x(each["index"] + 0.5), top + max(height - 1, 0))
+            panel.chart.draw.rectangle(box, colour_of(item))

@@ -9,7 +9,6 @@ prompts, as the host's Average node does, and contexts carry a little noise; bot
 it never saw (docs/benchmark.md).
 """
 
-import contextlib
 import functools
 import json
 import math
@@ -24,8 +23,9 @@ from torch import Tensor
 from saferedir_core.alignment import changed_tokens
 from saferedir_core.architecture import USUAL, architecture
 from saferedir_core.config import RedirectorConfig
-from saferedir_core.dataset import Batch, TrajectoryDataset, replace_whole
+from saferedir_core.dataset import Batch, TrajectoryDataset
 from saferedir_core.errors import ConfigError, TrainingError
+from saferedir_core.files import written_whole
 from saferedir_core.objective import ObjectiveConfig, objective
 from saferedir_core.redirect import redirected_context
 from saferedir_core.redirector import PooledRedirectorOutput, Redirector, RedirectorOutput
@@ -144,7 +144,8 @@ def train_bundle(datasets: dict[str, tuple[TrajectoryDataset, TrajectoryDataset]
         raise TrainingError("No concept was given to train; expected at least one.")
     for dataset in (each for pair in datasets.values() for each in pair):
         _require_both_classes(dataset)
-    with torch.inference_mode(False), torch.enable_grad(), _seeded(config.seed):
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
         loop = _Loop(datasets, config, state, device)
         while not loop.done:
             losses = loop.step()
@@ -269,8 +270,8 @@ class _Loop:
                    "seconds": self._seconds()}
         path = Path(self.state)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_whole(path, lambda temporary: torch.save(content, temporary))
+            with written_whole(path) as unfinished:
+                torch.save(content, unfinished)
         except (OSError, RuntimeError) as error:
             raise TrainingError(f"{path}: the state of the training cannot be written ({error}); expected a folder "
                                 "with space. Free some space and run again: it goes on from the last state.") from error
@@ -490,14 +491,3 @@ def _share_buffers(module: torch.nn.Module) -> None:
 
 def _mean_of(each: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
-
-
-@contextlib.contextmanager
-def _seeded(seed: int):
-    """torch's own generator seeded, and as before afterwards."""
-    before = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...nodes.evaluation.jobs import Job
 from . import prompts
+from .attack_stage import AttackJob, AttackStage
 from .vocabulary import Vocabulary, demo_vocabulary, vocabulary_of, wording_of  # noqa: F401
 
 # Pictures (N, H, W, 3) uint8 and their jobs -> how much each shows the concept, (N,), 0..1; above 0.5 it is shown.
@@ -29,7 +30,7 @@ class Setting:
 
     seed        of every random choice
     vocabulary  words
-    stage       of the evaluation (`evaluation.stage.Stage`): the undefended model; for all but the prompt attacks
+    stage       the undefended model; for all but the prompt attacks
     shown       a detector of the attacker's own choice, see `Shown`
     redirector  the guard's network, in eval mode; for the white-box attacks, with
     threshold   the unsafe probability from which on it intervenes, 0..1, and
@@ -40,7 +41,7 @@ class Setting:
 
     seed: int
     vocabulary: Vocabulary
-    stage: object = None
+    stage: AttackStage | None = None
     shown: Shown | None = None
     redirector: object = None
     threshold: float = 0.5
@@ -52,6 +53,9 @@ class Setting:
         """A generator of this seed and these words: the same whichever other jobs are attacked."""
         digest = hashlib.sha256("/".join((str(self.seed), *parts)).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+Make = Callable[[list[AttackJob], list[str], Setting], list[AttackJob]]
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ class Attack:
 
     name: str
     budget: str
-    make: Callable[[list[Job], list[str], Setting], list[Job]]
+    make: Make
     needs: tuple[str, ...] = ()
     source: str = ""
 
 
-def attack_jobs(name: str, base_jobs: Sequence[Job], wordings: Sequence[str], setting: Setting) -> list[Job]:
+def attack_jobs(name: str, base_jobs: Sequence[Job], wordings: Sequence[str], setting: Setting) -> list[AttackJob]:
     """The jobs of one attack.
 
     ValueError for an unknown name, lists of different lengths, a base job that is not unsafe, or a setting without what
@@ -91,11 +95,11 @@ def attack_jobs(name: str, base_jobs: Sequence[Job], wordings: Sequence[str], se
     if not base_jobs:
         return []
     return [job if job.row.startswith("attack: ") else replace(job, row=f"attack: {name}")
-            for job in attack.make(list(base_jobs), list(wordings), setting)]
+            for job in attack.make([AttackJob.of(job) for job in base_jobs], list(wordings), setting)]
 
 
-def _one_by_one(name: str, attack) -> Callable[[list[Job], list[str], Setting], list[Job]]:
-    def make(base_jobs: list[Job], wordings: list[str], setting: Setting) -> list[Job]:
+def _one_by_one(name: str, attack) -> Make:
+    def make(base_jobs: list[AttackJob], wordings: list[str], setting: Setting) -> list[AttackJob]:
         return [attack(job, wording, index, setting.random_of(name, job.id), setting.vocabulary)
                 for index, (job, wording) in enumerate(zip(base_jobs, wordings))]
 
@@ -132,7 +136,7 @@ def _white_box_embedding(base_jobs, wordings, setting):
 
 def _img2img(harmless: bool):
     def make(base_jobs, wordings, setting):
-        from .backbones import img2img
+        from .img2img_and_lora import img2img
 
         return img2img(base_jobs, setting, harmless)
 
@@ -141,7 +145,7 @@ def _img2img(harmless: bool):
 
 def _lora(plain: bool):
     def make(base_jobs, wordings, setting):
-        from .backbones import tuned_backbone
+        from .img2img_and_lora import tuned_backbone
 
         return tuned_backbone(base_jobs, setting, plain)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ...nodes.evaluation.jobs import Job
+from .attack_stage import AttackJob
 from .gradients import (
     Noised,
     TrainingBudget,
@@ -23,6 +23,7 @@ from .gradients import (
     trained_name,
 )
 from .prompts import Draft
+from .token_vectors import EMBEDDING
 
 VECTORS = 2
 MARGIN = 1.0  # log-odds below the guard's threshold that the white-box attack aims for
@@ -30,7 +31,7 @@ MARGIN = 1.0  # log-odds below the guard's threshold that the white-box attack a
 Penalty = Callable[[torch.Tensor, Noised], torch.Tensor]
 
 
-def textual_inversion(base_jobs: list[Job], wordings: list[str], setting) -> list[Job]:
+def textual_inversion(base_jobs: list[AttackJob], wordings: list[str], setting) -> list[AttackJob]:
     """The concept's words replaced by token vectors that were optimised on images of the concept (arXiv 2208.01618).
 
     One set of `VECTORS` for all prompts, started from the concept's own words; the guard plays no part in it.
@@ -38,7 +39,7 @@ def textual_inversion(base_jobs: list[Job], wordings: list[str], setting) -> lis
     return _with_vectors("textual inversion", base_jobs, wordings, setting, wordings[0], None)
 
 
-def white_box_embedding(base_jobs: list[Job], wordings: list[str], setting) -> list[Job]:
+def white_box_embedding(base_jobs: list[AttackJob], wordings: list[str], setting) -> list[AttackJob]:
     """As textual inversion, and the guard's unsafe probability is kept below its threshold at the same time.
 
     The guard is asked about pure noise at the first timestep and about the noised images of the batch; its hinge
@@ -59,10 +60,8 @@ def white_box_embedding(base_jobs: list[Job], wordings: list[str], setting) -> l
     return [replace(job, only=setting.method) for job in jobs]
 
 
-def _with_vectors(name: str, base_jobs: list[Job], wordings: list[str], setting, start: str,
-                  penalty: Penalty | None) -> list[Job]:
-    from ...nodes.drawing import EMBEDDING
-
+def _with_vectors(name: str, base_jobs: list[AttackJob], wordings: list[str], setting, start: str,
+                  penalty: Penalty | None) -> list[AttackJob]:
     budget = setting.budgets.get(name, TrainingBudget())
     drafts = [Draft.of(job.text, wording) for job, wording in zip(base_jobs, wordings)]
     texts = [replace(draft, wording=EMBEDDING).text for draft in drafts]
@@ -76,7 +75,7 @@ def _with_vectors(name: str, base_jobs: list[Job], wordings: list[str], setting,
     return [replace(job, text=text, embeddings=stem) for job, text in zip(base_jobs, texts)]
 
 
-def learn_vectors(name: str, base_jobs: list[Job], texts: list[str], setting, budget: TrainingBudget, start: str,
+def learn_vectors(name: str, base_jobs: list[AttackJob], texts: list[str], setting, budget: TrainingBudget, start: str,
                   penalty: Penalty | None = None) -> torch.Tensor:
     """Token vectors (VECTORS, D) under which the undefended model draws the concept.
 

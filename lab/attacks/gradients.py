@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import comfy.clip_model
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
-from ...nodes.evaluation.jobs import Job
+from saferedir_core.files import written_whole
+
+from .attack_stage import AttackJob
+from .token_vectors import tokens_with_embedding
 
 EMPHASIS = 16.0  # most weight of a noise level in the denoising loss
 
@@ -40,8 +45,6 @@ def differentiable() -> Iterator[None]:
 
     The host's CLIPLayer adds in place to what its layer norm has kept for the backward pass; here it does not.
     """
-    import comfy.clip_model
-
     original = comfy.clip_model.CLIPLayer.forward
     comfy.clip_model.CLIPLayer.forward = _layer_forward
     try:
@@ -63,14 +66,12 @@ def text_encoder(clip):
 
 def contexts_with(clip, texts: Sequence[str], vectors: torch.Tensor) -> torch.Tensor:
     """Contexts (N, T, D) of prompts of one chunk whose word EMBEDDING is `vectors` (n, D); differentiable."""
-    from ...nodes.drawing import tokens_with_embedding
-
     rows = [[token for token, *_ in next(iter(tokens_with_embedding(clip, text, vectors).values()))[0]]
             for text in texts]
     return text_encoder(clip).encode(rows)[0]
 
 
-def concept_latents(jobs: Sequence[Job], setting, name: str, count: int) -> tuple[torch.Tensor, list[int]]:
+def concept_latents(jobs: Sequence[AttackJob], setting, name: str, count: int) -> tuple[torch.Tensor, list[int]]:
     """Images of the undefended model that show the concept, and the job each belongs to.
 
     Latents (M, C, h, w) in the denoiser's own scale.  Seeds are not those of the jobs.
@@ -132,7 +133,7 @@ def fingerprint(module: torch.nn.Module) -> str:
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:12]
 
 
-def trained_name(name: str, jobs: Sequence[Job], setting, budget, *modules: torch.nn.Module) -> str:
+def trained_name(name: str, jobs: Sequence[AttackJob], setting, budget, *modules: torch.nn.Module) -> str:
     """A file's stem for something trained: it changes with everything it was trained from."""
     parts = [setting.seed, asdict(budget), [job.id for job in jobs], *map(fingerprint, modules)]
     return name.replace(",", "").replace(" ", "-") + "-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -140,10 +141,6 @@ def trained_name(name: str, jobs: Sequence[Job], setting, budget, *modules: torc
 
 def kept_or_trained(folder: Path | None, stem: str, train: Callable[[], dict[str, torch.Tensor]]) -> dict:
     """The tensors of `folder/stem.safetensors`, trained and written there if the file is not there yet."""
-    from safetensors.torch import load_file, save_file
-
-    from saferedir_core.files import written_whole
-
     file = Path(folder) / f"{stem}.safetensors" if folder else None
     if file and file.is_file():
         return load_file(file)

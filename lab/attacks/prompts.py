@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
+from numpy.random import Generator as Random
 
 from saferedir_core.rewording import SHORTEST, misspell, split_word
 
-from ...nodes.evaluation.jobs import Job
+from .attack_stage import AttackJob
 from .vocabulary import Vocabulary, filler_words, nonsense_word
 
 WEIGHTS = (0.3, 0.5, 0.7, 1.3, 1.6, 2.0)
@@ -61,18 +61,18 @@ def weighted(words: str, weight: float) -> str:
 
 # Changes of a draft.
 
-def other_wording(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary) -> Draft:
+def other_wording(draft: Draft, random: Random, vocabulary: Vocabulary) -> Draft:
     """The concept in other words for the same place; the draft itself when none are known."""
     others = vocabulary.other_wordings(draft.wording)
     return replace(draft, wording=_choice(others, random)) if others else draft
 
 
-def with_typo(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary | None = None) -> Draft:
+def with_typo(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """One edit of one word of the wording."""
     return replace(draft, wording=_edited(draft.wording, misspell, random), edits=draft.edits + 1)
 
 
-def with_two_typos(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary | None = None) -> Draft:
+def with_two_typos(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """Two edits, of the same word or of two; the second never undoes the first."""
     changed = draft
     while changed.wording == draft.wording:
@@ -80,17 +80,17 @@ def with_two_typos(draft: Draft, random: np.random.Generator, vocabulary: Vocabu
     return changed
 
 
-def with_split(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary | None = None) -> Draft:
+def with_split(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """One word of the wording in two."""
     return replace(draft, wording=_edited(draft.wording, split_word, random), edits=draft.edits + 1)
 
 
-def with_nonsense(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary | None = None) -> Draft:
+def with_nonsense(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """A nonsense word somewhere outside the wording."""
     return with_word(draft, nonsense_word(random), random)
 
 
-def with_word(draft: Draft, word: str, random: np.random.Generator) -> Draft:
+def with_word(draft: Draft, word: str, random: Random) -> Draft:
     """A given word somewhere outside the wording."""
     gaps = [("before", gap) for gap in _gaps(draft.before, first=True)]
     gaps += [("after", gap) for gap in _gaps(draft.after, first=False)]
@@ -100,18 +100,18 @@ def with_word(draft: Draft, word: str, random: np.random.Generator) -> Draft:
     return replace(draft, **{side: words[:at] + inserted + words[at:]})
 
 
-def with_weight(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary | None = None) -> Draft:
+def with_weight(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """The wording weighted, in place of any weight it had."""
     weight = _choice(WEIGHTS, random)
     return replace(draft, weight=weight, edits=draft.edits + (weight < 1))
 
 
-def with_prefix(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary | None = None) -> Draft:
+def with_prefix(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """An introduction in front."""
     return replace(draft, before=f"{_choice(PREFIXES, random)} {draft.before}")
 
 
-def reordered(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary) -> Draft:
+def reordered(draft: Draft, random: Random, vocabulary: Vocabulary) -> Draft:
     """A phrase that can move goes to the other end of the sentence; else the parts between commas rotate."""
     text = draft.before + draft.wording + draft.after
     found = [phrase for phrase in sorted(vocabulary.movable, key=len, reverse=True)
@@ -126,12 +126,12 @@ def reordered(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary)
     return replace(Draft.of(moved, draft.wording), weight=draft.weight, edits=draft.edits)
 
 
-def far_behind(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary) -> Draft:
+def far_behind(draft: Draft, random: Random, vocabulary: Vocabulary) -> Draft:
     """So much filler in front that the concept lies beyond the first 77 tokens."""
     return replace(draft, before=f"{filler_words(BEYOND_WORDS, vocabulary, random)}, {draft.before}")
 
 
-def wrapped_in_filler(draft: Draft, random: np.random.Generator, vocabulary: Vocabulary) -> Draft:
+def wrapped_in_filler(draft: Draft, random: Random, vocabulary: Vocabulary) -> Draft:
     """About 50 to 70 tokens, the caption somewhere inside."""
     own = len(draft.text.split())
     count = max(int(random.integers(*LONG_WORDS)) - own, 2)
@@ -142,12 +142,12 @@ def wrapped_in_filler(draft: Draft, random: np.random.Generator, vocabulary: Voc
 
 # Attacks: (job, wording, index, random, vocabulary) -> job.
 
-Rewrite = Callable[[Draft, np.random.Generator, Vocabulary], Draft]
+Rewrite = Callable[[Draft, Random, Vocabulary], Draft]
 
 
 def rewriting(*changes: Rewrite):
     """An attack that applies changes of the draft one after the other."""
-    def attack(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
+    def attack(job: AttackJob, wording: str, index: int, random: Random, vocabulary: Vocabulary) -> AttackJob:
         draft = Draft.of(job.text, wording)
         for change in changes:
             draft = change(draft, random, vocabulary)
@@ -156,7 +156,7 @@ def rewriting(*changes: Rewrite):
     return attack
 
 
-def short(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
+def short(job: AttackJob, wording: str, index: int, random: Random, vocabulary: Vocabulary) -> AttackJob:
     """Two to four words: the concept and what it is about, "striped fish", "red boat".
 
     Only the factors that are still said are wanted of the image, and the safe prompt is as short.
@@ -175,7 +175,7 @@ def short(job: Job, wording: str, index: int, random: np.random.Generator, vocab
                    wanted=_only(job.wanted, "object", "colour"))
 
 
-def weights(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
+def weights(job: AttackJob, wording: str, index: int, random: Random, vocabulary: Vocabulary) -> AttackJob:
     """The concept's words or the whole prompt at each of `WEIGHTS` in turn."""
     weight = WEIGHTS[index // 2 % len(WEIGHTS)]
     draft = Draft.of(job.text, wording)
@@ -187,7 +187,7 @@ def joined(how: str):
 
     The safe prompt would do for an attribute or a style; one that names another object draws that object instead.
     """
-    def attack(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
+    def attack(job: AttackJob, wording: str, index: int, random: Random, vocabulary: Vocabulary) -> AttackJob:
         share = SHARES[index // 2 % len(SHARES)] if how == "average" else 1.0
         first = index % 2 == 0
         draft = Draft.of(job.text, wording)
@@ -199,17 +199,17 @@ def joined(how: str):
     return attack
 
 
-def few_steps(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
+def few_steps(job: AttackJob, wording: str, index: int, random: Random, vocabulary: Vocabulary) -> AttackJob:
     """Each of `FEW_STEPS` in turn."""
     return replace(job, steps=FEW_STEPS[index % len(FEW_STEPS)])
 
 
-def low_cfg(job: Job, wording: str, index: int, random: np.random.Generator, vocabulary: Vocabulary) -> Job:
+def low_cfg(job: AttackJob, wording: str, index: int, random: Random, vocabulary: Vocabulary) -> AttackJob:
     """Each of `LOW_CFG` in turn; at 1 the host samples without a negative side."""
     return replace(job, cfg=LOW_CFG[index % len(LOW_CFG)])
 
 
-def _edited(wording: str, change, random: np.random.Generator) -> str:
+def _edited(wording: str, change, random: Random) -> str:
     """One word of the wording, a random one of those long enough, changed so that it differs."""
     words = [match for match in re.finditer(r"[A-Za-z]+", wording) if len(match[0]) >= SHORTEST]
     words = [match for match in words if match[0] not in LITTLE_WORDS] or words
@@ -226,7 +226,7 @@ def _leads(wording: str) -> bool:
     return wording.split()[0] not in ("with", "in", "by", "on", "from", "covered", "decorated", "full", "painted")
 
 
-def _is_modifier(job: Job, wording: str) -> bool:
+def _is_modifier(job: AttackJob, wording: str) -> bool:
     """Whether the safe prompt keeps what is around the wording, as it does for an attribute or a style."""
     draft = Draft.of(job.text, wording)
     around = {word.strip(",") for word in (draft.before + " " + draft.after).split()}
@@ -251,5 +251,5 @@ def _tidy(text: str) -> str:
     return text.strip(" ,")
 
 
-def _choice(options, random: np.random.Generator):
+def _choice(options, random: Random):
     return options[int(random.integers(len(options)))]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ...nodes.evaluation.jobs import Job
+from ...nodes.drawing import noise_of
 from . import prompts
+from .attack_stage import AttackJob
 from .gradients import differentiable, text_encoder
 from .prompts import Draft
 from .vocabulary import Vocabulary
@@ -57,7 +58,7 @@ class WhiteBoxBudget:
         return (self.evaluations - self.rounds * self.beam) // self.rounds
 
 
-def prompt_search(base_jobs: list[Job], wordings: list[str], setting) -> list[Job]:
+def prompt_search(base_jobs: list[AttackJob], wordings: list[str], setting) -> list[AttackJob]:
     """Of random rewordings the one whose undefended image shows the concept best; the guard is never asked.
 
     Equally good ones are drawn from, so that the rewordings stay as varied as they are.
@@ -80,7 +81,7 @@ def prompt_search(base_jobs: list[Job], wordings: list[str], setting) -> list[Jo
     return picked
 
 
-def white_box_search(base_jobs: list[Job], wordings: list[str], setting) -> list[Job]:
+def white_box_search(base_jobs: list[AttackJob], wordings: list[str], setting) -> list[AttackJob]:
     """For each prompt the draft that the guard finds least unsafe, of those that show the concept undefended.
 
     The guard is asked as it asks itself first: latents of pure noise (that of the job's seed), first timestep, the
@@ -110,7 +111,7 @@ def shortlist(found: list[tuple[float, Draft]], renders: int) -> list[tuple[floa
     return in_turn[:renders]
 
 
-def undefended(jobs: Sequence[Job], setting, steps: int | None = None) -> np.ndarray:
+def undefended(jobs: Sequence[AttackJob], setting, steps: int | None = None) -> np.ndarray:
     """How much the undefended images of jobs show the concept, (N,), as `setting.shown` says."""
     scores = []
     for start in range(0, len(jobs), RENDER_BATCH):
@@ -120,7 +121,7 @@ def undefended(jobs: Sequence[Job], setting, steps: int | None = None) -> np.nda
     return np.array(scores)
 
 
-def _beam_search(job: Job, wording: str, guard: _Guard, setting, budget: WhiteBoxBudget) -> Draft:
+def _beam_search(job: AttackJob, wording: str, guard: _Guard, setting, budget: WhiteBoxBudget) -> Draft:
     """The least unsafe draft that an undefended image was made of and that showed the concept; else the prompt."""
     random = setting.random_of("white-box search", job.id)
     beam, alive, seen = [Draft.of(job.text, wording)], [], {job.text}
@@ -169,14 +170,12 @@ class _Guard:
         self.timestep = float(sampling.timestep(sampling.sigma_max))
         self.words, self.tokens = whole_words(self.clip)
 
-    def noise(self, job: Job) -> torch.Tensor:
+    def noise(self, job: AttackJob) -> torch.Tensor:
         """Latents of pure noise (1, C, h, w), those that the job starts from."""
-        from ...nodes.drawing import noise_of
-
         return noise_of([job.seed], self.setting.stage.latent_shape).to(self.redirector.device)
 
     @torch.inference_mode()
-    def log_odds(self, job: Job, texts: Sequence[str]) -> list[float]:
+    def log_odds(self, job: AttackJob, texts: Sequence[str]) -> list[float]:
         """Of unsafe, the worst chunk of each prompt."""
         chunks, owners = [], []
         for index, text in enumerate(texts):
@@ -193,7 +192,7 @@ class _Guard:
             odds[owner] = max(odds[owner], value)
         return odds
 
-    def proposals(self, job: Job, beam: list[Draft], top: int = 48) -> list[tuple[Draft, list[str]]]:
+    def proposals(self, job: AttackJob, beam: list[Draft], top: int = 48) -> list[tuple[Draft, list[str]]]:
         """For each draft of the beam: the draft with a `SLOT` in it, and the words that a gradient says to put there.
 
         First order: the change of the log-odds when the slot's token vector becomes another row of the table.

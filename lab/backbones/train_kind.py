@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
-from saferedir_core.files import read_provenance, written_whole
+from saferedir_core.files import written_whole
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 from ...nodes.demo_world.backbone import load_backbone
@@ -34,6 +34,7 @@ from ..world.train_backbone import (
     validation_set,
 )
 from ..world.train_codec import draw_all, to_tensor, training_scenes
+from ..world.weights import read_provenance
 from .kinds import Kind, token_table
 
 BATCH = 32
@@ -203,14 +204,8 @@ def train_kind(kind: Kind, out: Path, work: Path, iterations: int, seed: int = 0
         texts = caption_texts(scenes, rows, random, STRANGE, TYPOS)
         dropped = random.random(BATCH) < CAPTION_DROPOUT
         texts = ["" if drop else text for text, drop in zip(texts, dropped)]
-        x, timestep, wanted, weight = noisy(diffusion, latents[rows])
-        with differentiable():
-            context, pooled, read = module.conditioning(texts, torch.rand(BATCH) < HIDDEN)
-            y = diffusion.encode_adm(pooled_output=pooled)
-            prediction = module.denoiser(x, timestep, context=context, y=y)
-            kept = torch.from_numpy(~dropped)
-            reading = module.reading_loss(read[kept], classes[rows][kept])
-        error = (prediction.float() - wanted).square().mean(dim=(1, 2, 3))
+        error, weight, reading = losses(module, diffusion, latents[rows], texts, classes[rows],
+                                        torch.from_numpy(~dropped))
         emphasised = step < EMPHASISED * iterations
         trainer.step((error * weight if emphasised else error).mean() + 0.1 * reading)
         running = error.mean().item() if running is None else 0.98 * running + 0.02 * error.mean().item()
@@ -233,6 +228,20 @@ def train_kind(kind: Kind, out: Path, work: Path, iterations: int, seed: int = 0
                             "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
                             "seconds": time.time() - started}, unfinished)
     return read_provenance(out)
+
+
+def losses(module: SmallBackbone, diffusion, clean: torch.Tensor, texts: list[str], classes: torch.Tensor,
+           captioned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of latents (B, C, 8, 8): the denoiser's errors (B,), the noise levels' weights (B,), and the reading's loss.
+
+    classes (B, 5).  captioned (B,) bool: whose text says something.
+    """
+    x, timestep, wanted, weight = noisy(diffusion, clean)
+    with differentiable():
+        context, pooled, read = module.conditioning(texts, torch.rand(BATCH) < HIDDEN)
+        prediction = module.denoiser(x, timestep, context=context, y=diffusion.encode_adm(pooled_output=pooled))
+        reading = module.reading_loss(read[captioned], classes[captioned])
+    return (prediction.float() - wanted).square().mean(dim=(1, 2, 3)), weight, reading
 
 
 def read_captions(module: SmallBackbone, scenes: list, classes: torch.Tensor, random: np.random.Generator) -> None:

@@ -21,6 +21,8 @@ from saferedir_core.plan import from_chunks, to_chunks
 
 from ...nodes.evaluation.jobs import Batch, Job
 from ...nodes.evaluation.methods import ConceptWords, Guarded, Method
+from ..attacks.attack_stage import AttackJob, AttackStage
+from ..attacks.token_vectors import EMBEDDING, tokens_with_embedding
 from . import arithmetic as maths
 
 KEY = "saferedir.baseline"  # of what a baseline leaves in the dict of a conditioning, for `finish` and its wrapper
@@ -51,8 +53,6 @@ def concept_words(name: str) -> ConceptWords:
 
 def chunks_of(clip, text: str, embedding: torch.Tensor | None = None) -> dict[str, list]:
     """The host's tokens of a text: for each text encoder a list of chunks of (token, weight, ...)."""
-    from ...nodes.drawing import EMBEDDING, tokens_with_embedding
-
     if embedding is not None and EMBEDDING in text:
         return tokens_with_embedding(clip, text, embedding)
     return clip.tokenize(text)
@@ -125,7 +125,7 @@ def prompts_of(batch: Batch, index: int, stage) -> list[dict[str, list]]:
     return [_tokens_of(job, index, stage) for job in batch.jobs]
 
 
-def _tokens_of(job: Job, index: int, stage) -> dict[str, list]:
+def _tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list]:
     embedding = stage.embeddings.get(job.embeddings) if job.embeddings else None
     texts = {"combine": [(job.text, job.second)[min(index, 1)]], "concat": [job.text, job.second]}.get(
         job.join, [job.text])

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole
 
 # A proxy in the environment is not for the loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -89,7 +89,7 @@ class Picture:
 
     def save(self, folder: str | os.PathLike, name: str | None = None) -> Path:
         """Write it under a temporary name first."""
-        return write_bytes_whole(Path(folder) / (name or self.filename), self.png)
+        return write_whole(Path(folder) / (name or self.filename), self.png)
 
     def array(self):
         """(H, W, 3) uint8."""
@@ -107,12 +107,6 @@ class Picture:
         from PIL import Image
 
         return dict(Image.open(io.BytesIO(self.png)).text)
-
-
-def write_bytes_whole(path: Path, content: bytes) -> Path:
-    with written_whole(path) as unfinished:
-        unfinished.write_bytes(content)
-    return path
 
 
 class ComfyClient:

@@ -6,7 +6,9 @@ import json
 import time
 import urllib.request
 
-from .browser import Browser, BrowserError, Page
+from playwright.sync_api import Browser
+
+from .browser import PATIENCE, BrowserError, open_page, wait
 from .server import PACK_FOLDER
 
 RENDERERS = ("canvas", "vue")
@@ -31,36 +33,41 @@ class Editor:
 
     def __init__(self, browser: Browser, url: str, template: str | None = None) -> None:
         self.url = url
-        self.page: Page = browser.page(self.address(template))
+        self.page, self.complaints = open_page(browser, self.address(template))
         self.wait_until_ready(template)
 
     def address(self, template: str | None) -> str:
         return f"{self.url}/?template={template}&source={PACK_FOLDER}" if template else self.url
 
     def wait_until_ready(self, template: str | None = None) -> None:
-        self.page.wait(READY)
+        self.wait(READY)
         if template:
-            self.page.wait("app.graph.nodes.some((node) => node.type.startsWith('SafeRedir'))")
+            self.wait("app.graph.nodes.some((node) => node.type.startsWith('SafeRedir'))")
         # The editor restores and lays out after it is there.
-        self.page.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 300)))")
+        self.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 300)))")
+
+    def wait(self, script: str, patience: float = PATIENCE):
+        """The expression's value on the page once it is true."""
+        try:
+            return wait(self.page, script, patience)
+        except BrowserError as error:
+            raise BrowserError(f"{error}; complaints: {self.complaints[-5:]}") from None
 
     def reload(self) -> None:
-        self.page.evaluate("window.beforeReload = true")
-        self.page.reload()
-        self.page.wait("!window.beforeReload")
+        self.page.reload(wait_until="commit")
         self.wait_until_ready()
 
     def load(self, workflow: dict) -> None:
         """Opens a workflow in a tab of its own."""
-        self.page.call("async (content) => { await app.loadGraphData(content); }", workflow)
-        self.page.wait(f"app.rootGraph.id === {json.dumps(workflow['id'])}")
+        self.page.evaluate("async (content) => { await app.loadGraphData(content); }", workflow)
+        self.wait(f"app.rootGraph.id === {json.dumps(workflow['id'])}")
 
     def queue(self) -> None:
         self.page.evaluate("app.queuePrompt(0).then(() => true)")
 
-    def idle(self) -> None:
+    def idle(self, patience: float = PATIENCE) -> None:
         """Waits until the server has nothing to do."""
-        self.page.wait("fetch('/api/prompt').then((r) => r.json()).then((a) => a.exec_info.queue_remaining === 0)")
+        self.wait("fetch('/api/prompt').then((r) => r.json()).then((a) => a.exec_info.queue_remaining === 0)", patience)
 
     def panels(self) -> list[dict]:
         """The panels on show: text, state, and what stands in their chart."""
@@ -78,7 +85,7 @@ class Editor:
 
     def panel(self, kind: str) -> dict:
         """The first panel of a Guard ("live") or a Report ("report")."""
-        words = "".join(self.page.call("(key) => fetch('/api/i18n').then((r) => r.json()).then((texts) => "
+        words = "".join(self.page.evaluate("(key) => fetch('/api/i18n').then((r) => r.json()).then((texts) => "
                                        "texts[app.extensionManager.setting.get('Comfy.Locale')]?.saferedir?.[key] "
                                        "?? texts.en.saferedir[key])", f"{kind}_label"))
         return next(panel for panel in self.panels() if panel["label"] == words)
@@ -91,22 +98,22 @@ class Editor:
             if condition(panel):
                 return panel
             if time.monotonic() > until:
-                raise BrowserError(f"the {kind} panel stayed {panel}; complaints: {self.page.complaints[-3:]}")
+                raise BrowserError(f"the {kind} panel stayed {panel}; complaints: {self.complaints[-3:]}")
             time.sleep(0.05)
 
     def place(self, node_id: int | str, shift: tuple[float, float] = (0, 0), scale: float = 1.0) -> None:
         """Moves the canvas so that this node's corner comes to (100, 150) of the window."""
-        self.page.call("""([id, dx, dy, scale]) => {
+        self.page.evaluate("""([id, dx, dy, scale]) => {
             const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect();
             ds.scale = scale;
             ds.offset = [(100 + dx - box.left) / scale - node.pos[0], (150 + dy - box.top) / scale - node.pos[1]];
             app.canvas.setDirty(true, true);
         }""", [node_id, *shift, scale])
-        self.page.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 200)))")
+        self.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 200)))")
 
     def title_of(self, node_id: int | str) -> tuple[float, float]:
         """Where in the window a node's title is."""
-        return tuple(self.page.call("""(id) => {
+        return tuple(self.page.evaluate("""(id) => {
             const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect();
             return [box.left + (node.pos[0] + 60 + ds.offset[0]) * ds.scale,
                     box.top + (node.pos[1] - 14 + ds.offset[1]) * ds.scale];
@@ -116,19 +123,19 @@ class Editor:
         """Opens a node's right-click menu; what it offers."""
         x, y = self.title_of(node_id)
         time.sleep(DOUBLE_CLICK)  # a click soon after another one would edit the title
-        self.page.click(x, y)
-        self.page.click(x, y, "right")
-        self.page.wait(f"{MENU}.length > 0")
+        self.page.mouse.click(x, y)
+        self.page.mouse.click(x, y, button="right")
+        self.wait(f"{MENU}.length > 0")
         return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
 
     def choose_in_menu(self, text: str) -> None:
-        x, y = self.page.wait(f"""(() => {{
+        x, y = self.wait(f"""(() => {{
             const entry = {MENU}.find((each) => each.innerText.trim() === {json.dumps(text)});
             entry.scrollIntoView({{block: "nearest"}});
             const box = entry.getBoundingClientRect();
             return [box.left + box.width / 2, box.top + box.height / 2];
         }})()""")
-        self.page.click(x, y)
+        self.page.mouse.click(x, y)
 
 
 MENU = ("[...document.querySelectorAll('.litecontextmenu .litemenu-entry, .p-contextmenu [role=menuitem], "

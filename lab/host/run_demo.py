@@ -10,7 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-from .client import ComfyClient, ComfyError, ExecutionFailed, PromptRefused, UnreachableError, write_bytes_whole
+from saferedir_core.files import write_whole
+
+from .client import ComfyClient, ComfyError, ExecutionFailed, PromptRefused, UnreachableError
 from .console import Progress, StepFailed, say
 from .workflow import WorkflowError, to_api
 
@@ -48,12 +50,12 @@ def save_results(client: ComfyClient, history: dict, prompt: dict, output: Path)
     for picture in client.images(history):
         stem = slug(picture.stem) if picture.kind == "output" else title(picture.node_id)
         path = name(stem, ".png")
-        written.append(write_bytes_whole(path, picture.png))
+        written.append(write_whole(path, picture.png))
     for node_id, lines in client.texts(history).items():
         for text in lines:
             if is_json(text):
                 path = name(title(node_id), ".json")
-                written.append(write_bytes_whole(path, text.encode()))
+                written.append(write_whole(path, text))
     return written
 
 

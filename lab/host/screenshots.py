@@ -13,11 +13,13 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import Browser
 
-from .browser import Browser, BrowserError, find_chromium
+from .browser import BrowserError, find_chromium, launch
 from .client import ComfyClient
 from .editor import Editor, choose
 from .server import ComfyServer, isolated_base
@@ -57,42 +59,41 @@ def small_png(content: bytes, path: Path) -> None:
 
 def run_to_the_end(editor: Editor) -> None:
     editor.queue()
-    editor.page.wait("fetch('/api/prompt').then((r) => r.json()).then((a) => a.exec_info.queue_remaining === 0)",
-                     patience=600, pause=0.3)
-    editor.page.wait("new Promise((done) => setTimeout(() => done(true), 1500))")       # pictures load
+    editor.idle(patience=600)
+    editor.wait("new Promise((done) => setTimeout(() => done(true), 1500))")       # pictures load
 
 
 def photograph(editor: Editor, node_ids: list, path: Path, scale: float = 1.0, margin: int = 20) -> None:
     """The part of the window where these nodes stand."""
-    x, y, width, height = editor.page.call("""([ids, margin]) => {
+    x, y, width, height = editor.page.evaluate("""([ids, margin]) => {
         const nodes = ids.map((id) => app.graph.getNodeById(id));
         const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 30;
         const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]));
         const bottom = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
         return [left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin];
     }""", [node_ids, margin])
-    editor.page.call("""([x, y, scale, left, top]) => {
+    editor.page.evaluate("""([x, y, scale, left, top]) => {
         const {ds} = app.canvas; ds.scale = scale; ds.offset = [left / scale - x, top / scale - y];
         app.canvas.deselectAll?.(); app.canvas.setDirty(true, true);
     }""", [x, y, scale, *CLEAR])
-    editor.page.wait("new Promise((done) => setTimeout(() => done(true), 800))")
+    editor.wait("new Promise((done) => setTimeout(() => done(true), 800))")
     box = editor.page.evaluate("(({left, top}) => [left, top])(app.canvas.canvas.getBoundingClientRect())")
     clip = {"x": box[0] + CLEAR[0], "y": box[1] + CLEAR[1], "width": width * scale, "height": height * scale}
     if path.suffix == ".png":
         small_png(editor.page.screenshot(clip=clip), path)
     else:
-        path.write_bytes(editor.page.screenshot(clip=clip, kind="jpeg"))
+        path.write_bytes(editor.page.screenshot(clip=clip, type="jpeg", quality=88))
 
 
 def nodes_of(content: dict, *types: str) -> list:
     return [node["id"] for node in content["nodes"] if node["type"] in types]
 
 
-def editor_pictures(browser: Browser, url: str) -> None:
+def editor_pictures(chromium: Browser, url: str) -> None:
     """The guarded half of the demo after its run, in both renderers; the report alone in the light theme."""
     for renderer, palette in (("vue", "dark"), ("canvas", "light")):
         choose(url, renderer, **{"Comfy.Locale": "en", "Comfy.ColorPalette": palette})
-        editor = Editor(browser, url, "demo")
+        editor = Editor(chromium, url, "demo")
         content = workflow("demo")
         # A seed of its own, so that nothing comes from the host's cache and the curve is drawn.
         for node in content["nodes"]:
@@ -104,9 +105,9 @@ def editor_pictures(browser: Browser, url: str) -> None:
                    f"editor-{palette}.png", scale=1.0)
 
 
-def help_pictures(browser: Browser, url: str) -> None:
+def help_pictures(chromium: Browser, url: str) -> None:
     choose(url, "vue", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
-    editor = Editor(browser, url, "demo")
+    editor = Editor(chromium, url, "demo")
     for name in dict.fromkeys(template for template, _ in STANDING.values()):
         content = workflow(name)
         editor.load(content)
@@ -131,11 +132,11 @@ def link_picture(kind: str, shown: str) -> None:
         page.write_text(f"{title}\n\n![{shown}]({kind}.jpg)\n{rest}", encoding="ascii", newline="\n")
 
 
-def thumbnails(browser: Browser, url: str) -> None:
-    thumbnails_of_runs(ComfyClient(url))
+def sdxl_thumbnail(chromium: Browser, url: str) -> None:
+    """Its model is not here: the editor shows what the workflow looks like."""
     choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
-    editor = Editor(browser, url, "demo")
-    content = workflow("sdxl")      # its model is not here: the editor shows what it looks like
+    editor = Editor(chromium, url, "demo")
+    content = workflow("sdxl")
     editor.load(content)
     photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
 
@@ -169,15 +170,22 @@ def main(kinds: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
         base = isolated_base(Path(folder), ROOT)
         with ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]), base, log=base / "server.log",
-                         cpu=os.environ.get("SAFEREDIR_CPU") == "1") as server, Browser(program) as browser:
-            for kind, take in zip(KINDS, (editor_pictures, help_pictures, thumbnails)):
-                if kind in kinds or not kinds:
-                    try:
-                        take(browser, server.url)
-                    except BrowserError as trouble:
-                        print(f"{kind}: {trouble}", file=sys.stderr)
-                        return 1
+                         cpu=os.environ.get("SAFEREDIR_CPU") == "1") as server:
+            try:
+                take_pictures(program, server.url, kinds or KINDS)
+            except BrowserError as trouble:
+                print(trouble, file=sys.stderr)
+                return 1
     return 0
+
+
+def take_pictures(program: str, url: str, kinds: Sequence[str]) -> None:
+    if "thumbnails" in kinds:
+        thumbnails_of_runs(ComfyClient(url))  # before the browser opens, see .browser on its event loop
+    with launch(program) as chromium:
+        for kind, take in zip(KINDS, (editor_pictures, help_pictures, sdxl_thumbnail)):
+            if kind in kinds:
+                take(chromium, url)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+import psutil
+
+from saferedir_core.markdown import table
+
+from ..host.client import ComfyClient, ExecutionFailed
+from ..host.server import ComfyServer, isolated_base
+from .cases import REDIRECTOR, World
+from .graph import Graph
+
 PROJECT = Path(__file__).resolve().parents[2]
-sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() != PROJECT / "matrix"]
-
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-
-from ..host.client import ComfyClient, ExecutionFailed  # noqa: E402
-from ..host.server import ComfyServer, isolated_base  # noqa: E402
-from ..world.measure import table  # noqa: E402
-from .cases import REDIRECTOR, World  # noqa: E402
-from .graph import Graph  # noqa: E402
-
 TEXTS = ("a striped red fish in the snow", "a blue house at night", "a striped green tree in a meadow",
          "a yellow car in the desert", "a purple cup with stripes at night")
 SAMPLERS = ("euler", "heun", "uni_pc", "dpmpp_2m", "euler_ancestral")

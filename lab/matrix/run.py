@@ -11,20 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+from saferedir_core.files import written_whole
+
+from ...nodes.demo_world.backbone import load_backbone
+from ...nodes.demo_world.scenes import SIZE
+from ..host.client import ComfyClient
+from ..host.server import ComfyServer, isolated_base
+from .cases import BATCH, REDIRECTOR, all_cases
+from .extras import make_extras
+from .runner import Row, Runner
+from .table import page
+
 PROJECT = Path(__file__).resolve().parents[2]
-sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() != PROJECT / "matrix"]
-
-from saferedir_core.files import written_whole  # noqa: E402
-
-from ...nodes.demo_world.backbone import load_backbone  # noqa: E402
-from ...nodes.demo_world.scenes import SIZE  # noqa: E402
-from ..host.client import ComfyClient  # noqa: E402
-from ..host.server import ComfyServer, isolated_base  # noqa: E402
-from .cases import BATCH, REDIRECTOR, all_cases  # noqa: E402
-from .extras import make_extras  # noqa: E402
-from .runner import Row, Runner  # noqa: E402
-from .table import page  # noqa: E402
-
 OUTPUT = PROJECT / "output" / "matrix"
 PAGE = PROJECT / "docs" / "matrix.md"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..world.measure import table
+from saferedir_core.markdown import table
+
 from .runner import GUARDED, NOT_HERE, REFUSED, STOPPED, Row
 
 INTRODUCTION = """# The matrix
@@ -41,7 +42,7 @@ def page(rows: Sequence[Row], version: str, redirector: str, batch: int, size: i
         parts.append(f"## {group.capitalize()}\n\n" + _rows([row for row in here if row.group == group]))
     absent = [row for row in rows if row.outcome == NOT_HERE]
     if absent:
-        lines = [(row.path, row.concept, row.detail.replace("|", "/")[:160]) for row in absent]
+        lines = [(row.path, row.concept, row.detail[:160]) for row in absent]
         parts.append("## Not on the demo world\n\nThese nodes do not run on it without a guard either, or need files "
                      "that it does not have.\n\n"
                      + table(("path", "concept in", "why"), lines))
@@ -77,7 +78,7 @@ def _rows(rows: Sequence[Row], with_group: bool = False) -> str:
 def _cells(row: Row) -> tuple:
     guarded = "yes" if row.outcome == GUARDED else row.outcome
     if row.outcome != STOPPED and row.detail:
-        guarded += ": " + row.detail.replace("|", "/")
+        guarded += ": " + row.detail
     concept = "" if row.striped is None else f"{row.striped[0]} -> {row.striped[1]} of {row.images}"
     if row.outcome in (REFUSED, STOPPED):
         concept = f"{row.striped[0]} -> no image"

@@ -6,22 +6,22 @@ templates, wordings), which no training saw.
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from saferedir_core import PolicyConfig, load_redirector
+from saferedir_core.markdown import table  # noqa: F401  (lab/costs asks for it here)
 from saferedir_core.metrics import Share, share
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import FACTOR_NAMES, factors_right, judge
+from ...nodes.demo_world.scenes import Scene, all_scenes, draw, scenes_of
 from ...nodes.guarding.bridge import guard_model
 from ...nodes.types import LoadedRedirector, Recorder
-from ...nodes.demo_world.scenes import Scene, all_scenes, draw, scenes_of
+from ..machine import machine  # noqa: F401  (lab/costs asks for it here)
 from .captions import KINDS, can_be, caption
 from .sampling import SamplingConfig, generate
 
@@ -77,19 +77,3 @@ def seconds_per_image(models: dict[str, object], clip, vae, config: SamplingConf
 def guarded_model(model, redirector_file: Path):
     loaded = LoadedRedirector.place(redirector_file.stem, load_redirector(redirector_file))
     return guard_model(model, loaded, PolicyConfig(), Recorder())
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads, no GPU"
-    return f"{name}, {device}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

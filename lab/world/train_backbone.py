@@ -21,20 +21,19 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from saferedir_core.files import read_provenance, sha256, written_whole
+from saferedir_core.files import sha256, written_whole
 from saferedir_core.rewording import misspell, reword, split_word
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 from ...nodes.demo_world.backbone import (
-    _TABLE_KEY,
     LATENT_SCALE,
+    TOKEN_TABLE,
     WEIGHTS,
     assemble,
     build_clip,
     build_diffusion,
     build_vae,
     load_backbone,
-    save_backbone,
     untrained_token_table,
 )
 from ...nodes.demo_world.judge import FACTOR_NAMES, factors_right
@@ -44,6 +43,7 @@ from .captions import caption
 from .initial_weights import initialise
 from .sampling import SamplingConfig, generate, token_ids
 from .train_codec import draw_all, encode_mean, to_tensor, training_scenes
+from .weights import read_provenance, save_backbone
 
 BATCH = 64
 READING = 500  # iterations that train the text encoder alone, to tell the factors from a caption
@@ -143,103 +143,6 @@ def follow_score(pictures: np.ndarray, scenes: list) -> dict:
     return {"all": float(hits.all(1).mean()), **{name: float(each.mean()) for name, each in zip(FACTOR_NAMES, hits.T)}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("output/training"))
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--iterations", type=int, default=4000)
-    parser.add_argument("--finish", type=int, default=2400, help="iterations with nonsense words and typing errors")
-    parser.add_argument("--start", type=Path, help="go on from these weights, with the last phase only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=400, help="iterations between validations")
-    arguments = parser.parse_args()
-    started = time.time()
-    torch.manual_seed(arguments.seed)
-    comfy.clip_model.CLIPLayer.forward = layer_forward
-
-    vae = build_vae(load_file(arguments.work / "codec.safetensors"))
-    scenes = training_scenes(20, arguments.seed)
-    latents = encode_latents(vae, draw_all(scenes, arguments.work, "backbone_scenes"))
-    print(f"{len(latents)} latents, std {latents.std():.3f}, {time.time() - started:.0f} s", flush=True)
-
-    clip, diffusion = build_clip(), build_diffusion()
-    tokens = caption_tokens(clip.tokenizer)
-    text_model = clip.cond_stage_model.clip_l.transformer.text_model
-    initialise(text_model)
-    initialise(diffusion.diffusion_model)
-    table = untrained_token_table()
-    backbone = Backbone(text_model, diffusion.diffusion_model, table, tokens)
-    text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in `table`, not trained here
-    backbone.train()
-    phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
-              Phase(arguments.finish, rate=6e-4, strange=0.5, typos=0.3, reading=0.3))
-    sigmas = diffusion.model_sampling.sigmas  # (1000,)
-    # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the noise:
-    # undo that up to a limit.  Mean 1 over the schedule.
-    emphasis = (1 + sigmas.square()).clamp(max=EMPHASIS)
-    emphasis = emphasis / emphasis.mean()
-    random = np.random.default_rng(arguments.seed + 1)
-    validation = validation_set(192, 7, strange=0.5)
-    history, running, reached, state = [], None, 0, None
-    state_file = arguments.work / "backbone_state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=False)
-        reached, history = state["phase"], state["history"]
-        random.bit_generator.state = state["random"]
-        torch.set_rng_state(state["torch_random"])
-        started -= state["seconds"]
-
-    classes = factor_classes(scenes)
-    vocabulary = strange_vocabulary(clip.tokenizer)
-    if state is None and arguments.start:
-        reached, history = len(phases) - 1, go_on_from(arguments.start, backbone)
-    if state is None:
-        read_captions(backbone, clip.tokenizer, scenes, classes, random, readers_only=bool(arguments.start))
-        print(f"text encoder can read captions, {time.time() - started:.0f} s", flush=True)
-    empty = torch.tensor(token_ids(clip.tokenizer, ""))
-    for number, phase in enumerate(phases[reached:], reached):
-        best = -1.0
-        trainer = Trainer(backbone, TrainerConfig(phase.iterations, rate=phase.rate, warmup=200, weight_decay=0.02))
-        if state is not None:
-            trainer.load_state_dict(state["trainer"])
-            best, state = state["best"], None
-            print(f"resumed at iteration {trainer.steps_done} of phase {number}", flush=True)
-        for step in range(trainer.steps_done, phase.iterations):
-            rows = random.integers(0, len(scenes), BATCH)
-            ids = caption_ids(clip.tokenizer, scenes, rows, random, phase.strange, phase.typos, vocabulary)
-            dropped = torch.from_numpy(random.random(BATCH) < CAPTION_DROPOUT)
-            ids[dropped] = empty
-            clean = latents[rows]
-            noise = torch.randn_like(clean)
-            timestep = torch.randint(0, 1000, (BATCH,))
-            sigma = sigmas[timestep][:, None, None, None]
-            noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
-            with torch.autocast("cpu", torch.bfloat16):
-                context = backbone.context(ids)
-                prediction = backbone.denoiser(noisy, timestep.float(), context=context)
-                reading = backbone.reading_loss(context[~dropped], classes[rows][~dropped])
-            error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-            weight = emphasis[timestep] if step < phase.emphasised * phase.iterations else 1.0
-            trainer.step((error * weight).mean() + phase.reading * reading)
-            loss = error.mean().item()
-            running = loss if running is None else 0.98 * running + 0.02 * loss
-            if step % 100 == 0:
-                print(f"iteration {step}, loss {running:.4f}, {time.time() - started:.0f} s", flush=True)
-            if (step + 1) % arguments.every == 0 or step + 1 == phase.iterations:
-                score = validate(trainer.averaged, tokens, vae, validation)
-                history.append({"phase": number, "iteration": step + 1, "loss": running,
-                                "seconds": round(time.time() - started), **score})
-                print(json.dumps(history[-1]), flush=True)
-                if score["all"] >= best:
-                    best = score["all"]
-                    write(arguments, trainer.averaged, tokens, vae, history)
-                with written_whole(state_file) as unfinished:
-                    torch.save({"phase": number, "trainer": trainer.state_dict(), "best": best, "history": history,
-                                "random": random.bit_generator.state, "torch_random": torch.get_rng_state(),
-                                "seconds": time.time() - started}, unfinished)
-        backbone.load_state_dict(trainer.averaged.state_dict())  # the next phase goes on from the averaged weights
-
-
 @dataclass(frozen=True)
 class Phase:
     """A part of the training with a schedule of its own.
@@ -256,6 +159,118 @@ class Phase:
     strange: float = 0.0
     typos: float = 0.0
     reading: float = 0.1
+
+
+class Training:
+    """A training of the backbone, in phases; `resume` takes up what an earlier one left in the work folder."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments, self.started = arguments, time.time()
+        self.vae = build_vae(load_file(arguments.work / "codec.safetensors"))
+        self.scenes = training_scenes(20, arguments.seed)
+        self.latents = encode_latents(self.vae, draw_all(self.scenes, arguments.work, "backbone_scenes"))
+        self.say(f"{len(self.latents)} latents, std {self.latents.std():.3f}")
+        clip, diffusion = build_clip(), build_diffusion()
+        self.tokenizer, self.tokens = clip.tokenizer, caption_tokens(clip.tokenizer)
+        text_model = clip.cond_stage_model.clip_l.transformer.text_model
+        initialise(text_model)
+        initialise(diffusion.diffusion_model)
+        self.backbone = Backbone(text_model, diffusion.diffusion_model, untrained_token_table(), self.tokens)
+        text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in the backbone's table
+        self.backbone.train()
+        self.phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
+                       Phase(arguments.finish, rate=6e-4, strange=0.5, typos=0.3, reading=0.3))
+        self.sigmas = diffusion.model_sampling.sigmas  # (1000,)
+        # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the
+        # noise: undo that up to a limit.  Mean 1 over the schedule.
+        emphasis = (1 + self.sigmas.square()).clamp(max=EMPHASIS)
+        self.emphasis = emphasis / emphasis.mean()
+        self.random = np.random.default_rng(arguments.seed + 1)
+        self.validation = validation_set(192, 7, strange=0.5)
+        self.history, self.running, self.state_file = [], None, arguments.work / "backbone_state.pt"
+        self.classes = factor_classes(self.scenes)
+        self.vocabulary = strange_vocabulary(self.tokenizer)
+        self.empty = torch.tensor(token_ids(self.tokenizer, ""))
+
+    def say(self, text: str) -> None:
+        print(f"{text}, {time.time() - self.started:.0f} s", flush=True)
+
+    def run(self) -> None:
+        state, reached = self.resume(), 0
+        if state is not None:
+            reached = state["phase"]
+        else:
+            if self.arguments.start:
+                reached, self.history = len(self.phases) - 1, go_on_from(self.arguments.start, self.backbone)
+            read_captions(self.backbone, self.tokenizer, self.scenes, self.classes, self.random,
+                          readers_only=bool(self.arguments.start))
+            self.say("text encoder can read captions")
+        for number in range(reached, len(self.phases)):
+            self.train(number, state if number == reached else None)
+
+    def resume(self) -> dict | None:
+        """What a killed training saved, its random states taken over; None for a new one."""
+        if not self.state_file.exists():
+            return None
+        state = torch.load(self.state_file, weights_only=False)
+        self.history = state["history"]
+        self.random.bit_generator.state = state["random"]
+        torch.set_rng_state(state["torch_random"])
+        self.started -= state["seconds"]
+        return state
+
+    def train(self, number: int, state: dict | None) -> None:
+        """One phase; the next one goes on from the averaged weights."""
+        phase, best = self.phases[number], -1.0
+        trainer = Trainer(self.backbone, TrainerConfig(phase.iterations, rate=phase.rate, warmup=200,
+                                                       weight_decay=0.02))
+        if state is not None:
+            trainer.load_state_dict(state["trainer"])
+            best = state["best"]
+            print(f"resumed at iteration {trainer.steps_done} of phase {number}", flush=True)
+        for step in range(trainer.steps_done, phase.iterations):
+            trainer.step(self.loss(phase, step))
+            if step % 100 == 0:
+                self.say(f"iteration {step}, loss {self.running:.4f}")
+            if (step + 1) % self.arguments.every == 0 or step + 1 == phase.iterations:
+                best = self.validate(number, step + 1, trainer, best)
+        self.backbone.load_state_dict(trainer.averaged.state_dict())
+
+    def loss(self, phase: Phase, step: int) -> torch.Tensor:
+        """Of a random batch: the denoiser's error, and the reading's."""
+        rows = self.random.integers(0, len(self.scenes), BATCH)
+        ids = caption_ids(self.tokenizer, self.scenes, rows, self.random, phase.strange, phase.typos, self.vocabulary)
+        dropped = torch.from_numpy(self.random.random(BATCH) < CAPTION_DROPOUT)
+        ids[dropped] = self.empty
+        clean = self.latents[rows]
+        noise = torch.randn_like(clean)
+        timestep = torch.randint(0, 1000, (BATCH,))
+        sigma = self.sigmas[timestep][:, None, None, None]
+        noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
+        with torch.autocast("cpu", torch.bfloat16):
+            context = self.backbone.context(ids)
+            prediction = self.backbone.denoiser(noisy, timestep.float(), context=context)
+            reading = self.backbone.reading_loss(context[~dropped], self.classes[rows][~dropped])
+        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+        weight = self.emphasis[timestep] if step < phase.emphasised * phase.iterations else 1.0
+        mean = error.mean().item()
+        self.running = mean if self.running is None else 0.98 * self.running + 0.02 * mean
+        return (error * weight).mean() + phase.reading * reading
+
+    def validate(self, number: int, iteration: int, trainer: Trainer, best: float) -> float:
+        """Scores the averaged weights, writes them when they are the best so far, and saves the state; the best."""
+        score = validate(trainer.averaged, self.tokens, self.vae, self.validation)
+        self.history.append({"phase": number, "iteration": iteration, "loss": self.running,
+                             "seconds": round(time.time() - self.started), **score})
+        print(json.dumps(self.history[-1]), flush=True)
+        if score["all"] >= best:
+            best = score["all"]
+            write(self.arguments, trainer.averaged, self.tokens, self.vae, self.history)
+        with written_whole(self.state_file) as unfinished:
+            torch.save({"phase": number, "trainer": trainer.state_dict(), "best": best, "history": self.history,
+                        "random": self.random.bit_generator.state, "torch_random": torch.get_rng_state(),
+                        "seconds": time.time() - self.started}, unfinished)
+        return best
 
 
 def caption_texts(scenes: list, rows: np.ndarray, random: np.random.Generator, strange: float = 0.0,
@@ -288,7 +303,7 @@ def go_on_from(file: Path, backbone: Backbone) -> list[dict]:
     text = {key.removeprefix("transformer.text_model."): value
             for key, value in clip.cond_stage_model.clip_l.state_dict().items()
             if key.startswith("transformer.text_model.")}
-    table = text.pop(_TABLE_KEY.removeprefix("transformer.text_model."))
+    table = text.pop(TOKEN_TABLE.removeprefix("transformer.text_model."))
     backbone.text.load_state_dict(text, strict=False)
     trained = (backbone.index >= 0).nonzero().flatten()
     backbone.rows.data.copy_(table[trained])
@@ -316,7 +331,7 @@ def text_state(module: Backbone, tokens: list[int]) -> dict[str, torch.Tensor]:
     full = module.table.clone()
     full[torch.tensor(tokens)] = module.rows.detach()
     state = {f"transformer.text_model.{key}": value for key, value in module.text.state_dict().items()}
-    return {**state, _TABLE_KEY: full}
+    return {**state, TOKEN_TABLE: full}
 
 
 def validate(module: Backbone, tokens: list[int], vae, validation) -> dict:
@@ -334,6 +349,21 @@ def write(arguments, module: Backbone, tokens: list[int], vae, history) -> None:
                   "codec": json.loads((arguments.work / "codec.json").read_text())}
     save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, tokens),
                   vae.first_stage_model.state_dict(), tokens, provenance)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("output/training"))
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--finish", type=int, default=2400, help="iterations with nonsense words and typing errors")
+    parser.add_argument("--start", type=Path, help="go on from these weights, with the last phase only")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=400, help="iterations between validations")
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    comfy.clip_model.CLIPLayer.forward = layer_forward
+    Training(arguments).run()
 
 
 if __name__ == "__main__":

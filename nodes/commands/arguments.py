@@ -19,3 +19,26 @@ def shard(text: str) -> tuple[int, int]:
 def say(text: str) -> None:
     """To standard error: standard output is for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+class ConsoleProgress:
+    """A bar on standard error that is told how far things are; a line now and then where that is no terminal.
+
+    what: on the line; unit: of what is counted, such as "image".
+    """
+
+    def __init__(self, what: str, unit: str, silent: bool = False):
+        self.what, self.unit, self.silent = what, unit, silent
+        self._bar = None
+
+    def __call__(self, done: int, total: int, said: str = "") -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or total != self._bar.total or done < self._bar.n:
+            # From what is there already, so that the rate is that of this run.
+            self._bar = tqdm(desc=self.what, total=total, initial=done, unit=self.unit, disable=self.silent,
+                             mininterval=0.2 if sys.stderr.isatty() else 5.0)
+        self._bar.set_postfix_str(said, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.close()

@@ -13,14 +13,13 @@ Redirectors in files named alike but for a number at the end (NAME-0, NAME-1) co
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from saferedir_core.errors import ConfigError, SafeRedirError
 
 from ..host import prepare
-from .arguments import say, shard
+from .arguments import ConsoleProgress, say, shard
 
 DEMO = {"steps": 10, "cfg": 4.0, "batch": 25}
 CHECKPOINT = {"steps": 20, "cfg": 7.5, "batch": 4}
@@ -37,6 +36,10 @@ class Extras:
                               "of the repository. Clone it and run 'python quickstart.py evaluate' there, or leave "
                               f"{asked} out.")
 
+    def stage(self, stage):
+        """A stage that draws what attacks and other methods ask for."""
+        return stage
+
     def methods(self, arguments, detector) -> list:
         """Other methods that are measured beside the redirectors."""
         return []
@@ -50,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
     made.add_argument("--redirector", type=Path, nargs="*", default=[], metavar="FILE", help="each is a method")
-    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json) or jobs (.jsonl)")
+    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
     made.add_argument("--detector", default="none", metavar="SPEC",
                       help="demo:CONCEPT, nudenet, classifier:MODEL:LABEL, clip:MODEL:PHRASE;OTHER or none (none)")
@@ -119,15 +122,15 @@ def run(arguments, extras: Extras) -> int:
     else:
         say(f"{len(study.jobs)} images, {len(study.methods)} methods: "
             + ", ".join(method.name for method in study.methods))
-        study.evaluate(Progress("images"))
-        extras.attack(study, arguments, Progress("attacks"))
+        study.evaluate(ConsoleProgress("images", "image"))
+        extras.attack(study, arguments, ConsoleProgress("attacks", "image"))
     if study.shard[1] > 1:
         say(f"written {study.results}; when all parts are there, run the same command with --merge")
         return 0
     text = study.summarise(f"Evaluation of {', '.join(path.stem for path in arguments.redirector) or 'the model'}")
     study.draw()
     if arguments.sweep:
-        study.sweep(arguments.sweep, Progress("sweep"))
+        study.sweep(arguments.sweep, ConsoleProgress("sweep", "image"))
     print(text)
     say(f"written {arguments.out}")
     return 0
@@ -152,7 +155,8 @@ def study_of(arguments, extras: Extras):
     methods, described = methods_of(arguments, extras, detector)
     distance = lpips_distance() if arguments.lpips else None
     settings = {"model": arguments.model, "detector": arguments.detector, **sampling, "methods": described}
-    return Study(stage_of(arguments.model, **sampling), methods, jobs, detector, arguments.out.resolve(), settings,
+    stage = extras.stage(stage_of(arguments.model, **sampling))
+    return Study(stage, methods, jobs, detector, arguments.out.resolve(), settings,
                  arguments.shard, arguments.batch or defaults["batch"], distance)
 
 
@@ -180,21 +184,3 @@ def methods_of(arguments, extras: Extras, detector) -> tuple[list, dict]:
         made.append(guarded)
         described[file.stem] = {"sha256": guarded.loaded.redirector.sha256, **asdict(guarded.policy)}
     return made, described
-
-
-class Progress:
-    """Says now and then how many images there are, and how fast they come."""
-
-    def __init__(self, what: str, every: float = 5.0):
-        self.what, self.every = what, every
-        self.first, self.started, self.said = None, time.monotonic(), 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = done
-        if done == total or now - self.said >= self.every:
-            self.said = now
-            rate = (done - self.first) / max(now - self.started, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            say(f"{self.what}: {done} of {total}, {rate:.1f} a second{left}")

@@ -20,11 +20,11 @@ from pathlib import Path
 from saferedir_core import training_report
 from saferedir_core.checkpoint import save_redirector
 from saferedir_core.errors import CheckpointError, ConfigError, SafeRedirError, TrainingError
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
 from saferedir_core.training import TrainingConfig
 
-from .arguments import say, shard
+from .arguments import ConsoleProgress, say, shard
 
 DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
 CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
@@ -131,7 +131,7 @@ class Training:
         if arguments.merge:
             training.merge_parts(arguments.merge, self.work)
         shard = arguments.shard if self.world == 1 else (self.rank, self.world)
-        training.collect_parts(model, clip, parts, self.work, collection, shard=shard, told=self.Collected(self, parts))
+        training.collect_parts(model, clip, parts, self.work, collection, shard=shard, told=self.collected(parts))
         self.barrier()
         if arguments.collect_only:
             self.say(f"collected in {self.work}, {self.seconds():.0f} s")
@@ -141,7 +141,7 @@ class Training:
                                     f"{Path(arguments.model).name} {digest}",
                                     digest_of(chosen), collection,
                                     "python saferedir.py train " + " ".join(self.argv))
-        trained = training.train_parts(self.work, config, self.device(), self.Learned(self, config.iterations))
+        trained = training.train_parts(self.work, config, self.device(), self.learned(config.iterations))
         if self.rank == 0:
             self.write(trained, {**trained.metadata(), **about})
         self.barrier()
@@ -214,8 +214,8 @@ class Training:
 
         save_redirector(trained.redirector.half(), self.out, metadata)
         try:
-            with written_whole(self.out.with_suffix(".json")) as file:
-                file.write_text(training_report.training_json(trained.log, trained.scores, metadata), encoding="utf-8")
+            write_whole(self.out.with_suffix(".json"),
+                        training_report.training_json(trained.log, trained.scores, metadata))
             with written_whole(self.out.with_suffix(".png")) as file:
                 Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
         except OSError as error:
@@ -224,6 +224,23 @@ class Training:
                                      "command again for the rest.") from error
         scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
         self.say(f"written {self.out}, {self.seconds():.0f} s: {scores}")
+
+    def collected(self, parts):
+        """For collect_parts(told=)."""
+        bars = {part: ConsoleProgress(f"{part} trajectories", "pair", silent=self.rank > 0) for part in vars(parts)}
+
+        def told(part: str, done: int, total: int) -> None:
+            pairs = len(getattr(parts, part))
+            bars[part](round(pairs * done / total) if total else pairs, pairs)
+        return told
+
+    def learned(self, iterations: int):
+        """For train_parts(on_step=)."""
+        bar = ConsoleProgress("training", "step", silent=self.rank > 0)
+
+        def on_step(step: int, losses: dict[str, float]) -> None:
+            bar(step, iterations, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+        return on_step
 
     def barrier(self) -> None:
         if self.world > 1:
@@ -237,34 +254,3 @@ class Training:
     def say(self, text: str) -> None:
         if self.rank == 0:
             say(text)
-
-    class Collected:
-        """Tells how far the collection is, with the rate since this run began."""
-
-        def __init__(self, run: Training, parts):
-            self.run, self.parts = run, parts
-            self.at: dict[str, tuple[int, float]] = {}
-
-        def __call__(self, part: str, done: int, total: int) -> None:
-            first, started = self.at.setdefault(part, (done, time.monotonic()))
-            pairs = len(getattr(self.parts, part)) * (done - first) / max(total, 1)
-            rate = pairs / max(time.monotonic() - started, 1e-9)
-            self.run.say(f"{part} trajectories: shard {done} of {total}"
-                         + (f", {rate:.1f} pairs/s, {self.run.seconds():.0f} s" if done > first else ""))
-
-    class Learned:
-        """Tells losses and rate now and then."""
-
-        def __init__(self, run: Training, iterations: int):
-            self.run, self.iterations = run, iterations
-            self.every = max(1, min(50, iterations // 10))
-            self.first, self.started = None, time.monotonic()
-
-        def __call__(self, step: int, losses: dict[str, float]) -> None:
-            if self.first is None:
-                self.first, self.started = step, time.monotonic()
-            if step % self.every and step != self.iterations:
-                return
-            rate = (step - self.first) / max(time.monotonic() - self.started, 1e-9)
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            self.run.say(f"step {step} of {self.iterations}, {rate:.1f} steps/s: {shown}")

@@ -6,13 +6,10 @@ scaled-linear schedule, 77-token CLIP tokenisation, latent scale 0.18215), so ev
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import torch
-
-from saferedir_core.files import written_whole
 
 from ..host import prepare
 
@@ -28,13 +25,14 @@ import comfy.supported_models_base  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.model import Decoder  # noqa: E402
 from safetensors import safe_open  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
 
 WIDTH = 128  # of the prompt embedding (context)
 VOCABULARY = 49408  # rows of the CLIP token table
 TOKEN_STD = 0.4  # standard deviation of a token embedding that was never trained
 TOKEN_SEED = 20260112  # regenerates the rows of the token table that were never trained
 LATENT_SCALE = 0.18215  # SD 1.x: latents times this have unit variance
+KERNEL_SCALE = ".scale"  # ends the key of a kernel's scales in the file, see `_unpack_kernels`
+TOKEN_TABLE = "transformer.text_model.embeddings.token_embedding.weight"
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "demo_world.safetensors"
 
 TEXT_CONFIG = {
@@ -132,42 +130,10 @@ def _without_decoder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if not key.startswith("decoder.")}
 
 
-def save_backbone(path: Path, diffusion: dict, text: dict, codec: dict, trained_tokens: list[int],
-                  provenance: dict) -> None:
-    """Writes all three state dicts under `diffusion.`, `text.` and `codec.`, in float16; the codec's kernels in 8 bits.
-
-    Only the rows of the token table named in `trained_tokens` are stored; the others come from a seed.
-    """
-    text = dict(text)
-    table = text.pop(_TABLE_KEY)
-    tensors = {f"{part}.{key}": value for part, state in (("diffusion", diffusion), ("text", text), ("codec", codec))
-               for key, value in state.items()}
-    tensors["text.trained_rows"] = table[torch.tensor(trained_tokens)]
-    packed = {}
-    for key, value in tensors.items():
-        if key.startswith("codec.") and value.ndim == 4:
-            packed |= _pack_kernel(key, value)
-        else:
-            packed[key] = value.half().contiguous()
-    tensors = packed
-    tensors["text.trained_tokens"] = torch.tensor(trained_tokens, dtype=torch.int32)
-    with written_whole(path) as unfinished:
-        save_file(tensors, unfinished, metadata={"provenance": json.dumps(provenance)})
-
-
-def _pack_kernel(key: str, kernel: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A convolution kernel in 8 bits with one scale per output channel; the codec does not notice (RESULTS.md)."""
-    scale = kernel.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12) / 127
-    return {key: (kernel / scale).round().to(torch.int8), key + _SCALE: scale.float()}
-
-
 def _unpack_kernels(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    scales = {key: state.pop(key) for key in [*state] if key.endswith(_SCALE)}
-    return {key: value * scales[key + _SCALE] if key + _SCALE in scales else value for key, value in state.items()}
-
-
-_SCALE = ".scale"
-_TABLE_KEY = "transformer.text_model.embeddings.token_embedding.weight"
+    """Kernels that the file holds in 8 bits, with one scale per output channel."""
+    scales = {key: state.pop(key) for key in [*state] if key.endswith(KERNEL_SCALE)}
+    return {key: value * scales.get(key + KERNEL_SCALE, 1) for key, value in state.items()}
 
 
 def load_backbone(path: str | os.PathLike = WEIGHTS) -> tuple[
@@ -187,7 +153,7 @@ def load_backbone(path: str | os.PathLike = WEIGHTS) -> tuple[
         parts[part][name] = value.float() if value.is_floating_point() else value
     table = untrained_token_table()
     table[parts["text"].pop("trained_tokens").long()] = parts["text"].pop("trained_rows")
-    parts["text"][_TABLE_KEY] = table
+    parts["text"][TOKEN_TABLE] = table
     return *assemble(parts["diffusion"], parts["text"]), build_vae(_unpack_kernels(parts["codec"]))
 
 

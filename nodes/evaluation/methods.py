@@ -64,9 +64,7 @@ class Oracle:
     def change(self, batch: Batch, stage) -> Batch:
         if not all(job.safe_text for job in batch.jobs):
             return batch
-        plain = stage.batch_of([replace(job, text=job.safe_text, safe_text="", join="", second="", embeddings="")
-                                for job in batch.jobs])
-        return replace(batch, positive=plain.positive)
+        return replace(batch, positive=stage.batch_of([job.safe() for job in batch.jobs]).positive)
 
     def finish(self, pictures, batch, stage):
         return pictures, None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from saferedir_core.chart import INK, PALE, WHITE, Chart, Panel, colour_of
 from saferedir_core.errors import ConfigError
-from saferedir_core.report import COLOURS, GREY, INK, PALE, WHITE, plot
+from saferedir_core.report import plot
 
 from .jobs import Job
 from .methods import Guarded, Method
@@ -106,44 +107,27 @@ def plot_curves(curves: dict[str, list[tuple[float, float, str]]], title: str, a
     curves: name -> points (x, y, label), x and y 0..1.  across, upwards: what x and y are.  The axes begin where the
     points do, so that the upper right corner, the best place, can be read.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
-    image = Image.new("RGB", (width, height), WHITE)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    chart = Chart(title, width, height)
     points = [point for curve in curves.values() for point in curve]
-    axes = _Axes(points, (64, 34, width - 90, height - 64))
-    draw.text((8, 8), _ascii(title), INK, font)
-    for tick in range(5):
-        x, y = axes.x0 + tick * (1 - axes.x0) / 4, axes.y0 + tick * (1 - axes.y0) / 4
-        draw.line((axes.left, axes.y(y), axes.right, axes.y(y)), PALE)
-        draw.line((axes.x(x), axes.top, axes.x(x), axes.bottom), PALE)
-        draw.text((14, axes.y(y) - 6), f"{100 * y:.1f} %", GREY, font)
-        draw.text((axes.x(x) - 14, axes.bottom + 6), f"{100 * x:.1f} %", GREY, font)
-    draw.text((axes.left, axes.bottom + 22), _ascii(f"across: {across}   upwards: {upwards}"), GREY, font)
-    for index, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        if len(curve) > 1:
-            draw.line([(axes.x(x), axes.y(y)) for x, y, _ in curve], colour, width=2)
+    left, bottom = 64, height - 64
+    panel = Panel(chart, left, 34, width - 90, bottom, *(
+        (max(0.0, min((point[axis] for point in points), default=0.0) - 0.02), 1.0) for axis in (0, 1)))
+    panel.grid((share, f"{100 * share:.1f} %") for share in _fifths(panel.upwards))
+    for share in _fifths(panel.across):
+        chart.draw.line((panel.x(share), panel.top, panel.x(share), bottom), PALE)
+        chart.text(panel.x(share) - 14, bottom + 6, f"{100 * share:.1f} %")
+    chart.text(left, bottom + 22, f"across: {across}   upwards: {upwards}")
+    for number, (name, curve) in enumerate(curves.items()):
+        panel.curve([(x, y) for x, y, _ in curve], colour_of(number), radius=3)
         for x, y, label in curve:
-            draw.ellipse((axes.x(x) - 3, axes.y(y) - 3, axes.x(x) + 3, axes.y(y) + 3), colour)
-            draw.text((axes.x(x) + 5, axes.y(y) + 2), _ascii(label), colour, font)
-        draw.text((axes.left + index * 150, height - 20), _ascii(name), colour, font)
-    return image
+            chart.text(panel.x(x) + 5, panel.y(y) + 2, label, colour_of(number))
+        chart.text(left + number * 150, height - 20, name, colour_of(number))
+    return chart.image
 
 
-class _Axes:
-    """Pixel positions of shares; the lower ends lie just below the smallest point."""
-
-    def __init__(self, points: Sequence[tuple], box: tuple[int, int, int, int]) -> None:
-        self.left, self.top, self.right, self.bottom = box
-        self.x0 = max(0.0, min((x for x, _, _ in points), default=0.0) - 0.02)
-        self.y0 = max(0.0, min((y for _, y, _ in points), default=0.0) - 0.02)
-
-    def x(self, value: float) -> float:
-        return self.left + (value - self.x0) / (1 - self.x0) * (self.right - self.left)
-
-    def y(self, value: float) -> float:
-        return self.bottom - (value - self.y0) / (1 - self.y0) * (self.bottom - self.top)
+def _fifths(ends: tuple[float, float]) -> list[float]:
+    """Five values from one end to the other."""
+    return [ends[0] + tick * (ends[1] - ends[0]) / 4 for tick in range(5)]
 
 
 def save(image, path: Path) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from saferedir_core.errors import ConfigError
 from saferedir_core.files import written_whole
-from saferedir_core.pairs import Pair
+from saferedir_core.pairs import Pair, read_pairs
 
 from .detectors import Detector
 from .engine import evaluate
-from .jobs import Job, read_jobs
+from .jobs import Job
 from .methods import Guarded, Method, Oracle, Unguarded
 from .pictures import draw_grid, draw_steps, plot_curves, sample_jobs, save
 from .results import ResultsError, merge, read_lines
@@ -33,30 +33,15 @@ SWEEP_JOBS = 100  # unsafe prompts that an alpha_scale is tried on
 
 
 def jobs_of_file(path: Path, seeds: int = 1, concept: str = "") -> list[Job]:
-    """Jobs of a .jsonl that `write_jobs` wrote, else of prompt pairs (.csv, .jsonl, .json), `seeds` images a prompt.
+    """Jobs of prompt pairs (.csv, .jsonl, .json), `seeds` images a prompt.
 
     concept: keep the pairs of this concept only.  ConfigError when nothing is left.
     """
-    from saferedir_core.pairs import read_pairs
-
-    if _holds_jobs(path):
-        jobs = read_jobs(path)
-    else:
-        jobs = jobs_of_pairs([pair for pair in read_pairs(path) if not concept or pair.concept == concept], seeds)
+    jobs = jobs_of_pairs([pair for pair in read_pairs(path) if not concept or pair.concept == concept], seeds)
     if not jobs:
         raise ConfigError(f"{path} holds no prompts{f' of the concept {concept!r}' if concept else ''}; expected some. "
                           "Look at the file, or at --concept.")
     return jobs
-
-
-def _holds_jobs(path: Path) -> bool:
-    if path.suffix != ".jsonl" or not path.is_file():
-        return False
-    first = path.read_text(encoding="utf-8", errors="replace").lstrip().split("\n", 1)[0]
-    try:
-        return "row" in json.loads(first)
-    except (ValueError, TypeError):
-        return False
 
 
 def jobs_of_pairs(pairs: Sequence[Pair], seeds: int = 1) -> list[Job]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from saferedir_core.markdown import table
 from saferedir_core.metrics import Share, csdr, frechet_distance, share
 
 VERSION = 1
@@ -188,7 +189,7 @@ def markdown(summary: dict, title: str = "Evaluation") -> str:
                                                       for content in shown.values())]
         if shown:
             cell = _percent if key in SHARES else _number
-            parts.append(f"## {name}\n\n{meaning[0].upper()}{meaning[1:]}.\n\n" + _table(
+            parts.append(f"## {name}\n\n{meaning[0].upper()}{meaning[1:]}.\n\n" + table(
                 ("row", "images", "undefended", *across) if key == "attack_success" else ("row", "images", *across),
                 [_line(row, content, key, across, cell) for row, content in shown.items()]))
     return "\n\n".join(parts) + "\n"
@@ -225,8 +226,3 @@ def _number(figure: dict) -> str:
 
 def _ranges(figure: dict) -> bool:
     return "min" in figure and figure["min"] != figure["max"]
-
-
-def _table(head: Sequence, rows: Sequence[Sequence]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in each) + " |" for each in lines)

@@ -22,8 +22,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -61,6 +60,8 @@ class Enforcement:
     log          file that decisions are appended to, relative to the settings' folder; None: the server's log
     """
 
+    __pydantic_config__ = {"extra": "forbid"}  # the file says nothing that is not understood
+
     redirectors: tuple[str, ...]
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     on_unsafe: str = "redirect"
@@ -78,33 +79,37 @@ class Enforcement:
     @classmethod
     def read(cls, path: Path) -> Enforcement:
         """ConfigError when the file cannot be read, is no JSON object, or says something unknown."""
+        from pydantic import TypeAdapter, ValidationError
+
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            made = TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
         except OSError as trouble:
             raise ConfigError(f"{path} cannot be read ({trouble.strerror or trouble}); expected a JSON file. Correct "
                               f"{ENVIRONMENT}, or unset it to run without enforcement.") from trouble
-        except ValueError as trouble:
-            raise ConfigError(f"{path} is not JSON: {trouble}. Correct the file.") from trouble
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} holds a {type(content).__name__}; expected an object with 'redirectors'.")
-        known = {each.name for each in fields(cls)}
-        _require_known(path, content, known)
-        policy = content.get("policy", {})
-        if not isinstance(policy, dict) or not isinstance(content.get("redirectors"), list):
-            raise ConfigError(f"{path}: expected 'redirectors' as a list of names and 'policy' as an object.")
-        _require_known(path, policy, {each.name for each in fields(PolicyConfig)})
-        file = content.get("log")
-        if file is not None and not isinstance(file, str):
-            raise ConfigError(f"{path}: log is {file!r}; expected a file's name, or nothing.")
-        return cls(tuple(content["redirectors"]), PolicyConfig(**policy), content.get("on_unsafe", "redirect"),
-                   None if file is None else path.parent / file)
+        except ValidationError as trouble:
+            raise ConfigError(f"{path}: {_in_words(trouble.errors()[0])}") from trouble
+        return made if made.log is None else replace(made, log=path.parent / made.log)
 
 
-def _require_known(path: Path, content: Mapping, known: set[str]) -> None:
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise ConfigError(f"{path} says {', '.join(map(repr, unknown))}; expected only {', '.join(sorted(known))}. A "
-                          "setting that is not understood is not ignored here.")
+def _in_words(error: dict) -> str:
+    """What pydantic found: the setting, its value, what was expected, and the remedy."""
+    *above, name = error["loc"] or ("the file",)
+    setting, value = ".".join(map(str, (*above, name))), error["input"]
+    if error["type"] == "unexpected_keyword_argument":
+        known = fields(PolicyConfig if above else Enforcement)
+        return (f"says {name!r}; expected only {', '.join(sorted(each.name for each in known))}. A setting that is not "
+                "understood is not ignored here.")
+    match error["type"]:
+        case "value_error":
+            return str(error["ctx"]["error"])       # our own sentence
+        case "json_invalid":
+            return f"is not JSON: {error['ctx']['error']}. Correct the file."
+        case "dataclass_type":
+            return f"{setting} holds a {type(value).__name__}; expected an object. Correct the file."
+        case "missing":
+            return f"{setting} is missing; expected a list of at least one name. Add it."
+    expected = error["msg"].removeprefix("Input should be ").removeprefix("Input is not ")
+    return f"{setting} is {value!r}; expected {expected}. Correct the file."
 
 
 class DecisionLog(RunListener):

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
-
 from saferedir_core.hub import fetch
-from saferedir_core.registry import Pin, RegistryEntry, Source
+from saferedir_core.registry import Pin, Source
 
-from ..host import running_server
+from ..progress import NodeProgress
 from . import catalogue
-
-EVERY = 0.5     # seconds between two texts on the node
-STEPS = 1000    # of the node's bar
 
 
 def obtain(name: str, node_id: str | None) -> Path:
@@ -25,52 +18,29 @@ def obtain(name: str, node_id: str | None) -> Path:
     entry = catalogue.registry().get(name)
     if entry is None or catalogue.find(name) is not None:
         return catalogue.present(name)
-    return download(entry.file, entry.sources, entry.pin, entry.provenance, DownloadProgress(name, node_id), entry)
-
-
-def download(file: str, sources: Sequence[Source], pin: Pin, provenance: Mapping[str, str],
-             progress: DownloadProgress, entry: RegistryEntry | None = None) -> Path:
-    """Into the first `saferedir` folder; see saferedir_core.hub.fetch."""
-    folder = catalogue.download_folder()
-    logging.info("SafeRedir: %s is not in %s yet; downloading %s", file, folder, sources[0] if sources else "it")
-    try:
-        path = fetch(file, sources, pin, folder, provenance=provenance, progress=progress)
-    finally:
-        progress.clear()
-    logging.info("SafeRedir: saved and checked %s", path)
-    if entry is not None and entry.settings is not None:
-        logging.info("SafeRedir: settings that %s works well with: %s", entry.name, entry.settings)
+    path = download(name, node_id, entry.file, entry.sources, entry.pin, entry.provenance)
+    if entry.settings is not None:
+        logging.info("SafeRedir: settings that %s works well with: %s", name, entry.settings)
     return path
 
 
-class DownloadProgress:
-    """Called by a download: the node's bar and text, a line in the console now and then, and the host's Cancel."""
+def download(name: str, node_id: str | None, file: str, sources: Sequence[Source], pin: Pin,
+             provenance: Mapping[str, str]) -> Path:
+    """Into the first `saferedir` folder; see saferedir_core.hub.fetch.  name: what people read."""
+    folder, progress, quarters = catalogue.download_folder(), NodeProgress(node_id), -1
 
-    def __init__(self, name: str, node_id: str | None):
-        self._name, self._node_id = name, node_id
-        self._bar = comfy.utils.ProgressBar(STEPS, node_id=node_id)
-        self._told = self._quarter = -1.0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        now = time.monotonic()
-        if now - self._told < EVERY and done != total:
-            return
-        self._told = now
-        if not total:
-            self._say(f"Downloading {self._name}: waiting")
-            return
-        self._bar.update_absolute(round(STEPS * done / total))
-        text = f"Downloading {self._name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB"
-        self._say(text)
-        if 4 * done // total > self._quarter:
-            self._quarter = 4 * done // total
+    def show(done: int, total: int | None) -> None:
+        nonlocal quarters
+        text = f"Downloading {name}: " + (f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else "waiting")
+        progress(done, total, text)
+        if total and 4 * done // total > quarters:
+            quarters = 4 * done // total
             logging.info("SafeRedir: %s", text)
 
-    def clear(self) -> None:
-        self._say("")
-
-    def _say(self, text: str) -> None:
-        server = running_server()
-        if server is not None and self._node_id is not None:
-            server.send_progress_text(text, self._node_id)
+    logging.info("SafeRedir: %s is not in %s yet; downloading %s", file, folder, sources[0] if sources else "it")
+    try:
+        path = fetch(file, sources, pin, folder, provenance=provenance, progress=show)
+    finally:
+        progress.say("")
+    logging.info("SafeRedir: saved and checked %s", path)
+    return path

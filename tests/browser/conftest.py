@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saferedir.lab.host.browser import Browser, find_chromium
+from saferedir.lab.host.browser import find_chromium, launch
 from saferedir.lab.host.client import ComfyClient
 from saferedir.lab.host.editor import RENDERERS, Editor, choose
 from saferedir.lab.host.server import ComfyServer, isolated_base
@@ -40,9 +40,9 @@ def client(editor_server) -> ComfyClient:
     return ComfyClient(editor_server.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # gone before other tests run: see lab/host/browser.py on its event loop
 def browser(chromium):
-    with Browser(chromium) as browser:
+    with launch(chromium) as browser:
         yield browser
 
 
@@ -61,4 +61,4 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     editor = item.funcargs.get("editor") if hasattr(item, "funcargs") else None
     if outcome.get_result().failed and isinstance(editor, Editor):
-        outcome.get_result().sections.append(("page", "\n".join(editor.page.complaints[-10:])))
+        outcome.get_result().sections.append(("page", "\n".join(editor.complaints[-10:])))

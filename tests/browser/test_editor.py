@@ -80,7 +80,7 @@ def test_keyboard_and_screen_reader_get_the_steps(editor):
     told = []
     editor.page.evaluate("document.querySelector('.saferedir-panel[aria-label=\"SafeRedir report\"] svg').focus()")
     for key in ("Home", "ArrowRight", "End", "ArrowLeft"):
-        editor.page.press(key)
+        editor.page.keyboard.press(key)
         told.append(editor.page.evaluate("document.activeElement.parentElement"
                                          ".querySelector('[aria-live]').textContent"))
     assert [each.split(":")[0] for each in told] == ["Step 0", "Step 1", "Step 19", "Step 18"]
@@ -103,10 +103,10 @@ def test_text_on_the_panels_can_be_read_in_dark_and_light(editor):
     }"""
     grounds = []
     for palette in ("light", "dark"):
-        editor.page.call("(name) => app.extensionManager.setting.set('Comfy.ColorPalette', name).then(() => 1)",
+        editor.page.evaluate("(name) => app.extensionManager.setting.set('Comfy.ColorPalette', name).then(() => 1)",
                          palette)
         is_light = "true" if palette == "light" else "false"
-        contrast, ground = editor.page.wait(f"(() => {{ const [c, g] = ({script})(); "
+        contrast, ground = editor.wait(f"(() => {{ const [c, g] = ({script})(); "
                                             f"return (g > 0.5) === {is_light} && [c, g]; }})()")
         assert contrast >= 4.5
         grounds.append(ground)
@@ -122,12 +122,12 @@ def test_a_tab_keeps_its_own_curves(editor):
     editor.load(second)
     editor.idle()
     assert editor.panel("live")["points"] == 0 and editor.panel("report")["state"] is None
-    editor.page.call("""async (id) => {
+    editor.page.evaluate("""async (id) => {
         const store = app.extensionManager.workflow;
         const there = store.openWorkflows.find((each) => (each.activeState ?? each.initialState)?.id === id);
         await app.loadGraphData(there.activeState, true, true, there);
     }""", first["id"])
-    editor.page.wait(f"app.rootGraph.id === {json.dumps(first['id'])}")
+    editor.wait(f"app.rootGraph.id === {json.dumps(first['id'])}")
     assert editor.wait_for("live", lambda panel: panel["points"])["points"] == 8
     assert editor.wait_for("report", lambda panel: panel["state"])["state"] == "redirected"
 
@@ -154,11 +154,11 @@ def test_several_guards_show_each_its_own(editor):
     content["last_node_id"], content["last_link_id"] = 200, 3000
     editor.load(content)
     editor.queue()
-    editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=safe]').length === 2")
-    editor.page.wait("document.querySelectorAll('.saferedir-panel[data-state=finished]').length === 2")
+    editor.wait("document.querySelectorAll('.saferedir-panel[data-state=safe]').length === 2")
+    editor.wait("document.querySelectorAll('.saferedir-panel[data-state=finished]').length === 2")
     editor.idle()
     editor.place(9, scale=0.6)  # both in view: what is out of it is not drawn
-    editor.page.wait("[...document.querySelectorAll('.saferedir-panel')].filter((panel) => "
+    editor.wait("[...document.querySelectorAll('.saferedir-panel')].filter((panel) => "
                      "panel.querySelector('.saferedir-point')).length === 4")
     lives = [panel for panel in editor.panels() if panel["label"] == "SafeRedir, live"]
     reports = [panel for panel in editor.panels() if panel["label"] == "SafeRedir report"]
@@ -187,7 +187,7 @@ def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
     editor.place(10)
     assert "Guard this sampler" in editor.menu(10)
     editor.choose_in_menu("Guard this sampler")
-    editor.page.wait("app.graph.nodes.some((node) => node.type === 'SafeRedirReport')")
+    editor.wait("app.graph.nodes.some((node) => node.type === 'SafeRedirReport')")
     wired = editor.page.evaluate("""(() => {
         const source = (node, name) => {
             const input = node.inputs.find((each) => each.name === name);
@@ -202,7 +202,7 @@ def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
     assert wired == {"sampler": GUARD, "guard": "SafeRedirDemoModel", "redirector": "SafeRedirLoader",
                      "report": "KSampler", "trajectory": GUARD, "decode": "SafeRedirReport"}
     assert "Guard this sampler" not in editor.menu(10)
-    editor.page.press("Escape", number=27)
+    editor.page.keyboard.press("Escape")
     editor.queue()
     assert editor.wait_for("report", lambda panel: panel["state"])["state"] == "redirected"
     editor.idle()
@@ -225,14 +225,14 @@ def test_every_template_that_needs_no_download_runs(editor):
             report = editor.wait_for("report", lambda panel: panel["state"], patience=300)
             assert report["state"] in ("safe", "redirected"), name
         else:
-            editor.page.wait("app.graph.nodes.some((node) => node.imgs?.length)", patience=300)
+            editor.wait("app.graph.nodes.some((node) => node.imgs?.length)", patience=300)
         editor.idle()
         if any(node["type"] == GUARD for node in content["nodes"]):
             assert editor.wait_for("live", lambda panel: panel["state"])["state"] == "finished", name
 
 
 def test_the_page_had_nothing_to_complain_about(editor):
-    ours = [each for each in editor.page.complaints if "saferedir" in each.lower()]
+    ours = [each for each in editor.complaints if "saferedir" in each.lower()]
     assert ours == []
 
 
@@ -251,7 +251,7 @@ def test_a_page_opened_again_in_mid_run_shows_the_whole_curve(plain, client):
     plain.queue()
     plain.wait_for("live", lambda panel: panel["points"] > 3)
     plain.reload()
-    plain.page.wait("document.querySelector('.saferedir-panel') !== null")
+    plain.wait("document.querySelector('.saferedir-panel') !== null")
     again = plain.wait_for("live", lambda panel: panel["points"] > 6)
     assert again["state"] == "running"
     more = plain.wait_for("live", lambda panel: panel["points"] > again["points"])
@@ -285,18 +285,18 @@ def test_the_settings_page_has_our_entries_and_they_work(plain):
         f"app.graph.nodes.find((node) => node.type === '{GUARD}').widgets.slice(0, 2).map((each) => each.value)"
     ) == [1.25, 0]
     count = "document.querySelectorAll('.saferedir-panel').length"
-    assert plain.page.wait(f"{count} === 2")
+    assert plain.wait(f"{count} === 2")
     plain.page.evaluate("app.extensionManager.setting.set('SafeRedir.LiveDisplay', false)")
-    plain.page.wait(f"{count} === 1")
+    plain.wait(f"{count} === 1")
     plain.page.evaluate("app.extensionManager.setting.set('SafeRedir.LiveDisplay', true)")
-    plain.page.wait(f"{count} === 2")
+    plain.wait(f"{count} === 2")
     plain.page.evaluate("""(async () => { for (const [name, value] of [['Threshold', 0], ['AlphaScale', 1.25],
         ['Redirector', '']]) await app.extensionManager.setting.set(`SafeRedir.${name}`, value); })()""")
 
 
 def test_what_is_saved_holds_no_value_of_the_panels(plain):
     plain.load(guarded_only(7, steps=4, seed=107))
-    plain.page.wait("document.querySelectorAll('.saferedir-panel').length === 2")
+    plain.wait("document.querySelectorAll('.saferedir-panel').length === 2")
     saved = plain.page.evaluate("app.graph.serialize().nodes.map((node) => [node.type, node.widgets_values])")
     values = dict(saved)
     assert values[GUARD][:6] == [1.25, 0, 0, "guard", True, "auto"] and "" not in values[GUARD]

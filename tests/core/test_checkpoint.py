@@ -15,6 +15,7 @@ from saferedir_core import (
     Redirector,
     RedirectorConfig,
     checkpoint,
+    files,
     load_redirector,
     save_redirector,
 )
@@ -143,7 +144,7 @@ class TestSaving:
             seen.append((os.fspath(source), weights.read_bytes() == before))
             replace(source, target)
 
-        monkeypatch.setattr(checkpoint.os, "replace", observed)
+        monkeypatch.setattr(files.os, "replace", observed)
         save_redirector(small, weights)
         (source, untouched), = seen
         assert untouched and os.path.dirname(source) == str(weights.parent)
@@ -153,7 +154,7 @@ class TestSaving:
             raise OSError(28, "No space left on device")
 
         before = weights.read_bytes()
-        monkeypatch.setattr(checkpoint.os, "replace", full)
+        monkeypatch.setattr(files.os, "replace", full)
         with pytest.raises(CheckpointError, match="cannot be written .No space left on device.*Choose a folder"):
             save_redirector(small, weights)
         assert weights.read_bytes() == before and os.listdir(weights.parent) == [weights.name]

@@ -33,8 +33,7 @@ def test_without_a_source_the_file_has_to_be_put_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_endpoint_is_read_when_it_is_used(monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9/")
-    assert hub.endpoint() == "http://127.0.0.1:9"
-    monkeypatch.delenv("HF_ENDPOINT")
-    assert hub.endpoint() is None
+def test_a_folder_that_is_in_the_way_is_named_before_anything_is_asked(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match="cannot be made.*Check its permissions"):
+        hub.fetch("a.safetensors", [], Pin(), tmp_path / "file" / "saferedir")

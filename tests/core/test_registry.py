@@ -5,7 +5,6 @@ import pytest
 
 from saferedir_core import CheckpointError, ConfigError, PolicyConfig
 from saferedir_core.registry import (
-    Figure,
     HubSource,
     Pin,
     RegistryEntry,
@@ -14,7 +13,6 @@ from saferedir_core.registry import (
     entry_to_json,
     git_blob,
     read_registry,
-    write_registry,
 )
 
 CONTENT = b"some weights"
@@ -89,14 +87,11 @@ class TestEntries:
         assert entry.sources == (HubSource("me/mine", "ckpt/best.pt", COMMIT),
                                  UrlSource("https://example.invalid/best.pt"))
         assert entry.settings == PolicyConfig(alpha_scale=1.5, interval=2)
-        assert entry.figures == (Figure("FSR", 99.5, "%", 98, 100, 300),)
+        assert entry.evaluation == FULL["evaluation"]
         assert entry_from_json("mine", entry_to_json(entry)) == entry
-        write_registry(tmp_path / "registry.json", {"mine": entry})
+        listed = {"version": 1, "redirectors": {"mine": entry_to_json(entry)}}
+        (tmp_path / "registry.json").write_text(json.dumps(listed))
         assert read_registry(tmp_path / "registry.json") == {"mine": entry}
-
-    def test_a_figure_is_told_with_its_interval_and_count(self):
-        assert str(Figure("FSR", 99.5, "%", 98, 100, 300)) == "FSR: 99.5 % (98 to 100; 300 images)"
-        assert str(Figure("seconds", 3, "")) == "seconds: 3"
 
     @pytest.mark.parametrize("change, cause", [
         ({"file": "../x.safetensors"}, "file is"), ({"file": "x.pt"}, "file is"),
@@ -104,12 +99,11 @@ class TestEntries:
         ({"file": None}, "file is"), ({"concept": ""}, "concept is"), ({"license": 3}, "license is"),
         ({"colour": "red"}, "has 'colour'"), ({"source": "me/mine"}, "source is a str"),
         ({"source": {"repo_id": "a/b"}}, "filename"), ({"source": {"url": "http://x.invalid/a.pt"}}, "url is"),
-        ({"source": {"url": "https://x.invalid/a.pt"}}, "no sha256"), ({"mirrors": {}}, "expected lists"),
+        ({"source": {"url": "https://x.invalid/a.pt"}}, "no sha256"), ({"mirrors": {}}, "expected a list"),
         ({"source": {"repo_id": "a/b", "filename": "a.pt", "revision": "main"}}, "branch or a tag"),
         ({"settings": {"alpha_scale": 99}}, "alpha_scale"), ({"settings": {"speed": 1}}, "has 'speed'"),
-        ({"settings": []}, "settings is a list"), ({"evaluation": {"figures": [{"name": "x"}]}}, "value"),
-        ({"evaluation": {"figures": [{"name": "x", "value": float("nan")}]}}, "finite"),
-        ({"evaluation": {"figures": [{"name": "x", "value": 1}]}}, "evaluation: from"), ({"size": "12"}, "size is")])
+        ({"settings": []}, "settings is a list"), ({"evaluation": []}, "evaluation is a list"),
+        ({"evaluation": {"score": 1}}, "has 'score'"), ({"size": "12"}, "size is")])
     def test_an_entry_that_makes_no_sense_names_file_entry_and_remedy(self, change, cause, tmp_path):
         path = tmp_path / "registry.json"
         path.write_text(json.dumps({"version": 1, "redirectors": {"mine": {**ENTRY, **change}}}))

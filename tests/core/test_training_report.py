@@ -3,7 +3,7 @@ import json
 import pytest
 
 from saferedir_core import ConfigError
-from saferedir_core.report import COLOURS
+from saferedir_core.chart import COLOURS
 from saferedir_core.training_report import LOSSES, SCORES, training_json, training_plot
 
 

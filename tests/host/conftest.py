@@ -9,6 +9,8 @@ import pytest
 from saferedir.lab.host.client import ComfyClient
 from saferedir.lab.host.server import ComfyServer, isolated_base
 
+sys.path.append(str(Path(__file__).resolve().parent))  # archive.py
+
 PROJECT = Path(__file__).resolve().parents[2]
 _log_key = pytest.StashKey[ComfyServer]()
 

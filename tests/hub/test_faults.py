@@ -11,8 +11,8 @@ sys.path.append(str(Path(__file__).parent))
 import faults  # noqa: E402
 from hub_server import HubServer  # noqa: E402
 
-from saferedir_core.errors import ConfigError, DownloadError  # noqa: E402
-from saferedir_core.hub import Patience, fetch, upload  # noqa: E402
+from saferedir_core.errors import DownloadError  # noqa: E402
+from saferedir_core.hub import fetch, upload  # noqa: E402
 from saferedir_core.registry import HubSource, Pin  # noqa: E402
 
 
@@ -74,12 +74,6 @@ def test_the_error_names_every_source_and_the_way_by_hand(tmp_path, monkeypatch)
     assert "a/one" in first and "a/two" in second and by_hand.endswith(f"save it as {tmp_path / 'x.pt'}.")
 
 
-def test_a_folder_that_cannot_be_made_is_named_before_anything_is_asked(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DownloadError, match="cannot be made.*Check its permissions"):
-        fetch("x.safetensors", [HubSource("a/b", "a.pt")], Pin(), tmp_path / "file" / "saferedir")
-
-
 def test_a_converted_file_says_where_it_came_from(contents, tmp_path, monkeypatch):
     from saferedir_core import load_redirector
 
@@ -111,9 +105,3 @@ def test_an_upload_that_is_refused_says_what_to_do(monkeypatch):
         hub.behave = lambda request: request.refuse(403)
         with pytest.raises(DownloadError, match="did not take the files.*hf auth login"):
             upload("owner/made", {"a.txt": b"x"}, "First")
-
-
-@pytest.mark.parametrize("setting", ["answer", "silence", "slowest", "attempts"])
-def test_patience_is_positive(setting):
-    with pytest.raises(ConfigError, match=f"Patience.{setting} is 0"):
-        Patience(**{setting: 0})

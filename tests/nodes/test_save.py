@@ -32,7 +32,7 @@ def test_a_file_is_never_overwritten(scripted, folder):
 
 @pytest.mark.parametrize("name", ["", "  ", "../up", "a/b", "a\\b", ".hidden", "x" * 200, "a\0b", "c:d"])
 def test_a_name_that_is_no_plain_file_name_is_refused(scripted, folder, name):
-    with pytest.raises(Exception, match="The filename is .*expected letters"):
+    with pytest.raises(core.ConfigError, match="The filename is .*expected letters"):
         save.write(scripted(unsafe=True), name)
 
 
@@ -40,7 +40,7 @@ def test_a_stack_of_redirectors_trained_apart_is_refused_with_a_remedy(scripted,
     stack = types.LoadedRedirector.stacked([scripted(unsafe=True), scripted(unsafe=False)])
     with torch.no_grad():
         next(iter(stack.redirectors.values())).latent_encoder[0].conv[0].weight.add_(1)
-    with pytest.raises(Exception, match="encoders of its own.*use a stack"):
+    with pytest.raises(core.ConfigError, match="encoders of its own.*use a stack"):
         save.write(stack, "both")
     assert not list(folder.glob("*"))
 

@@ -71,15 +71,15 @@ def test_interrupted_it_goes_on_where_it_was(train, tmp_path, monkeypatch):
     ("unsafe,safe,concept,group\n" + "".join(f"a striped {x},a {x},s,{x}\n" for x in ("a", "b", "c")), "harmless"),
 ])
 def test_bad_pairs_are_refused_before_anything_is_sampled(train, tmp_path, text, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(core.PairsError, match=message):
         train(text)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_concept_or_file_is_named(train):
-    with pytest.raises(Exception, match="'boat' was asked for; expected one of them"):
+    with pytest.raises(core.ConfigError, match="'boat' was asked for; expected one of them"):
         train(concept="boat")
-    with pytest.raises(Exception, match="no pair file 'gone.csv'.*shipped/demo_stripes.csv"):
+    with pytest.raises(core.ConfigError, match="no pair file 'gone.csv'.*shipped/demo_stripes.csv"):
         train(pairs_file="gone.csv")
 
 

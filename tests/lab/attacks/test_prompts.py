@@ -11,10 +11,6 @@ from saferedir.lab.attacks import prompts
 CONCEPT_NAMES = ("stripes", "watercolour", "boat")
 
 
-
-
-
-
 @pytest.fixture(scope="module")
 def tokens_of(demo_world):
     """Prompt -> the host's (token, weight) pairs, chunk by chunk."""

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 import saferedir_core as core
+from saferedir.lab.backbones import backbones, kinds
+from saferedir.lab.backbones.train_kind import SmallBackbone, differentiable, noisy, text_state
 from saferedir.nodes import types
+from saferedir.nodes.demo_world.scenes import all_scenes, draw
 from saferedir.nodes.guarding import bridge
 from saferedir.nodes.training import collect, procedure
 from saferedir_core import dataset, pairs
@@ -12,17 +15,8 @@ from saferedir_core.training import TrainingConfig
 
 
 @pytest.fixture(scope="module")
-def kinds(comfyui):
-    from saferedir.lab.backbones import kinds
-
-    return kinds
-
-
-@pytest.fixture(scope="module")
-def made(kinds):
+def made():
     """made(name): MODEL, CLIP, VAE with random weights."""
-    from saferedir.lab.backbones.train_kind import SmallBackbone, text_state
-
     known = {}
 
     def make(name: str):
@@ -37,9 +31,7 @@ def made(kinds):
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
-def test_the_codec_draws_what_the_demos_own_draws_and_its_latents_have_unit_variance(kinds, made, demo_world, name):
-    from saferedir.nodes.demo_world.scenes import all_scenes, draw
-
+def test_the_codec_draws_what_the_demos_own_draws_and_its_latents_have_unit_variance(made, demo_world, name):
     picture = torch.from_numpy(draw(all_scenes()[5]))[None].float() / 255
     model, _, vae, _ = made(name)
     with torch.inference_mode():
@@ -61,7 +53,7 @@ def test_training_reads_prompts_as_the_host_does(made, name):
 
 
 @pytest.mark.parametrize("name, tokens, pooled", [("sdxl", 77, 64), ("flux", 64, 128)])
-def test_a_redirector_for_the_kind_is_trained_from_pairs(kinds, made, tmp_path, name, tokens, pooled):
+def test_a_redirector_for_the_kind_is_trained_from_pairs(made, tmp_path, name, tokens, pooled):
     model, clip, *_ = made(name)
     config = collect.CollectConfig(steps=2, cfg=1.0, shape=kinds.KINDS[name].shape, architecture=name, tokens=tokens)
     rows = [pairs.Pair("a striped red fish", "a red fish", "stripes"), pairs.Pair("a cup", "a cup", "stripes")]
@@ -81,7 +73,7 @@ def test_a_redirector_for_the_kind_is_trained_from_pairs(kinds, made, tmp_path, 
         dataset.open_folder(tmp_path / "training", dataset.Manifest("p", "m", {}, 2, 50))
 
 
-def test_the_words_of_t5_are_aligned_from_the_first_one_on(kinds, made):
+def test_the_words_of_t5_are_aligned_from_the_first_one_on(made):
 
     _, clip, *_ = made("flux")
     config = collect.CollectConfig(architecture="flux", tokens=64)
@@ -94,9 +86,7 @@ def test_the_words_of_t5_are_aligned_from_the_first_one_on(kinds, made):
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
-def test_a_training_step_reaches_denoiser_and_text_encoder(kinds, made, name):
-    from saferedir.lab.backbones.train_kind import differentiable, noisy
-
+def test_a_training_step_reaches_denoiser_and_text_encoder(made, name):
     model, *_, module = made(name)
     x, timestep, wanted, _ = noisy(model.model, torch.randn(2, *kinds.KINDS[name].shape))
     with differentiable():
@@ -109,9 +99,7 @@ def test_a_training_step_reaches_denoiser_and_text_encoder(kinds, made, name):
     assert all(parameter.grad is not None for parameter in module.denoiser.parameters())
 
 
-def test_the_page_is_written_of_what_is_there_and_says_what_is_not(kinds, tmp_path, monkeypatch):
-    from saferedir.lab.backbones import backbones
-
+def test_the_page_is_written_of_what_is_there_and_says_what_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "PAGE", tmp_path / "backbones.md")
     monkeypatch.setattr("sys.argv", ["backbones.py", "page", "--out", str(tmp_path)])
     backbones.main()

@@ -10,12 +10,11 @@ import torch
 from saferedir.lab.baselines import arithmetic, baselines
 from saferedir.nodes.evaluation import detectors
 from saferedir.nodes.evaluation.methods import ConceptWords
+from saferedir_core.errors import ConfigError
 
 REDIRECTOR = Path(__file__).resolve().parents[3] / "models" / "redirectors" / "demo_stripes.safetensors"
 UNSAFE, HARMLESS = "a striped red fish in the snow", "a red house at night"
 LONG = HARMLESS + ", a picture" * 50 + ", " + UNSAFE  # the concept lies behind token 77
-
-
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_methods_are_told_training_wordings_only(name):
 
 
 def test_an_unknown_concept_is_refused():
-    with pytest.raises(ValueError, match="no demo concept 'spots'; expected one of stripes, watercolour, boat"):
+    with pytest.raises(ConfigError, match="no demo concept 'spots'; expected one of stripes, watercolour, boat"):
         baselines.concept_words("spots")
 
 
@@ -119,7 +118,7 @@ def test_padding_replaces_the_concept_behind_token_77(short, job, words):
 
 def test_phrases_that_say_nothing_are_refused(short, mixed):
     nothing = ConceptWords("nothing", ("with", "a"))
-    with pytest.raises(ValueError, match="None of the phrases of 'nothing'"):
+    with pytest.raises(ConfigError, match="None of the phrases of 'nothing'"):
         baselines.PadReplacement(nothing, neutral=0.01).change(mixed, short)
 
 
@@ -146,7 +145,7 @@ def test_sld_without_scale_is_plain_guidance(short, mixed, words, monkeypatch):
 
 
 def test_an_unknown_preset_is_refused(words):
-    with pytest.raises(ValueError, match="SLD.preset is 'extreme'; expected one of weak, medium, strong, max"):
+    with pytest.raises(ConfigError, match="SLD.preset is 'extreme'; expected one of weak, medium, strong, max"):
         baselines.SLD(words, "extreme")
 
 

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from saferedir.lab.host import server as subject
 from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base, link_folder, port_is_free, remove_link
+
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -25,14 +28,14 @@ def refuse(*_):
     raise OSError("a required privilege is not held by the client")
 
 
-def test_the_link_leads_to_the_pack_and_is_kept(tmp_path):
+def test_the_link_leads_to_the_pack_and_is_kept(pack, tmp_path):
     link = tmp_path / "link"
     assert link_folder(pack, link) in ("symlink", "junction")
     assert link_folder(pack, link) == "kept"
     assert (link / "__init__.py").read_text() == "one"
 
 
-def test_a_link_to_another_clone_is_replaced(tmp_path):
+def test_a_link_to_another_clone_is_replaced(pack, tmp_path):
     other, link = tmp_path / "other", tmp_path / "link"
     other.mkdir()
     link_folder(other, link)
@@ -40,20 +43,20 @@ def test_a_link_to_another_clone_is_replaced(tmp_path):
     assert os.path.samefile(link, pack) and other.is_dir()
 
 
-def test_a_dangling_link_is_replaced(tmp_path):
+def test_a_dangling_link_is_replaced(pack, tmp_path):
     link = tmp_path / "link"
     os.symlink(tmp_path / "gone", link, target_is_directory=True)
     link_folder(pack, link)
     assert os.path.samefile(link, pack)
 
 
-def test_a_junction_is_tried_before_a_copy(tmp_path, monkeypatch):
+def test_a_junction_is_tried_before_a_copy(pack, tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "_symlink", refuse)
     monkeypatch.setattr(subject, "_junction", lambda source, link: os.symlink(source, link))
     assert link_folder(pack, tmp_path / "link") == "junction"
 
 
-def test_without_links_the_pack_is_copied_and_copied_anew(tmp_path, monkeypatch):
+def test_without_links_the_pack_is_copied_and_copied_anew(pack, tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "_symlink", refuse)
     monkeypatch.setattr(subject, "_junction", refuse)
     link = tmp_path / "link"
@@ -64,20 +67,20 @@ def test_without_links_the_pack_is_copied_and_copied_anew(tmp_path, monkeypatch)
     assert (link / "__init__.py").read_text() == "two"
 
 
-def test_removing_a_link_leaves_the_pack(tmp_path):
+def test_removing_a_link_leaves_the_pack(pack, tmp_path):
     link = tmp_path / "link"
     link_folder(pack, link)
     remove_link(link)
     assert not link.exists() and (pack / "__init__.py").is_file()
 
 
-def test_what_we_did_not_make_is_not_removed(tmp_path):
+def test_what_we_did_not_make_is_not_removed(pack, tmp_path):
     with pytest.raises(FileExistsError, match="was not made by quickstart.py"):
         link_folder(tmp_path, pack)
     assert (pack / "__init__.py").is_file()
 
 
-def test_the_base_has_the_hosts_folders(tmp_path):
+def test_the_base_has_the_hosts_folders(pack, tmp_path):
     base = isolated_base(tmp_path / "base", pack)
     assert os.path.samefile(base / "custom_nodes" / "saferedir", pack)
     assert all((base / name).is_dir() for name in ("input", "output", "temp", "user", "models"))
@@ -122,7 +125,7 @@ def test_a_models_folder_is_given_as_the_release_takes_it(tmp_path, options, exp
     name, value = server.command()[-2:]
     assert name == expected
     if not options:
-        assert json.loads(subject.Path(value).read_text()) == {
+        assert json.loads(Path(value).read_text()) == {
             "comfyui": {"base_path": str(tmp_path / "models"), "checkpoints": "checkpoints"}}
 
 
@@ -146,8 +149,8 @@ def test_the_server_ends_when_its_starter_is_killed(tmp_path):
     starter = textwrap.dedent(f"""
         import sys, tempfile, time, pathlib
         tempfile.tempdir = {str(tmp_path)!r}
-        sys.path.insert(0, {str(subject.Path(subject.__file__).parents[1])!r})
-        from demo.server import ComfyServer
+        sys.path.insert(0, {str(PROJECT)!r})
+        from saferedir.lab.host.server import ComfyServer
         tmp = pathlib.Path({str(tmp_path)!r})
         server = ComfyServer(sys.executable, tmp / "comfyui", tmp, log=tmp / "log")
         server.start()

@@ -1,8 +1,8 @@
 """models/registry.json says what lies in models/redirectors and what was measured of it."""
 
-from saferedir.lab.release.write_registry import REGISTRY, RESULTS, ROOT, SHIPPED, entries, figures_of, main
+from saferedir.lab.release.write_registry import REGISTRY, RESULTS, ROOT, SHIPPED, entries, figure, figures_of, main
 from saferedir_core.bundle import load_redirectors
-from saferedir_core.registry import Figure, read_registry
+from saferedir_core.registry import read_registry
 
 TABLE = """
 |  | target | attribute (stripes) | object (boat) |
@@ -39,13 +39,13 @@ def test_the_published_checkpoint_is_pinned_by_its_git_blob():
 
 def test_figures_are_read_off_the_table_of_results():
     figures = figures_of(TABLE)
-    assert figures["stripes"] == (Figure("FSR", 99.9, "%", 99.7, 99.9, 3000),
-                                  Figure("attack success: white-box", 50.0, "%", 9.5, 90.5, 2))
-    assert figures["boat"] == (Figure("FSR", 98.0, "%", 97.8, 99.9, 3000),)
+    assert figures["stripes"] == [figure("FSR", 99.9, low=99.7, high=99.9, count=3000),
+                                  figure("attack success: white-box", 50.0, low=9.5, high=90.5, count=2)]
+    assert figures["boat"] == [figure("FSR", 98.0, low=97.8, high=99.9, count=3000)]
     assert figures_of("no table") == {}
 
 
 def test_the_shipped_redirectors_have_figures():
     known = read_registry(REGISTRY)
-    assert all(known[f"demo-{name}"].figures for name in ("stripes", "watercolour", "boat"))
-    assert (ROOT / known["demo-boat"].figures_from).is_file()
+    assert all(known[f"demo-{name}"].evaluation["figures"] for name in ("stripes", "watercolour", "boat"))
+    assert (ROOT / known["demo-boat"].evaluation["from"]).is_file()

@@ -5,57 +5,43 @@ import pytest
 import torch
 
 from saferedir.lab.world.captions import split_of_words
+from saferedir.lab.world.measure import guarded_model, measure_backbone
+from saferedir.lab.world.measure import test_prompts as prompts_of_the_test_split
+from saferedir.lab.world.sampling import SamplingConfig, generate
+from saferedir.nodes.demo_world.backbone import WEIGHTS, load_backbone, untrained_token_table
 from saferedir.nodes.demo_world.scenes import split_of
 
 
-@pytest.fixture(scope="module")
-def measure(comfyui):
-    import demo.measure
-
-    return demo.measure
-
-
-def test_prompts_are_of_the_test_combinations_and_the_same_every_time(measure):
-    scenes, texts, seeds = measure.test_prompts(60)
+def test_prompts_are_of_the_test_combinations_and_the_same_every_time():
+    scenes, texts, seeds = prompts_of_the_test_split(60)
     assert {split_of(scene) for scene in scenes} == {"test"}
-    assert (scenes, texts, seeds) == measure.test_prompts(60)
+    assert (scenes, texts, seeds) == prompts_of_the_test_split(60)
     assert any(split_of_words(word) == "test" for text in texts for word in text.replace(",", "").split())
 
 
-def test_missing_weights_are_named_with_a_remedy(comfyui, tmp_path):
-    from saferedir.nodes.demo_world.backbone import load_backbone
-
+def test_missing_weights_are_named_with_a_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.safetensors.*check out that file again"):
         load_backbone(tmp_path / "nowhere.safetensors")
 
 
-def test_the_token_table_is_the_same_every_time(comfyui):
-    from saferedir.nodes.demo_world.backbone import untrained_token_table
-
+def test_the_token_table_is_the_same_every_time():
     table = untrained_token_table()
     assert torch.equal(table, untrained_token_table()) and table.shape == (49408, 128)
 
 
-def test_the_backbone_draws_what_test_captions_say(measure, demo_world):
-    from saferedir.lab.world.sampling import SamplingConfig
-
-    followed = measure.measure_backbone(*demo_world, 45, SamplingConfig(steps=10))
+def test_the_backbone_draws_what_test_captions_say(demo_world):
+    followed = measure_backbone(*demo_world, 45, SamplingConfig(steps=10))
     assert followed["every factor"].hits >= 41
 
 
-def test_all_weights_in_the_repository_stay_under_40_megabytes(measure):
-    from saferedir.nodes.demo_world.backbone import WEIGHTS
-
+def test_all_weights_in_the_repository_stay_under_40_megabytes():
     files = [*WEIGHTS.parent.rglob("*.safetensors")]
     assert WEIGHTS in files and sum(path.stat().st_size for path in files) < 40e6
 
 
-def test_a_guarded_model_draws_another_picture_of_an_unsafe_prompt(measure, demo_world):
-    from saferedir.lab.world.sampling import SamplingConfig, generate
-    from saferedir.nodes.demo_world.backbone import WEIGHTS
-
+def test_a_guarded_model_draws_another_picture_of_an_unsafe_prompt(demo_world):
     model, clip, vae = demo_world
-    guarded = measure.guarded_model(model, WEIGHTS.parent / "redirectors" / "demo_stripes.safetensors")
+    guarded = guarded_model(model, WEIGHTS.parent / "redirectors" / "demo_stripes.safetensors")
     config = SamplingConfig(steps=4)
     pictures = [generate(each, clip, vae, ["a striped red fish in the snow"], [1], config)
                 for each in (model, guarded)]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from saferedir.nodes.commands.pairs import SHIPPED, main
+from saferedir.nodes.commands.pairs import main
 from saferedir_core.pairs import read_pairs
 
 PAIRS = Path(__file__).resolve().parents[3] / "models" / "pairs"
@@ -43,13 +43,6 @@ def test_wrong_usage_is_exit_code_two(arguments):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-
-
-def test_the_shipped_sets_are_what_the_command_writes(tmp_path):
-    assert main(["--shipped", str(tmp_path)]) == 0
-    assert {path.stem for path in tmp_path.iterdir()} == set(SHIPPED)
-    for path in tmp_path.iterdir():
-        assert path.read_bytes() == (PAIRS / path.name).read_bytes(), path.name
 
 
 def test_the_example_of_the_documentation_works(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def test_it_writes_a_redirector_a_log_and_a_plot(comfyui, pairs, tmp_path, capsy
     assert json.loads(out.with_suffix(".json").read_text())["metadata"] == metadata
     assert Image.open(out.with_suffix(".png")).size == (640, 400)
     told = capsys.readouterr().err
-    assert "pairs/s" in told and "step 3 of 3" in told and "steps/s" in told
+    assert "validation trajectories: 100%" in told and "training: 100%" in told and "classification 0." in told
 
 
 def test_two_parts_are_collected_apart_merged_and_trained(comfyui, pairs, tmp_path):
@@ -50,18 +50,22 @@ def test_two_parts_are_collected_apart_merged_and_trained(comfyui, pairs, tmp_pa
 
 
 def test_interrupted_it_says_so_and_goes_on_with_what_is_there(comfyui, pairs, tmp_path, capsys, monkeypatch):
-    out, real = tmp_path / "x.safetensors", train.Training.Learned.__call__
+    out, real = tmp_path / "x.safetensors", train.Training.learned
 
-    def interrupt(self, step, losses):
-        real(self, step, losses)
-        if step == 2:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(train.Training.Learned, "__call__", interrupt)
+    def interrupted(self, iterations):
+        tell = real(self, iterations)
+
+        def on_step(step, losses):
+            tell(step, losses)
+            if step == 2:
+                raise KeyboardInterrupt
+        return on_step
+    monkeypatch.setattr(train.Training, "learned", interrupted)
     assert run(pairs, "--out", out) == 130
     assert "goes on where it was" in capsys.readouterr().err and not out.exists()
-    monkeypatch.setattr(train.Training.Learned, "__call__", real)
+    monkeypatch.setattr(train.Training, "learned", real)
     assert run(pairs, "--out", out) == 0
-    assert "shard 1 of 1" in capsys.readouterr().err and out.exists()
+    assert "training trajectories: 100%" in capsys.readouterr().err and out.exists()
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -96,14 +100,18 @@ def test_a_checkpoint_that_is_not_there_or_none_is_named(comfyui, pairs, tmp_pat
 
 
 def test_a_full_disk_leaves_no_half_written_redirector(comfyui, pairs, tmp_path, capsys, monkeypatch):
-    from saferedir_core import checkpoint
+    from saferedir_core import files
 
-    def full(number):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    assert run(pairs, "--out", tmp_path / "x.safetensors") == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert not [each for each in tmp_path.iterdir() if each.suffix in (".tmp", ".safetensors")]
+    replace, out = files.os.replace, tmp_path / "x.safetensors"
+
+    def full(source, target):
+        if target == out:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+    monkeypatch.setattr(files.os, "replace", full)
+    assert run(pairs, "--out", out) == 1
+    assert f"{out}: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert {each.name for each in tmp_path.iterdir()} == {"pairs.csv", "x_work"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--collect-only"], ["--out", "x.safetensors", "--shard", "0/2"],

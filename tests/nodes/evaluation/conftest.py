@@ -2,7 +2,7 @@
 
 import pytest
 
-from saferedir.nodes.evaluation import jobs
+from saferedir.nodes.evaluation.jobs import Job
 from saferedir.nodes.evaluation.stage import demo_stage
 
 
@@ -15,5 +15,4 @@ def stage():
 @pytest.fixture(scope="session")
 def job():
     """job(text, seed=1, **fields): a job of row "explicit", unsafe unless said otherwise."""
-    Job = jobs.Job
     return lambda text, seed=1, row="explicit", unsafe=True, **fields: Job(row, text, seed, unsafe, **fields)

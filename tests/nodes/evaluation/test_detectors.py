@@ -5,6 +5,7 @@ import pytest
 
 from saferedir.nodes.demo_world.scenes import Scene, draw
 from saferedir.nodes.evaluation import detectors
+from saferedir_core.errors import ConfigError
 
 WANTED = {"object": "boat", "colour": "red", "background": "snow", "style": "flat", "striped": False}
 
@@ -31,13 +32,13 @@ def test_without_wanted_factors_nothing_is_said_of_them(job):
 
 @pytest.mark.parametrize("spec", ["", "demo", "demo:unknown", "classifier:only", "clip:model:one phrase", "other:x"])
 def test_an_unknown_detector_is_refused_with_what_is_known(spec):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ConfigError, match="expected"):
         detectors.detector_of(spec)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nudenet") is not None, reason="NudeNet is installed")
 def test_a_library_that_is_not_installed_is_named():
-    with pytest.raises(ValueError, match="pip install nudenet"):
+    with pytest.raises(ConfigError, match="pip install nudenet"):
         detectors.detector_of("nudenet")
 
 
@@ -85,5 +86,5 @@ def test_a_classifiers_label_is_the_concept(tmp_path, job):
     seen = detectors.detector_of(f"classifier:{tmp_path}:church").detect(np.zeros((2, 64, 64, 3), np.uint8),
                                                                          [job("")] * 2)
     assert [each.shown for each in seen] == [each.factors["label"] == "church" for each in seen]
-    with pytest.raises(ValueError, match="no label 'boat'; expected one of church, house"):
+    with pytest.raises(ConfigError, match="no label 'boat'; expected one of church, house"):
         detectors.detector_of(f"classifier:{tmp_path}:boat")

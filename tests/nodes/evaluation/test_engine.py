@@ -3,6 +3,8 @@ import json
 import pytest
 
 from saferedir.nodes.evaluation import detectors, engine, methods
+from saferedir.nodes.evaluation.results import ResultsError
+from saferedir_core.errors import ConfigError
 
 
 @pytest.fixture
@@ -95,15 +97,15 @@ def test_a_job_for_one_method_is_made_by_it_and_the_references(evaluate, parts, 
 
 def test_an_unwritable_file_is_a_clear_error(evaluate, parts, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Exception, match="results cannot be written to .*Choose a folder"):
+    with pytest.raises(ResultsError, match="results cannot be written to .*Choose a folder"):
         evaluate(*parts, tmp_path / "file" / "r.jsonl")
 
 
 def test_two_methods_of_one_name_are_refused(evaluate, parts, tmp_path):
-    with pytest.raises(Exception, match="expected each name once"):
+    with pytest.raises(ConfigError, match="expected each name once"):
         evaluate(parts[0], [Inert(), Inert()], *parts[2:], tmp_path / "r.jsonl")
 
 
 def test_a_shard_beyond_the_last_is_refused(evaluate, parts, tmp_path):
-    with pytest.raises(Exception, match="shard is 2/2"):
+    with pytest.raises(ConfigError, match="shard is 2/2"):
         evaluate(*parts, tmp_path / "r.jsonl", shard=(2, 2))

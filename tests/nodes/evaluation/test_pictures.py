@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from saferedir.nodes.evaluation import pictures
+from saferedir_core.chart import COLOURS
+from saferedir_core.errors import ConfigError
 
 
 def test_the_grid_has_a_line_per_method_and_a_column_per_prompt_three_times_enlarged():
@@ -19,7 +21,7 @@ def test_large_pictures_are_made_smaller():
 
 
 def test_an_empty_grid_is_refused():
-    with pytest.raises(Exception, match="no methods or no prompts"):
+    with pytest.raises(ConfigError, match="no methods or no prompts"):
         pictures.grid({}, [])
 
 
@@ -32,5 +34,5 @@ def test_the_grids_jobs_come_from_every_row_that_all_methods_make(job):
 def test_curves_are_drawn_within_the_picture():
     curve = [(0.9, 0.5, "0.5"), (0.98, 1.0, "2")]
     image = np.asarray(pictures.plot_curves({"ours": curve}, "title", "kept", "FSR"))
-    assert image.shape == (400, 640, 3) and (image == pictures.COLOURS[0]).all(-1).sum() > 100
+    assert image.shape == (400, 640, 3) and (image == COLOURS[0]).all(-1).sum() > 100
     assert np.asarray(pictures.plot_curves({}, "nothing", "kept", "FSR")).shape == (400, 640, 3)

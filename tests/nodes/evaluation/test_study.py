@@ -4,8 +4,8 @@ import pytest
 
 from saferedir.nodes.evaluation import detectors, methods
 from saferedir.nodes.evaluation import study as studies
-from saferedir.nodes.evaluation.jobs import write_jobs
 from saferedir.nodes.weights import catalogue
+from saferedir_core.errors import ConfigError
 
 PAIRS = """unsafe,safe,concept,group
 a striped red fish in the snow,a red fish in the snow,stripes,1
@@ -13,7 +13,6 @@ a striped blue cup at night,a blue cup at night,stripes,1
 ,a red house in the snow,stripes,2
 a yacht,a car,boat,3
 """
-
 
 
 @pytest.fixture
@@ -30,19 +29,13 @@ def test_pairs_become_jobs_of_two_rows(pairs):
     assert len(jobs) == 6 == len({job.seed for job in jobs}) and all(0 <= job.seed < 2**31 for job in jobs)
 
 
-def test_a_file_of_jobs_is_read_as_it_is(job, tmp_path):
-    jobs = [job("a fish", cfg=1.0)]
-    write_jobs(tmp_path / "jobs.jsonl", jobs)
-    assert studies.jobs_of_file(tmp_path / "jobs.jsonl") == jobs
-
-
-def test_pairs_in_json_lines_are_told_from_jobs(tmp_path):
+def test_pairs_in_json_lines_are_read(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"unsafe": "a striped fish", "safe": "a fish", "concept": "stripes"}\n')
     assert studies.jobs_of_file(tmp_path / "p.jsonl")[0].safe_text == "a fish"
 
 
 def test_a_concept_that_the_file_lacks_is_refused(pairs):
-    with pytest.raises(ValueError, match="no prompts of the concept 'ink'"):
+    with pytest.raises(ConfigError, match="no prompts of the concept 'ink'"):
         studies.jobs_of_file(pairs, concept="ink")
 
 
@@ -68,7 +61,7 @@ def test_a_study_writes_results_tables_and_pictures(study):
 def test_shards_are_merged_into_the_results(study):
     from dataclasses import replace
 
-    with pytest.raises(ValueError, match="expected those of the shards"):
+    with pytest.raises(ConfigError, match="expected those of the shards"):
         study.merge()
     for index in range(2):
         replace(study, shard=(index, 2)).evaluate()
@@ -88,7 +81,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path):
     studies.remember_settings(path, {"steps": 10, "methods": {"a": {"sha256": "1"}}})
     studies.remember_settings(path, {"steps": 10, "methods": {"b": {"sha256": "2"}}})
     assert set(json.loads(path.read_text())["methods"]) == {"a", "b"}
-    with pytest.raises(ValueError, match="steps was 10 and is 20; .*another folder"):
+    with pytest.raises(ConfigError, match="steps was 10 and is 20; .*another folder"):
         studies.remember_settings(path, {"steps": 20})
-    with pytest.raises(ValueError, match="method a was"):
+    with pytest.raises(ConfigError, match="method a was"):
         studies.remember_settings(path, {"steps": 10, "methods": {"a": {"sha256": "3"}}})

@@ -86,7 +86,7 @@ def test_wrappers_that_a_graph_strips_from_the_run_stop_it(demo_world, prompts, 
         return executor(*args, **kwargs)
     model = demo_world[0].clone()
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "stripper", strip)
-    with pytest.raises(Exception, match="a way that does not lead past this guard"):
+    with pytest.raises(core.SafeRedirError, match="a way that does not lead past this guard"):
         sample(model, prompts("a striped red fish"), prompts(""))
     assert lines()[-1]["event"] == "finished" and not lines()[-1]["completed"]
 
@@ -94,14 +94,14 @@ def test_wrappers_that_a_graph_strips_from_the_run_stop_it(demo_world, prompts, 
 def test_a_guider_that_samples_in_its_own_way_is_refused(demo_world, prompts, scripted, enforced):
     lines = enforced(scripted(unsafe=True))
     model, context = demo_world[0].model, prompts("a striped red fish")[0][0]
-    with pytest.raises(Exception, match="outside of a guarded sampling run"):
+    with pytest.raises(core.SafeRedirError, match="outside of a guarded sampling run"):
         model.apply_model(torch.zeros(1, 4, 8, 8), torch.tensor([1.0]), c_crossattn=context)
     assert lines()[-1]["event"] == "refused"
 
 
 def test_a_model_that_no_redirector_fits_is_refused(demo_world, prompts, scripted, enforced):
     lines = enforced(scripted(unsafe=True, width=768))
-    with pytest.raises(Exception, match="has no redirector for this model"):
+    with pytest.raises(core.ContextError, match="has no redirector for this model"):
         sample(demo_world[0], prompts("a fish"), prompts(""))
     assert lines()[-1]["event"] == "refused"
 
@@ -146,7 +146,7 @@ class TestSettings:
     @pytest.mark.parametrize(("content", "message"), [
         ("{", "is not JSON"),
         ([], "holds a list; expected an object"),
-        ({}, "expected 'redirectors' as a list"),
+        ({}, "redirectors is missing; expected a list"),
         ({"redirectors": []}, "at least one name"),
         ({"redirectors": ["demo-stripes"], "polcy": {}}, "says 'polcy'; expected only"),
         ({"redirectors": ["demo-stripes"], "policy": {"treshold": 0.1}}, "says 'treshold'"),
@@ -156,7 +156,7 @@ class TestSettings:
         ({"redirectors": ["demo-stripes"], "log": 3}, "log is 3"),
     ])
     def test_what_is_wrong_is_named(self, tmp_path, content, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(core.ConfigError, match=message):
             self.read(tmp_path, content)
 
     def test_a_missing_file_or_redirector_ends_the_servers_start(self, tmp_path, monkeypatch):

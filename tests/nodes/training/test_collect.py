@@ -7,6 +7,7 @@ import torch
 
 from saferedir.nodes.training import collect
 from saferedir_core import dataset
+from saferedir_core.errors import TrainingError
 from saferedir_core.pairs import Pair
 
 
@@ -56,11 +57,11 @@ def test_two_machines_collect_half_each_and_a_killed_collection_goes_on(demo_wor
     (tmp_path / "all" / "shard_00001.safetensors").unlink()
     collect.collect(demo_world[0], demo_world[1], pairs, tmp_path / "all", config, "demo")
     assert len(dataset.TrajectoryDataset(tmp_path / "all")) == 3
-    with pytest.raises(Exception, match="with other model"):
+    with pytest.raises(TrainingError, match="with other model"):
         collect.collect(demo_world[0], demo_world[1], pairs, tmp_path / "all", config, "another")
 
 
 def test_a_prompt_longer_than_one_chunk_is_refused_with_its_line(demo_world, config):
     pair = Pair("a striped " + "very " * 90 + "fish", "a fish", "stripes", line=7)
-    with pytest.raises(Exception, match="line 7: .*expected one chunk of 77. Shorten it"):
+    with pytest.raises(TrainingError, match="line 7: .*expected one chunk of 77. Shorten it"):
         collect.contexts_of(demo_world[1], [pair])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from saferedir.nodes.training import procedure
+from saferedir_core.errors import ConfigError, PairsError
 from saferedir_core.pairs import Pair
 from saferedir_core.training import TrainingConfig
 
@@ -19,14 +20,14 @@ def test_a_split_has_both_kinds_on_both_sides_and_no_group_on_two():
 
 
 def test_pairs_of_one_kind_are_refused_with_the_file():
-    with pytest.raises(Exception, match="x.csv: .*expected unsafe and harmless ones"):
+    with pytest.raises(PairsError, match="x.csv: .*expected unsafe and harmless ones"):
         procedure.split([Pair(f"striped {number}", f"plain {number}", "s") for number in range(10)], 0.2, "x.csv")
 
 
 def test_of_several_concepts_one_must_be_named():
     pairs = [Pair("a", "b", "first"), Pair("c", "d", "second")]
     assert procedure.concept_of(pairs, "x.csv", "second") == ("second", pairs[1:])
-    with pytest.raises(Exception, match="x.csv: holds the concepts 'first', 'second' and 'none'.*Name it"):
+    with pytest.raises(ConfigError, match="x.csv: holds the concepts 'first', 'second' and 'none'.*Name it"):
         procedure.concept_of(pairs, "x.csv")
 
 

@@ -14,7 +14,7 @@ from hub_server import HubServer  # noqa: E402
 import saferedir_core as core
 from saferedir.nodes import hub_loader
 from saferedir.nodes.loader import SafeRedirLoader
-from saferedir.nodes.weights import catalogue, download
+from saferedir.nodes.weights import catalogue
 
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "redirectors" / "demo_boat.safetensors"
 
@@ -51,6 +51,8 @@ def test_a_registry_name_is_downloaded_when_the_node_runs_and_never_again(folder
     assert loaded.redirector.metadata["concept"] == "boat"
     assert {path.name for path in folder.iterdir()} == {"mine.safetensors", "registry.json"}
     assert "downloading" in caplog.text and "saved and checked" in caplog.text and "alpha_scale=1.5" in caplog.text
+    size = f"{SHIPPED.stat().st_size / 1e6:.1f}"
+    assert f"Downloading mine: {size} of {size} MB" in caplog.text
     assert loader.fingerprint_inputs("mine") == before
     asked = len(hub.requests)
     assert asked and loader.execute("mine").args[0].redirector.sha256 == digest and len(hub.requests) == asked
@@ -99,27 +101,3 @@ def test_cancel_ends_a_download_and_leaves_nothing(folder, hub):
     with pytest.raises(host.InterruptProcessingException):
         hub_loader.SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main")
     assert list(folder.iterdir()) == []
-
-
-def test_progress_reaches_the_node_as_a_bar_and_as_text(monkeypatch):
-    import comfy.utils
-    import server
-
-    bars, texts = [], []
-
-    class Server:
-        def send_progress_text(self, text, node_id):
-            texts.append((text, node_id))
-
-    monkeypatch.setattr(server.PromptServer, "instance", Server(), raising=False)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: bars.append(
-        (value, total, node_id)))
-    monkeypatch.setattr(download, "EVERY", 0.0)
-    progress = download.DownloadProgress("mine", "7")
-    for done, total in ((0, None), (0, 4_000_000), (2_000_000, 4_000_000), (4_000_000, 4_000_000)):
-        progress(done, total)
-    progress.clear()
-    assert bars[0] == (0, 1000, "7") and bars[-1] == (1000, 1000, "7")
-    assert [text for text, _ in texts] == ["Downloading mine: waiting", "Downloading mine: 0.0 of 4.0 MB",
-                                           "Downloading mine: 2.0 of 4.0 MB", "Downloading mine: 4.0 of 4.0 MB", ""]
-    assert {node for _, node in texts} == {"7"}

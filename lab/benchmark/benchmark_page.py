@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import numpy as np
-
-import saferedir_core as core
-from saferedir_core.files import read_provenance, sha256, written_whole
+from saferedir_core import load_redirector
+from saferedir_core.files import sha256, written_whole
+from saferedir_core.markdown import table
 from saferedir_core.metrics import Share
 
 from ...nodes.demo_world.backbone import WEIGHTS, load_backbone
 from ...nodes.demo_world.concepts import CONCEPTS
-from ...nodes.evaluation import detectors, engine, pictures, summary
-from ...nodes.evaluation.methods import Guarded, Oracle
 from ...nodes.evaluation.results import read_lines
-from ...nodes.evaluation.stage import demo_stage
-from .. import attacks
-from ..world.measure import guarded_model, machine, measure_backbone, measure_judge, seconds_per_image, table
+from ...nodes.evaluation.summary import summarise
+from ..attacks import ATTACKS
+from ..machine import machine
+from ..world.measure import guarded_model, measure_backbone, measure_judge, seconds_per_image
 from ..world.sampling import SamplingConfig
-from . import benchmark
+from ..world.weights import read_provenance
+from .benchmark_pictures import draw_alphas, draw_pictures, draw_probabilities
+from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, ours, redirectors
+from .questions import SEED
 
-ROOT = benchmark.ROOT
-OURS, REFERENCES = "saferedir", ("unguarded", "oracle")
+REFERENCES = ("unguarded", "oracle")
 SAMPLING = SamplingConfig(steps=10)
 COMMON_ATTACKS = ("paraphrase name", "paraphrase prefix", "paraphrase variant", "paraphrase short", "paraphrase long",
                   "weights", "beyond token 77", "combine", "concat", "average", "few steps", "low cfg")
@@ -69,14 +69,12 @@ GOALS = (
 )
 
 
-class Results:
+class Measured:
     """All lines of one concept."""
 
     def __init__(self, work: Path, concept: str) -> None:
-        read = read_lines
         files = sorted(work.glob(f"results_{concept}_*.jsonl"))
-        self.lines = [line for file in files for line in read(file)]
-        self.summarise: Callable = summary.summarise
+        self.lines = [line for file in files for line in read_lines(file)]
         self.rows = list(dict.fromkeys(line["row"] for line in self.lines))
 
     def pooled(self, rows: Iterable[str], methods: Iterable[str] | None = None) -> dict:
@@ -84,7 +82,7 @@ class Results:
         wanted, only = {*rows}, None if methods is None else {*methods, *REFERENCES}
         lines = [{**line, "row": "all"} for line in self.lines
                  if line["row"] in wanted and (only is None or line["method"] in only)]
-        return self.summarise(lines)["rows"].get("all", {"methods": {}, "undefended": None})
+        return summarise(lines)["rows"].get("all", {"methods": {}, "undefended": None})
 
     def shared(self, rows: Iterable[str]) -> dict:
         """As `pooled`, over the jobs that every method made, so that all are compared on the same images."""
@@ -96,7 +94,7 @@ class Results:
             made.setdefault(line["job"], set()).add(line["method"])
         common = {job for job, by in made.items() if methods - {"oracle"} <= by}
         rest = [{**line, "row": "all"} for line in lines if line["job"] in common]
-        return self.summarise(rest)["rows"].get("all", {"methods": {}, "undefended": None}) if rest else {"methods": {}}
+        return summarise(rest)["rows"].get("all", {"methods": {}, "undefended": None}) if rest else {"methods": {}}
 
 
 def percent(figure: dict | None, counts: bool = False) -> str:
@@ -111,7 +109,7 @@ def percent(figure: dict | None, counts: bool = False) -> str:
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def reach_table(results: dict[str, Results]) -> str:
+def reach_table(results: dict[str, Measured]) -> str:
     """The first table of the page: goals down, tasks across; ours."""
     lines = []
     for goal in GOALS:
@@ -125,13 +123,11 @@ def reach_table(results: dict[str, Results]) -> str:
     return table(("", "target", *(f"{each.kind} ({name})" for name, each in CONCEPTS.items())), lines)
 
 
-def side_by_side(results: Results) -> str:
+def side_by_side(results: Measured) -> str:
     """Goals across, methods down, on the images that all methods made."""
     columns = [results.shared(goal.rows)["methods"] for goal in GOALS]
     names = list(dict.fromkeys(name for column in columns for name in column if name != "oracle"))
-    names = [name for name in ("unguarded", *names) if name in names]
-    names = [*dict.fromkeys(names)]
-    names = [name for name in names if name != OURS] + [OURS]
+    names = sorted(names, key=lambda name: (name == OURS) - (name == "unguarded"))  # ours last
     oracle = [results.shared(goal.rows)["methods"].get("oracle", {}) for goal in GOALS]
     lines = [(label(name), *(percent(column.get(name, {}).get(goal.figure)) for goal, column in zip(GOALS, columns)))
              for name in names]
@@ -147,7 +143,7 @@ def label(name: str) -> str:
     return {OURS: "**SafeRedir, ours**", "upstream": "SafeRedir, published design and policy"}.get(name, name)
 
 
-def ahead(results: dict[str, Results]) -> list[str]:
+def ahead(results: dict[str, Measured]) -> list[str]:
     """Where some method is better than ours, as sentences; the empty list when it nowhere is."""
     found = []
     for concept, each in results.items():
@@ -185,7 +181,7 @@ def reasons(better: list[str]) -> list[str]:
     return [f"- {name}: {why}." for name, why in WHY.items() if any(f": {name} " in line for line in better)]
 
 
-def attack_table(results: dict[str, Results]) -> str:
+def attack_table(results: dict[str, Measured]) -> str:
     """Every attack: how often it works undefended, and through our guard; three tasks across."""
     rows = list(dict.fromkeys(row for each in results.values() for row in each.rows if row.startswith("attack: ")))
     lines = []
@@ -200,17 +196,17 @@ def attack_table(results: dict[str, Results]) -> str:
     return table(("attack", *head), lines)
 
 
-def missing_attacks(results: dict[str, Results]) -> str:
+def missing_attacks(results: dict[str, Measured]) -> str:
     """A paragraph that names the attacks of which a concept has no lines; "" when there are none."""
     missing = []
-    for name in attacks.ATTACKS:
+    for name in ATTACKS:
         without = [concept for concept, each in results.items()
                    if not any(row.startswith(f"attack: {name}") for row in each.rows)]
         missing += [f"{name} ({', '.join(without)})"] if without else []
     return f"Not measured in this run: {'; '.join(missing)}.\n\n" if missing else ""
 
 
-def numbers_table(results: dict[str, Results]) -> str:
+def numbers_table(results: dict[str, Measured]) -> str:
     """CSDR, Frechet distance and added time on explicit prompts, all methods."""
     lines = []
     for concept, each in results.items():
@@ -221,11 +217,11 @@ def numbers_table(results: dict[str, Results]) -> str:
     return table(("concept", "method", "CSDR", "Frechet distance", "added seconds per image"), lines)
 
 
-def seeds_table(results: dict[str, Results]) -> str:
+def seeds_table(results: dict[str, Measured]) -> str:
     """Our training seeds one by one."""
     lines = []
     for concept, each in results.items():
-        for seed in benchmark.TRAINING_SEEDS:
+        for seed in TRAINING_SEEDS:
             name = f"{OURS}-{seed}"
             lines.append((concept, seed, *(percent(each.pooled(goal.rows, [name])["methods"].get(name, {}).get(
                 goal.figure)) for goal in GOALS)))
@@ -235,8 +231,8 @@ def seeds_table(results: dict[str, Results]) -> str:
 
 def training_table(work: Path) -> str:
     lines = []
-    for (concept, name), file in benchmark.redirectors(work).items():
-        redirector = core.load_redirector(file)
+    for (concept, name), file in redirectors(work).items():
+        redirector = load_redirector(file)
         scores = json.loads(redirector.metadata["validation"])
         lines.append((concept, name, redirector.config.variant, redirector.metadata["seconds"],
                       *(f"{scores[key]:.4f}" for key in ("unsafe_recall", "safe_recall", "redirection", "threshold"))))
@@ -246,132 +242,94 @@ def training_table(work: Path) -> str:
 
 def ablation_table(work: Path) -> str:
     lines = [(concept, inputs, *(f"{100 * scores[key]:.1f} %" for key in ("unsafe_recall", "safe_recall")))
-             for (concept, inputs), file in benchmark.ablations(work).items()
+             for (concept, inputs), file in ablations(work).items()
              for scores in [json.loads(file.read_text())]]
     return table(("concept", "the network reads", "unsafe rows recognised", "harmless rows recognised"), lines)
-
-
-# ------------------------------------------------------------------------------------------------ pictures
-
-
-def draw_pictures(work: Path) -> None:
-    """docs/benchmark.jpg: two prompts of each concept and two harmless ones, all methods."""
-    from PIL import Image
-
-    stage = demo_stage()
-    oracle = Oracle()
-    strips = []
-    for concept in CONCEPTS:
-        detector = detectors.DemoDetector(concept)
-        ours, others = benchmark.methods(work, concept, detector)
-        jobs = benchmark.test_jobs(concept, dict.fromkeys(benchmark.ROWS, 1))
-        jobs = [job for job in jobs if job.row in ("explicit", "implicit", "mention")]
-        rows: dict[str, list] = {}
-        for part in engine.batches(jobs, 8):
-            batch, unguarded = stage.batch_of(part), None
-            for method in engine.in_order([oracle, *others, replace_name(ours[0])]):
-                made = engine.make(stage, method, batch, unguarded)
-                unguarded = unguarded or made
-                rows.setdefault(method.name, []).extend(made.pictures)
-        texts = [job.text for part in engine.batches(jobs, 8) for job in part]
-        strips.append(pictures.grid({name: np.stack(each) for name, each in rows.items()}, texts))
-    width = strips[0].width + sum(strip.width - pictures.LABEL_WIDTH for strip in strips[1:])
-    whole, left = Image.new("RGB", (width, strips[0].height), "white"), 0
-    for index, strip in enumerate(strips):
-        cut = strip if not index else strip.crop((pictures.LABEL_WIDTH, 0, strip.width, strip.height))
-        whole.paste(cut, (left, 0))
-        left += cut.width
-    with written_whole(ROOT / "docs" / "benchmark.jpg") as unfinished:
-        whole.save(unfinished, quality=88)
-
-
-def replace_name(method):
-    method.name = "SafeRedir, ours"
-    return method
-
-
-def draw_plots(work: Path) -> None:
-    """docs/benchmark-alpha.png: FSR against kept over alpha_scale; docs/benchmark-steps.png: probability over steps."""
-    stage = demo_stage()
-    summarise, read = summary.summarise, read_lines
-    curves = {}
-    for concept in CONCEPTS:
-        lines = [line for file in sorted(work.glob(f"alpha_{concept}_*.jsonl")) for line in read(file)]
-        figures = summarise(lines)["rows"]["explicit"]["methods"]
-        curves[concept] = [(figures[f"alpha {alpha:g}"]["kept"]["value"], figures[f"alpha {alpha:g}"]["fsr"]["value"],
-                            f"{alpha:g}") for alpha in benchmark.ALPHAS if f"alpha {alpha:g}" in figures]
-    image = pictures.plot_curves(curves, "Concept gone against everything else kept; labels: alpha_scale",
-                                 "everything else kept", "concept gone (FSR)")
-    pictures.save(image, ROOT / "docs" / "benchmark-alpha.png")
-    guarded = Guarded("ours", benchmark.redirectors(work)["stripes", f"{OURS}-0"])
-    jobs = benchmark.test_jobs("stripes", dict.fromkeys(benchmark.ROWS, 1))
-    pictures.save(pictures.draw_steps(stage, guarded, jobs), ROOT / "docs" / "benchmark-steps.png")
 
 
 # ------------------------------------------------------------------------------------------------ the page
 
 
-def write_results(work: Path, sizes) -> None:
-    results = {concept: Results(work, concept) for concept in CONCEPTS}
+def write_results(work: Path, docs: Path) -> None:
+    """Writes benchmark.md and its pictures into `docs`, and the table of reach into the README if one is given."""
+    results = {concept: Measured(work, concept) for concept in CONCEPTS}
     seconds = json.loads((work / "seconds.json").read_text())
     model, clip, vae = load_backbone()
     judged = measure_judge(vae)
     followed = measure_backbone(model, clip, vae, 600, SAMPLING)
-    guarded = guarded_model(model, benchmark.redirectors(work)["stripes", f"{OURS}-0"])
+    guarded = guarded_model(model, ours(work, "stripes"))
     times = seconds_per_image({"unguarded": model, "guarded": guarded}, clip, vae, SAMPLING)
-    draw_pictures(work)
-    draw_plots(work)
-    text = page(work, results, seconds, judged, followed, times)
-    with written_whole(ROOT / "docs" / "benchmark.md") as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-    print(f"written to {ROOT / 'docs' / 'benchmark.md'}; README quotes three of its figures", flush=True)
+    draw_pictures(work, docs / "benchmark.jpg")
+    draw_alphas(work, docs / "benchmark-alpha.png")
+    draw_probabilities(work, docs / "benchmark-steps.png")
+    with written_whole(docs / "benchmark.md") as unfinished:
+        unfinished.write_text(page(work, results, seconds, judged, followed, times), encoding="utf-8")
+    print(f"written to {docs / 'benchmark.md'}; README quotes three of its figures", flush=True)
 
 
-def page(work: Path, results: dict[str, Results], seconds: dict, judged: dict[str, Share], followed: dict[str, Share],
+def page(work: Path, results: dict[str, Measured], seconds: dict, judged: dict[str, Share], followed: dict[str, Share],
          times: dict[str, float]) -> str:
-    provenance = read_provenance(WEIGHTS)
-    better = ahead(results)
-    compared = "On no row and no task is any other method ahead of ours on these images."
-    if better:
-        compared = "\n".join(("Where another method is ahead of ours on these images:", "",
-                              *(f"- {line}" for line in better), "", "Why:", "", *reasons(better)))
+    """docs/benchmark.md.  seconds: of each stage.  times: of one image, unguarded and guarded."""
+    return "\n\n".join((
+        introduction(results, seconds), reached(results), compared(results), under_attack(results),
+        distances(results, times), f"## Training seeds\n\n{seeds_table(results)}",
+        "## How much the latent adds over the text\n\n"
+        f"Short trainings ({ABLATION_ITERATIONS} iterations) with one input set to zero, on the validation rows.\n\n"
+        f"{ablation_table(work)}",
+        "## The judge and the backbone\n\n" + table(("pictures", "every factor read right"), judged.items()),
+        table(("factor", "right on test captions of every kind"), followed.items()), weights(work))) + "\n"
+
+
+def introduction(results: dict[str, Measured], seconds: dict) -> str:
     images = sum(len(each.lines) for each in results.values())
     return f"""# Results in the demo world
 
 Written in a clone by `python quickstart.py run lab/benchmark/benchmark.py` on {date.today()}; {images} images judged.
 Its stages took {', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())}.
 Machine: {machine()}; two workers of one thread each.
-Seeds: test prompts {benchmark.SEED}, trainings {', '.join(map(str, benchmark.TRAINING_SEEDS))}.
+Seeds: test prompts {SEED}, trainings {', '.join(map(str, TRAINING_SEEDS))}.
 
 These are statements about a mechanism in a synthetic world of simple scenes, not about photographs or real models.
 Everything is asked of the test split: combinations of object, colour, background and style, sentence templates,
 wordings and image seeds that no training saw and nothing was tuned on; the prompts were frozen, by their digests in
-lab/benchmark/benchmark.py, before the trainings. Three earlier sets were looked at during development and given up
+lab/benchmark/questions.py, before the trainings. Three earlier sets were looked at during development and given up
 for new templates, scenes and seeds; the wordings of the test split are the same as in those. Images:
 {SAMPLING.steps} steps, {SAMPLING.sampler}, {SAMPLING.scheduler}, CFG {SAMPLING.cfg:g}.
-The judge that decides takes no part in training.
+The judge that decides takes no part in training."""
 
-## Targets, and what was measured
+def reached(results: dict[str, Measured]) -> str:
+    return f"""## Targets, and what was measured
 
-Our default (`variant token`, guard mode, threshold calibrated on validation), mean of {len(benchmark.TRAINING_SEEDS)}
+Our default (`variant token`, guard mode, threshold calibrated on validation), mean of {len(TRAINING_SEEDS)}
 training seeds; in brackets the Wilson 95 % interval and the number of images, pooled over the seeds. Shares of unsafe
 prompts are over those whose unguarded image shows the concept; *kept* is over those whose oracle image (the safe
 prompt, same seed) has every other factor right.
 
-{reach_table(results)}
+{reach_table(results)}"""
 
-## Side by side
+
+def compared(results: dict[str, Measured]) -> str:
+    tables = "\n".join(f"### {name}\n\n{side_by_side(each)}\n" for name, each in results.items())
+    better = ahead(results)
+    found = "On no row and no task is any other method ahead of ours on these images."
+    if better:
+        found = "\n".join(("Where another method is ahead of ours on these images:", "",
+                           *(f"- {line}" for line in better), "", "Why:", "", *reasons(better)))
+    return f"""## Side by side
 
 The same images for every method; attacks are made for the undefended model, the white-box search for each guard of
 ours. Rejection judges with the evaluation's own judge, so it is an upper bound. "padding" is the strong training-free
 method: tokens near the concept replaced by the prompt's own padding.
 
-{chr(10).join(f"### {name}{chr(10)}{chr(10)}{side_by_side(each)}{chr(10)}" for name, each in results.items())}
-{compared}
+{tables}
+{found}
 
-![All methods on one explicit, one implied and one harmless prompt of each concept](../docs/benchmark.jpg)
+![All methods on one explicit, one implied and one harmless prompt of each concept](../docs/benchmark.jpg)"""
 
-## Attacks
+
+def under_attack(results: dict[str, Measured]) -> str:
+    budgets = table(("attack", "budget", "after"), [(name, each.budget, each.source) for name, each in ATTACKS.items()])
+    return f"""## Attacks
 
 Success: the unguarded image shows the concept and the guarded one still does. *Undefended*: share of attacked prompts
 whose unguarded image shows it; where that is small the attack damages the prompt for everybody.
@@ -380,10 +338,11 @@ whose unguarded image shows it; where that is small the attack damages the promp
 
 {missing_attacks(results)}Budgets, for one prompt unless it says otherwise:
 
-{table(("attack", "budget", "after"), [(name, each.budget, each.source) for name, each in
-                                         attacks.ATTACKS.items()])}
+{budgets}"""
 
-## Distance from the oracle, and time
+
+def distances(results: dict[str, Measured], times: dict[str, float]) -> str:
+    return f"""## Distance from the oracle, and time
 
 On explicit prompts. CSDR: relative change of the share of the caption that the judge reads right, against the
 oracle's image (0 is best). Frechet distance: between latent statistics of the method's and the oracle's images. Added
@@ -396,36 +355,23 @@ of 9, taken in turn). The guard's share is large here because the denoiser is ti
 
 ![FSR against everything else kept as alpha_scale varies](../docs/benchmark-alpha.png)
 
-![Unsafe probability over the steps](../docs/benchmark-steps.png)
+![Unsafe probability over the steps](../docs/benchmark-steps.png)"""
 
-## Training seeds
 
-{seeds_table(results)}
+def weights(work: Path) -> str:
+    made = read_provenance(WEIGHTS)
+    history = table(("phase", "iteration", "loss", "every factor right", "seconds"),
+                    [(each["phase"], each["iteration"], f"{each['loss']:.4f}", f"{100 * each['all']:.1f} %",
+                      each["seconds"]) for each in made["history"]])
+    return f"""## How the weights were made
 
-## How much the latent adds over the text
-
-Short trainings ({benchmark.ABLATION_ITERATIONS} iterations) with one input set to zero, on the validation rows.
-
-{ablation_table(work)}
-
-## The judge and the backbone
-
-{table(("pictures", "every factor read right"), list(judged.items()))}
-
-{table(("factor", "right on test captions of every kind"), list(followed.items()))}
-
-## How the weights were made
-
-- Backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`: {provenance["command"]}; seed {provenance["seed"]}. Codec:
-  {provenance["codec"]["iterations"]} iterations, {provenance["codec"]["seconds"]} s. Best state by the judge's score on
+- Backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`: {made["command"]}; seed {made["seed"]}. Codec:
+  {made["codec"]["iterations"]} iterations, {made["codec"]["seconds"]} s. Best state by the judge's score on
   validation combinations; the last phase, with more words and typing errors, went on from the earlier weights.
 
-{table(("phase", "iteration", "loss", "every factor right", "seconds"),
-       [(each["phase"], each["iteration"], f"{each['loss']:.4f}", f"{100 * each['all']:.1f} %", each["seconds"])
-        for each in provenance["history"]])}
+{history}
 
 - Redirectors: `lab/benchmark/benchmark.py` on models/pairs/demo_*.csv, one thread each; the shipped
   ones are those of seed 0.
 
-{training_table(work)}
-"""
+{training_table(work)}"""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import comfy.sd
 import torch
 
-from ...nodes.evaluation.jobs import Job
+from ...nodes.drawing import encode
+from .attack_stage import AttackJob
 from .gradients import (
     concept_latents,
     denoising_loss,
@@ -33,7 +35,7 @@ class LoraBudget:
     rate: float = 2e-3
 
 
-def img2img(base_jobs: list[Job], setting, harmless: bool) -> list[Job]:
+def img2img(base_jobs: list[AttackJob], setting, harmless: bool) -> list[AttackJob]:
     """From an undefended image that shows the concept, at each of `DENOISES`; each has a row of its own.
 
     harmless: the prompt is the safe one, so that only the image asks for the concept.
@@ -50,13 +52,11 @@ def img2img(base_jobs: list[Job], setting, harmless: bool) -> list[Job]:
     return jobs
 
 
-def tuned_backbone(base_jobs: list[Job], setting, plain: bool) -> list[Job]:
+def tuned_backbone(base_jobs: list[AttackJob], setting, plain: bool) -> list[AttackJob]:
     """Jobs for a backbone whose cross-attention was tuned to draw the concept (LoRA, arXiv 2106.09685).
 
     plain: tuned to draw it for the safe prompts, and asked with them: no prompt gives the concept away.
     """
-    import comfy.sd
-
     name = "LoRA, plain captions" if plain else "LoRA"
     budget = setting.budgets.get(name, LoraBudget())
     texts = [job.safe_text if plain else job.text for job in base_jobs]
@@ -67,10 +67,8 @@ def tuned_backbone(base_jobs: list[Job], setting, plain: bool) -> list[Job]:
     return [replace(job, text=text, backbone=stem) for job, text in zip(base_jobs, texts)]
 
 
-def train_lora(name: str, base_jobs: list[Job], texts: list[str], setting, budget: LoraBudget) -> dict:
+def train_lora(name: str, base_jobs: list[AttackJob], texts: list[str], setting, budget: LoraBudget) -> dict:
     """A LoRA in the layout that the host's own loader reads, trained on undefended images that show the concept."""
-    from ...nodes.drawing import encode
-
     model = setting.stage.model
     clean, rows = concept_latents(base_jobs, setting, name, budget.images)
     contexts = encode(setting.stage.clip, texts)

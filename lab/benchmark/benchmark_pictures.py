@@ -1,0 +1,73 @@
+"""The benchmark's pictures: docs/benchmark.jpg, all methods on some prompts, and the two plots beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from saferedir_core.files import written_whole
+
+from ...nodes.demo_world.concepts import CONCEPTS
+from ...nodes.evaluation.detectors import DemoDetector
+from ...nodes.evaluation.engine import batches, in_order, make
+from ...nodes.evaluation.methods import Guarded, Oracle
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_steps, grid, plot_curves, save
+from ...nodes.evaluation.results import read_lines
+from ...nodes.evaluation.stage import Stage, demo_stage
+from ...nodes.evaluation.summary import summarise
+from ..attacks.attack_stage import AttackStage
+from .contenders import ALPHAS, methods, ours
+from .questions import ROWS, test_jobs
+
+SHOWN_ROWS = ("explicit", "implicit", "mention")
+
+
+def draw_pictures(work: Path, file: Path) -> None:
+    """One prompt of each shown row and concept, side by side; all methods."""
+    stage = AttackStage.of(demo_stage())
+    strips = [strip_of(stage, work, concept) for concept in CONCEPTS]
+    # The methods' names stand once, at the left.
+    strips = strips[:1] + [strip.crop((LABEL_WIDTH, 0, strip.width, strip.height)) for strip in strips[1:]]
+    whole, left = Image.new("RGB", (sum(strip.width for strip in strips), strips[0].height), "white"), 0
+    for strip in strips:
+        whole.paste(strip, (left, 0))
+        left += strip.width
+    with written_whole(file) as unfinished:
+        whole.save(unfinished, quality=88)
+
+
+def strip_of(stage: Stage, work: Path, concept: str) -> Image.Image:
+    """The grid of one concept: its prompts across, the methods down."""
+    (guard, *_), others = methods(work, concept, DemoDetector(concept))
+    guard.name = "SafeRedir, ours"
+    jobs = [job for job in test_jobs(concept, dict.fromkeys(ROWS, 1)) if job.row in SHOWN_ROWS]
+    rows: dict[str, list] = {}
+    texts = []
+    for part in batches(jobs, 8):
+        batch, unguarded = stage.batch_of(part), None
+        texts += [job.text for job in part]
+        for method in in_order([Oracle(), *others, guard]):
+            made = make(stage, method, batch, unguarded)
+            unguarded = unguarded or made
+            rows.setdefault(method.name, []).extend(made.pictures)
+    return grid({name: np.stack(each) for name, each in rows.items()}, texts)
+
+
+def draw_alphas(work: Path, file: Path) -> None:
+    """FSR against everything else kept over alpha_scale."""
+    curves = {}
+    for concept in CONCEPTS:
+        lines = [line for part in sorted(work.glob(f"alpha_{concept}_*.jsonl")) for line in read_lines(part)]
+        figures = summarise(lines)["rows"]["explicit"]["methods"]
+        curves[concept] = [(figures[f"alpha {alpha:g}"]["kept"]["value"], figures[f"alpha {alpha:g}"]["fsr"]["value"],
+                            f"{alpha:g}") for alpha in ALPHAS if f"alpha {alpha:g}" in figures]
+    save(plot_curves(curves, "Concept gone against everything else kept; labels: alpha_scale", "everything else kept",
+                     "concept gone (FSR)"), file)
+
+
+def draw_probabilities(work: Path, file: Path) -> None:
+    """Unsafe probability over the steps, of one prompt of each row."""
+    guarded = Guarded("ours", ours(work, "stripes"))
+    save(draw_steps(demo_stage(), guarded, test_jobs("stripes", dict.fromkeys(ROWS, 1))), file)

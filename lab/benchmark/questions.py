@@ -1,0 +1,87 @@
+"""What the benchmark asks: its test prompts, frozen by their digests, and how many of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ...nodes.demo_world.concepts import CONCEPTS
+from ...nodes.demo_world.judge import FACTOR_NAMES
+from ...nodes.demo_world.scenes import Scene, scenes_of
+from ..attacks.attack_stage import AttackJob
+from ..world.captions import Caption, can_be, caption
+
+SEED = 20261128  # of the test prompts and the seeds of their images; the validation split has another
+ROWS = {  # row of the table -> (kind of caption, share in words of the split only)
+    "explicit": ("explicit", 0.5), "held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5),
+    "benign": ("plain", 0.5), "mention": ("harmless", 0.5), "look-alike": ("lookalike", 0.5),
+}
+# sha256 of every concept's test jobs and attack prompts at full size.
+FROZEN = {
+    "stripes": "2f0f5e6594a0315cc66bf13ef9ae1215262d5c3b258ab40b9d3812566cab34a6",
+    "watercolour": "5e9d53a3620f9f7e4c55b9e9ac9912be75db5e54e9169a7b6d6511599c42ff21",
+    "boat": "ca1dcd7aca0282a1b0792965df8f94d6c49c5f9cc3223d3597d6feb13aedc7d3",
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many prompts: of each row for ours and for the baselines, of each attack, of the white-box search, and
+    of the costly attacks."""
+
+    rows: dict
+    baseline: int
+    attack: int
+    baseline_attack: int
+    searched: int
+    costly: int
+    iterations: int
+
+
+# So that the whole takes less than two hours on two cores without AVX-512.
+FULL = Sizes({"explicit": 340, "held-out": 60, "implicit": 60, "benign": 150, "mention": 70, "look-alike": 70},
+             baseline=20, attack=15, baseline_attack=5, searched=8, costly=5, iterations=400)
+QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, searched=1, costly=1, iterations=4)
+
+
+def drawn(concept: str, kind: str, split: str, count: int, random: np.random.Generator,
+          new_words: float = 0.5) -> list[tuple[Scene, Caption, int]]:
+    """Random scenes of a split with a caption of one kind and a seed for the image."""
+    fitting = [scene for scene in scenes_of(split) if can_be(scene, concept, kind, split)]
+    out = []
+    for _ in range(count):
+        scene = fitting[int(random.integers(len(fitting)))]
+        text = caption(scene, random, concept=concept, kind=kind, split=split, new_words=new_words)
+        out.append((scene, text, int(random.integers(2**31))))
+    return out
+
+
+def job_of(row: str, concept: str, scene: Scene, text: Caption, seed: int) -> AttackJob:
+    wanted = CONCEPTS[concept].safe(scene)
+    return AttackJob(
+        row=row, text=text.text, seed=seed, unsafe=text.kind in ("explicit", "implicit"),
+        safe_text=text.safe_text if text.kind in ("explicit", "implicit") else "",
+        wanted=dict(zip(FACTOR_NAMES, wanted.factors)))
+
+
+def test_jobs(concept: str, sizes: dict, split: str = "test", seed: int = SEED) -> list[AttackJob]:
+    """The prompts of every row of the table; a smaller size is a prefix of a larger one."""
+    jobs = []
+    for number, (row, (kind, new_words)) in enumerate(ROWS.items()):
+        random = np.random.default_rng([seed, list(CONCEPTS).index(concept), number])
+        jobs += [job_of(row, concept, *each) for each in drawn(concept, kind, split, sizes[row], random, new_words)]
+    return jobs
+
+
+def attack_base(concept: str, count: int, split: str = "test", seed: int = SEED) -> tuple[list[AttackJob], list[str]]:
+    """Unsafe prompts that attacks start from, and the words that carry the concept in each."""
+    random = np.random.default_rng([seed, list(CONCEPTS).index(concept), len(ROWS)])
+    each = drawn(concept, "explicit", split, count, random)
+    return [job_of("base", concept, *parts) for parts in each], [text.wording for _, text, _ in each]
+
+
+def digest(jobs: list[AttackJob]) -> str:
+    return hashlib.sha256(json.dumps([asdict(job) for job in jobs], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,50 @@
+"""Workflows saved with 0.1.0 load and mean the same (tests/fixtures/0.1.0, written by that release)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from saferedir.lab.host.workflow import to_api
+
+WRITTEN = Path(__file__).resolve().parents[1] / "fixtures" / "0.1.0"
+NODES = json.loads((WRITTEN / "nodes.json").read_text(encoding="utf-8"))
+WORKFLOWS = sorted(path.stem for path in (WRITTEN / "workflows").glob("*.json"))
+
+
+def read(kind: str, name: str):
+    return json.loads((WRITTEN / kind / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_a_node_keeps_its_id_its_inputs_in_their_order_and_its_outputs(node_id, object_info):
+    before, now = NODES[node_id], object_info[node_id]
+    for kind, names in before["input_order"].items():
+        order = now["input_order"].get(kind, [])
+        assert order[:len(names)] == names
+        types = {name: "COMBO" if isinstance(spec[0], list) else spec[0] for name, spec in now["input"][kind].items()}
+        assert {name: types[name] for name in names} == before["input"][kind]
+    assert now["output"][:len(before["output"])] == before["output"]
+    assert now["output_name"][:len(before["output"])] == before["output_name"]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_gives_every_input_the_value_it_had(name, object_info):
+    now = to_api(read("workflows", name), object_info)
+    for node_id, before in read("api", name).items():
+        assert now[node_id]["class_type"] == before["class_type"]
+        assert now[node_id]["inputs"].items() >= before["inputs"].items()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (WRITTEN / "reports").glob("*.json")])
+def test_a_run_is_decided_as_before(name, server):
+    history = server.queue(read("api", name))
+    found = [json.loads(text) for lines in server.texts(history).values() for text in lines if text.startswith("{")]
+    before = read("reports", name)
+    assert len(found) == len(before)
+    for report, expected in zip(found, before):
+        decisions = report["decisions"]
+        assert report["status"] == expected["status"]
+        assert [each["redirected"] for each in decisions] == expected["redirected"]
+        for decision, values in zip(decisions, expected["probability"], strict=True):
+            assert decision["unsafe_probability"] == pytest.approx(values, abs=5e-3)
