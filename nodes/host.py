@@ -20,8 +20,8 @@ def prepare(path: str | os.PathLike | None = None) -> Path:
         import comfy.cli_args
     except ImportError as error:
         raise ImportError(
-            f"ComfyUI was not found (looked in {path or 'sys.path'}); expected a folder with main.py and comfy. Name it: "
-            "'python saferedir.py --comfyui PATH ...', or set SAFEREDIR_COMFYUI to it"
+            f"ComfyUI was not found (looked in {path or 'sys.path'}); expected a folder with main.py and comfy. "
+            "Name it: 'python saferedir.py --comfyui PATH ...', or set SAFEREDIR_COMFYUI to it"
         ) from error
     import torch
 

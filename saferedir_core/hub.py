@@ -103,7 +103,7 @@ def _install(raw: Path, content: bytes, source: Source, final: Path, provenance:
             write_file(final, content)      # as it is, so that its hash stays the published one
         else:
             _, redirector = redirectors.popitem()
-            redirector.metadata |= {**provenance, "source": str(source), "source_sha256": redirector.sha256}
+            redirector.metadata |= {**provenance, "source": str(source), "source_sha256": redirector.sha256 or ""}
             save_redirector(redirector, final, redirector.metadata)
     except CheckpointError as error:
         raise DownloadError(f"{source}: was downloaded and is not kept: "

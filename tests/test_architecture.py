@@ -1,6 +1,7 @@
 """Which part of the repository may import which, read from the source without running any of it.
 
-    nodes -> saferedir_core          lab -> nodes, saferedir_core          quickstart.py -> lab/host
+    nodes -> saferedir_core          lab -> nodes, saferedir_core
+    quickstart.py -> lab/host, saferedir_core/files
     saferedir_core -> nothing of ours and nothing of the host
 
 docs/architecture.md draws it.  Imports count wherever they stand: at the top, in a function, relative, or as a name
@@ -29,8 +30,8 @@ CORE, NODES, LAB = "saferedir_core", "saferedir.nodes", "saferedir.lab"
 # Room -> what it must not import.  "host" stands for every name of HOST.
 FORBIDDEN = {CORE: ("saferedir", "quickstart", "tests", "host"), NODES: (LAB, "quickstart", "tests"),
              LAB: ("quickstart", "tests")}
-START = "quickstart"  # begins with a bare Python: the standard library and saferedir.py and this room
-START_ROOM = "saferedir.lab.host"
+START = "quickstart"  # begins with a bare Python: the standard library, and these
+START_ROOMS = ("saferedir.lab.host", "saferedir_core.files")
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,13 @@ def unready_imports(root: Path) -> list[str]:
             if each.names[0].split(".")[0] in sys.stdlib_module_names or name != START and not each.running:
                 continue
             ours = next((asked for asked in each.names if asked in modules), "")
-            if not (ours == "saferedir" or within(ours, START_ROOM)):
+            if ours != "saferedir" and not any(within(ours, room) for room in START_ROOMS):
                 found.append(str(each))
-            elif ours not in known:
-                known.add(ours)
-                waiting.append(ours)
+                continue
+            parts = ours.split(".")
+            new = {".".join(parts[:end]) for end in range(1, len(parts) + 1)} - known  # with the packages it lies in
+            known |= new
+            waiting += new
     return found
 
 
@@ -249,6 +252,7 @@ def test_what_a_bare_python_lacks_is_found_in_quickstart_and_behind_it(tree, tex
     assert len(unready_imports(behind)) == 1
     assert unready_imports(tree({"lab/host/console.py": "import os\nfrom . import other",
                                  "lab/host/other.py": ""})) == []
+    assert len(unready_imports(tree({"lab/host/__init__.py": text}))) == 1
 
 
 def test_a_circle_is_found_and_one_that_a_function_breaks_is_none(tree):

@@ -15,8 +15,8 @@ from .kinds import KINDS
 REACH_GONE, REACH_IDENTICAL = 0.95, 0.99
 INTRODUCTION = """# Backbones
 
-Written by `python quickstart.py run lab/backbones/backbones.py page`, from what its `train`, `measure` and `full` \
-left. Do not edit.
+Written in a clone by `python quickstart.py run lab/backbones/backbones.py page`, from what its `train`, `measure` and \
+`full` left. Do not edit.
 
 ## Kinds of models
 

@@ -85,7 +85,8 @@ def as_markdown(content: dict) -> str:
              + ("" if content["device"] != "cpu" else f"\nFigures on a GPU: {NOT_MEASURED}.\n")
              + ("\n**This is the quick form: it shows that the command works, not how fast anything is.**\n"
                 if content["quick"] else "")
-             + "\nThe commands below need a clone of the repository. Ratios are of two things timed in turn in one process: median (lower to upper quartile, rounds).\n\n"
+             + "\nThe commands below need a clone of the repository. "
+             + "Ratios are of two things timed in turn in one process: median (lower to upper quartile, rounds).\n\n"
              + table(("what", "target", "measured"), reached(content["figures"], content["device"]))]
     for name, title in TITLES.items():
         figure = content["figures"].get(name)

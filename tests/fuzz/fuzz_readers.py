@@ -458,7 +458,8 @@ def page(tally: Tally, seed: int) -> str:
             for kind, count in sorted(tally.kinds.items())]
     return "\n".join([
         "# What damaged and hostile weight files do to the readers", "",
-        f"Written in a clone by `python quickstart.py run tests/fuzz/fuzz_readers.py --count {tally.files} --seed {seed}` with "
+        "Written in a clone by "
+        f"`python quickstart.py run tests/fuzz/fuzz_readers.py --count {tally.files} --seed {seed}` with "
         f"Python {platform.python_version()}, torch {torch.__version__}, safetensors {safetensors.__version__}.", "",
         f"{tally.files} mutated files: {tally.loaded} were harmless and loaded, {tally.refused} were refused with a "
         f"CheckpointError, {len(tally.faults)} did anything else.",

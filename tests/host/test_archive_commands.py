@@ -29,7 +29,8 @@ def documented(pages) -> list[str]:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for command in re.findall(r"(?:python|python\.exe -s) saferedir\.py([^`\n]*)", text):
             found[" ".join(command.split())] = page
-    return [command for command in found if command and "..." not in command]
+    # A name alone is a mention, and COMMAND stands for all of them.
+    return [command for command in found if " " in command and "..." not in command and "COMMAND" not in command]
 
 
 PAGES = sorted((path for path in packed_files(PROJECT) if path.suffix == ".md"),

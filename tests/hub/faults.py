@@ -428,8 +428,9 @@ def page(rows: list[str], left_out: list[str]) -> str:
 
     lines = [
         "# What goes wrong with a download, and what then happens", "",
-        "Written in a clone by `python quickstart.py run tests/hub/faults.py`; the tests run the same and compare. Each line was",
-        f"done to the real client (huggingface_hub {huggingface_hub.__version__}) and a Hub-like server of our own.",
+        "Written in a clone by `python quickstart.py run tests/hub/faults.py`; the tests run the same and compare.",
+        f"Each line was done to the real client (huggingface_hub {huggingface_hub.__version__}) and a Hub-like server "
+        "of our own.",
         "*File* is what lies under the final name afterwards, *left* what else is in the folder. Each error closes",
         "with the way by hand (\"Or get ... some other way and save it as ...\"), left out here.", "",
         "| what happens | file | left | what the person reads |", "|---|---|---|---|", *rows]

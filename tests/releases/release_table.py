@@ -56,10 +56,11 @@ def read(paths: Iterable[Path]) -> list[Suite]:
 
 def page(suites: list[Suite]) -> str:
     lines = ["# Releases of ComfyUI", "",
-             "The test suite on each release, as written by `tests/releases/release_table.py`. To repeat a line, in a clone:", "",
+             "The test suite on each release, as written by `tests/releases/release_table.py`. To repeat a line, "
+             "in a clone:", "",
              "```", "python quickstart.py --host RELEASE test", "```", "",
-             f"(without `--host` for {USUAL_RELEASE}, the release that requirements.lock names and that every change is "
-             "tested on).", "",
+             f"(without `--host` for {USUAL_RELEASE}, the release that requirements.lock names and that every change "
+             "is tested on).", "",
              "| ComfyUI | date | passed | skipped | failed |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {suite.release} | {suite.date} | {suite.count('passed')} | {suite.count('skipped')} | "
               f"{suite.count('failed')} |" for suite in suites]
