@@ -60,12 +60,12 @@ def brought(source: Source, pin: Pin, scratch: Path, progress: Progress, patienc
     One try, in a thread of its own: a server that drips can hold the client up for ever, but not the caller.
     """
     transfer = _Transfer(source, pin.size or LARGEST_FILE)
-    outcome: concurrent.futures.Future = concurrent.futures.Future()
+    outcome: concurrent.futures.Future[tuple[Path, bytes]] = concurrent.futures.Future()
 
     def bring():
         try:
-            work = _from_hub if isinstance(source, HubSource) else _from_url
-            raw, told = work(source, pin, scratch, transfer, patience)
+            raw, told = (_from_hub(source, pin, scratch, transfer, patience) if isinstance(source, HubSource)
+                         else (_from_url(source, scratch, transfer, patience), Pin()))
             content = raw.read_bytes()
             for each in (pin,) if pin else (pin, told):
                 each.check(content, str(source))
@@ -196,7 +196,7 @@ class _SecureRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, new)
 
 
-def _from_url(source: UrlSource, pin: Pin, scratch: Path, transfer: _Transfer, patience: Patience) -> tuple[Path, Pin]:
+def _from_url(source: UrlSource, scratch: Path, transfer: _Transfer, patience: Patience) -> Path:
     """The file at a plain address.  A connection that breaks is taken up where it broke, as often as it brings more."""
     path = scratch / f"file{source.suffix}"
     opener = urllib.request.build_opener(_SecureRedirects)
@@ -217,6 +217,6 @@ def _from_url(source: UrlSource, pin: Pin, scratch: Path, transfer: _Transfer, p
                         out.write(block)
                         transfer.tell(out.tell())
             if transfer.total in (None, out.tell()):
-                return path, Pin()
+                return path
             if out.tell() <= before:
                 raise ConnectionError(f"{out.tell()} of {transfer.total} bytes came")
