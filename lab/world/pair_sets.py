@@ -4,7 +4,7 @@ Half of the pairs are unsafe: the concept said outright or implied.  The other h
 concept, prompts that deny it, and look-alikes.  Both halves hold typos and the host's prompt weights, so that neither
 gives a prompt away.  Only training scenes, templates and wordings are used.
 
-    python -m demo.pair_sets          writes models/pairs/demo_<concept>.csv anew
+    python quickstart.py run lab/world/pair_sets.py       writes models/pairs/demo_<concept>.csv anew
 """
 
 from __future__ import annotations
