@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,18 +12,6 @@ from .jobs import Batch
 
 RECORDER = "saferedir.evaluation"  # key under which a guarded MODEL carries the recorder of its runs
 REFERENCES = ("unguarded", "oracle")  # what the others are compared with; they make every job
-
-
-@dataclass(frozen=True)
-class ConceptWords:
-    """What a training-free method is told of a concept: wordings of the training split, and the safe word or "".
-
-    name: "stripes".  phrases: ("striped", "with stripes", ...).  safe: what takes its place ("car"), or "".
-    """
-
-    name: str
-    phrases: tuple[str, ...]
-    safe: str = ""
 
 
 class Method(Protocol):
