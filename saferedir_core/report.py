@@ -16,7 +16,6 @@ from saferedir_core.trajectory import Decision, Trajectory
 VERSION = 1
 DIGITS = 6                      # float32 has no more to say, and the JSON ends up in every PNG
 SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
-
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from saferedir.lab.world.splits import all_scenes, scenes_of, split_of, with_pose
 from saferedir.nodes.demo_world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -15,12 +16,9 @@ from saferedir.nodes.demo_world.scenes import (
     STRIPE_PERIOD,
     STYLES,
     Scene,
-    all_scenes,
     background_rows,
     draw,
-    scenes_of,
     silhouette,
-    split_of,
     wash,
 )
 
@@ -82,7 +80,7 @@ def test_an_object_covers_a_part_of_the_picture_that_can_be_judged(name):
 
 def test_random_poses_stay_within_their_bounds_and_keep_the_factors():
     random = np.random.default_rng(0)
-    poses = [PLAIN.with_pose(random) for _ in range(500)]
+    poses = [with_pose(PLAIN, random) for _ in range(500)]
     assert all(-3 <= each.x <= 3 and -3 <= each.y <= 3 and 18 <= each.half <= 22 for each in poses)
     assert {each.factors for each in poses} == {PLAIN.factors}
     assert max(each.x for each in poses) > 2.9 and min(each.half for each in poses) < 18.1
@@ -104,7 +102,7 @@ def test_stripes_run_down_the_object_with_their_period():
 def test_the_same_scene_gives_the_same_bytes():
     scene = Scene("umbrella", "purple", "night", "watercolour", True, x=1.25, y=-2.5, half=19.5)
     assert np.array_equal(draw(scene), draw(scene))
-    first, second = (PLAIN.with_pose(np.random.default_rng(7)) for _ in range(2))
+    first, second = (with_pose(PLAIN, np.random.default_rng(7)) for _ in range(2))
     assert first == second
 
 
@@ -125,7 +123,7 @@ def test_every_factor_is_seen_in_training_and_tested():
 def test_neither_the_attribute_nor_the_pose_changes_the_split():
     random = np.random.default_rng(0)
     for scene in all_scenes():
-        assert split_of(scene) == split_of(replace(scene, striped=not scene.striped).with_pose(random))
+        assert split_of(scene) == split_of(with_pose(replace(scene, striped=not scene.striped), random))
 
 
 @pytest.mark.parametrize("factor, value, expected", [
