@@ -49,7 +49,7 @@ def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
         checkpoint.require_plain_metadata(redirector.metadata)
         if redirector is not first and not _same_encoders(first, redirector):
             raise ConfigError(f"The redirector {name!r} has encoders of its own; expected those of the others. Save it "
-                              "in a file of its own and use a stack, or train them together (train_bundle).")
+                              "in a file of its own and use a stack.")
     state: dict[str, Tensor] = {}
     for number, redirector in enumerate(redirectors.values()):
         for key, value in redirector.state_dict().items():

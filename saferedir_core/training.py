@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saferedir_core.alignment import changed_tokens
-from saferedir_core.architecture import USUAL, architecture
+from saferedir_core.architecture import architecture
 from saferedir_core.config import RedirectorConfig, require_fitting
 from saferedir_core.dataset import Batch, TrajectoryDataset
 from saferedir_core.errors import TrainingError
@@ -32,7 +32,7 @@ from saferedir_core.redirector import PooledRedirectorOutput, Redirector, Redire
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 INPUTS = ("both", "text", "latent")
-STATE_VERSION = 2
+STATE_VERSION = 3
 RANK_SEED = 1_000_003  # between the batches of two processes
 # Unsafe prompts of a kind that no training saw (long ones, typing errors) reach less than those it saw.
 LOWEST_THRESHOLD, OVERLAP_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.5, 0.75
@@ -120,27 +120,11 @@ def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: Tr
     Under torch.distributed (as `accelerate launch` or torchrun start it) every process draws batches of its own and
     gradients are averaged; all return the same network.
     """
-    trained = train_bundle({"": (training, validation)}, config, state=state, device=device, on_step=on_step)
-    return trained[""]
-
-
-def train_bundle(datasets: dict[str, tuple[TrajectoryDataset, TrajectoryDataset]],
-                 config: TrainingConfig = TrainingConfig(), *, state: Path | None = None,
-                 device: torch.device | str = "cpu",
-                 on_step: Callable[[int, dict[str, float]], None] | None = None) -> dict[str, Trained]:
-    """Trains one redirector for each concept on a shared latent encoder and timestep encoder.
-
-    datasets  training and validation trajectories by concept, all of the same model
-    The concepts take turns; config.iterations counts the steps of all of them together, and the score that decides when
-    to stop is their mean.  Everything else as in `train`.
-    """
-    if not datasets:
-        raise TrainingError("No concept was given to train; expected at least one.")
-    for dataset in (each for pair in datasets.values() for each in pair):
+    for dataset in (training, validation):
         _require_both_classes(dataset)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        loop = _Loop(datasets, config, state, device)
+        loop = _Loop(training, validation, config, state, device)
         while not loop.done:
             losses = loop.step()
             if on_step is not None:
@@ -148,42 +132,21 @@ def train_bundle(datasets: dict[str, tuple[TrajectoryDataset, TrajectoryDataset]
         return loop.result()
 
 
-def sharing_encoders(shapes: list[RedirectorConfig]) -> list[Redirector]:
-    """New networks whose latent encoder and timestep encoder are the same modules.
-
-    TrainingError when the shapes ask for other encoders, that is, for trajectories of different models.
-    """
-    kinds = {architecture(shape.architecture).title for shape in shapes}
-    if len(kinds) > 1:
-        raise TrainingError(f"The concepts have trajectories of {' and '.join(sorted(kinds))}; expected one kind of "
-                            "model. Collect their trajectories with the same model.")
-    if len({(shape.latent_dim, shape.timestep_dim) for shape in shapes}) > 1:
-        raise TrainingError(f"The concepts have latents of {sorted({shape.latent_dim for shape in shapes})} channels; "
-                            "expected one kind. Collect their trajectories with the same model.")
-    redirectors = [Redirector(shape) for shape in shapes]
-    for other in redirectors[1:]:
-        other.latent_encoder, other.t_encoder = redirectors[0].latent_encoder, redirectors[0].t_encoder
-    return redirectors
-
-
 class _Loop:
-    """State of one training, of one concept or several."""
+    """State of one training."""
 
-    def __init__(self, datasets, config: TrainingConfig, state: Path | None, device):
-        self.names, self.datasets = list(datasets), list(datasets.values())
+    def __init__(self, training: TrajectoryDataset, validation: TrajectoryDataset, config: TrainingConfig,
+                 state: Path | None, device: torch.device | str):
+        self.training, self.validation = training, validation
         self.config, self.device, self.state = config, device, state
-        shapes = [RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
-                                   tokens=training.tokens, variant=config.variant,
-                                   architecture=training.architecture,
-                                   pooled_dim=0 if training.pooled is None or config.variant == "published"
-                                   else training.pooled.shape[1],
-                                   latent_pool=1 if config.variant == "published" else config.latent_pool)
-                  for training, _ in self.datasets]
-        redirectors = torch.nn.ModuleList(sharing_encoders(shapes)).train().to(device)
-        self.trainer = Trainer(redirectors, TrainerConfig(config.iterations, config.rate, warmup=min(
-            100, config.iterations // 10), average=config.average))
+        published = config.variant == "published"
+        shape = RedirectorConfig(latent_dim=training.latent(0, 0, 0).shape[0], prompt_dim=training.contexts.shape[2],
+                                 tokens=training.tokens, variant=config.variant, architecture=training.architecture,
+                                 pooled_dim=0 if training.pooled is None or published else training.pooled.shape[1],
+                                 latent_pool=1 if published else config.latent_pool)
+        self.trainer = Trainer(Redirector(shape).train().to(device), TrainerConfig(
+            config.iterations, config.rate, warmup=min(100, config.iterations // 10), average=config.average))
         self.random = torch.Generator().manual_seed(config.seed + RANK_SEED * _rank())
-        self.latest: dict[int, dict[str, float]] = {}
         self.log: list[dict] = []
         self.best, self.best_weights, self.worse = -math.inf, None, 0
         self.before, self.started = 0.0, time.monotonic()
@@ -195,56 +158,42 @@ class _Loop:
         return self.trainer.steps_done >= self.config.iterations or self.worse >= self.config.patience
 
     def step(self) -> dict[str, float]:
-        turn = self.trainer.steps_done % len(self.datasets)
-        redirector, (training, _) = self.trainer.module[turn], self.datasets[turn]
-        batch, changed = prepared(training.batch(self.config.batch, self.random), self.config, self.random)
+        batch, changed = prepared(self.training.batch(self.config.batch, self.random), self.config, self.random)
         batch, changed = batch.to(self.device), changed.to(self.device)
         if self.config.adversarial:
-            batch = against_the_classifier(redirector, batch, self.config.adversarial, self.random)
-        output = self._evaluate(redirector, batch)
-        loss, parts = objective(batch.context, output, batch.safe_context, changed, batch.unsafe,
+            batch = against_the_classifier(self.trainer.module, batch, self.config.adversarial, self.random)
+        loss, parts = objective(batch.context, self._evaluate(batch), batch.safe_context, changed, batch.unsafe,
                                 self.config.objective, batch.pooled, batch.safe_pooled)
         self.trainer.step(loss)
-        self.latest[turn] = parts
         if self.trainer.steps_done % self.config.validate == 0 or self.trainer.steps_done == self.config.iterations:
-            self._validate()
+            self._validate(parts)
         return parts
 
-    def result(self) -> dict[str, Trained]:
-        redirectors = self.trainer.averaged
-        redirectors.load_state_dict(self.best_weights)
-        redirectors.eval().requires_grad_(False)
-        return {name: self._trained(redirector, validation)
-                for name, redirector, (_, validation) in zip(self.names, redirectors, self.datasets)}
-
-    def _trained(self, redirector: Redirector, validation: TrajectoryDataset) -> Trained:
-        threshold = _of_first_rank(calibrated_threshold(redirector, validation, self.config))
-        scores = {**validation_scores(redirector, validation, self.config), "threshold": threshold}
+    def result(self) -> Trained:
+        redirector = self.trainer.averaged
+        redirector.load_state_dict(self.best_weights)
+        redirector.eval().requires_grad_(False)
+        threshold = _of_first_rank(calibrated_threshold(redirector, self.validation, self.config))
+        scores = {**validation_scores(redirector, self.validation, self.config), "threshold": threshold}
         return Trained(redirector, threshold, scores, self.log, self.config)
 
-    def _evaluate(self, redirector: Redirector, batch: Batch) -> RedirectorOutput | PooledRedirectorOutput:
+    def _evaluate(self, batch: Batch) -> RedirectorOutput | PooledRedirectorOutput:
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.config.half and computes_bfloat16(kind)):
-            output = redirector(batch.latent, batch.context, batch.timestep, batch.pooled)
+            output = self.trainer.module(batch.latent, batch.context, batch.timestep, batch.pooled)
         return type(output)(*(part.float() for part in output))
 
-    def _validate(self) -> None:
+    def _validate(self, losses: dict[str, float]) -> None:
         _share_buffers(self.trainer.module)
         _share_buffers(self.trainer.averaged)
-        each = [validation_scores(redirector, validation, self.config)
-                for redirector, (_, validation) in zip(self.trainer.averaged, self.datasets)]
         # All processes go by the scores of the first, or one might stop and the others wait for it forever.
-        each = _of_first_rank(each)
-        scores = _mean_of(each)
+        scores = _of_first_rank(validation_scores(self.trainer.averaged, self.validation, self.config))
         if not math.isfinite(scores["score"]):
             raise TrainingError(f"The validation score is {scores['score']} at iteration {self.trainer.steps_done}; "
                                 "expected a finite number. Lower the learning rate (now "
                                 f"{self.config.rate}); the state before stays.")
-        entry = {"step": self.trainer.steps_done, "seconds": self._seconds(), **_mean_of([*self.latest.values()]),
-                 **{f"validation_{name}": value for name, value in scores.items()}}
-        if len(self.names) > 1:
-            entry["concepts"] = dict(zip(self.names, each))
-        self.log.append(entry)
+        self.log.append({"step": self.trainer.steps_done, "seconds": self._seconds(), **losses,
+                         **{f"validation_{name}": value for name, value in scores.items()}})
         self.worse = 0 if scores["score"] > self.best + 1e-4 else self.worse + 1
         if scores["score"] > self.best:
             self.best = scores["score"]
@@ -256,9 +205,8 @@ class _Loop:
         return self.before + time.monotonic() - self.started
 
     def _save(self) -> None:
-        content = {"version": STATE_VERSION, "concepts": self.names, "config": asdict(self.config),
-                   "architecture": self.datasets[0][0].architecture,
-                   "trainer": self.trainer.state_dict(), "log": self.log,
+        content = {"version": STATE_VERSION, "config": asdict(self.config),
+                   "architecture": self.training.architecture, "trainer": self.trainer.state_dict(), "log": self.log,
                    "best": self.best, "best_weights": self.best_weights, "worse": self.worse,
                    "random": self.random.get_state(), "torch_random": torch.get_rng_state(),
                    "seconds": self._seconds()}
@@ -277,12 +225,10 @@ class _Loop:
             # torch's own text is not passed on: it advises to load the file with code execution allowed.
             raise TrainingError(f"{self.state}: cannot be read ({type(error).__name__}); expected the state of a "
                                 "training. Delete it to begin anew.") from error
-        if not isinstance(content, dict) or (content.get("version"), content.get("concepts")) != (
-                STATE_VERSION, self.names):
-            raise TrainingError(f"{self.state}: is of another version or of other concepts; expected format "
-                                f"{STATE_VERSION} and {self.names}. Delete it to begin anew.")
-        there, now = (architecture(name) for name in (content.get("architecture", USUAL),
-                                                      self.datasets[0][0].architecture))
+        if not isinstance(content, dict) or content.get("version") != STATE_VERSION:
+            raise TrainingError(f"{self.state}: is of another version; expected format {STATE_VERSION}. Delete it to "
+                                "begin anew.")
+        there, now = (architecture(name) for name in (content["architecture"], self.training.architecture))
         if there is not now:
             raise TrainingError(f"{self.state}: is of a training for {there.title} ({there.conditioning}) and the "
                                 f"trajectories are of {now.title} ({now.conditioning}); expected one kind of model. "
@@ -483,7 +429,3 @@ def _share_buffers(module: torch.nn.Module) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)
-
-
-def _mean_of(each: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(values[name] for values in each) / len(each) for name in each[0]}

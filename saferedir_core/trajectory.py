@@ -1,8 +1,6 @@
 """Everything a run decided, in order."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import overload
 
 
 @dataclass(frozen=True)
@@ -60,27 +58,9 @@ class TokenScores:
     alpha: tuple[float, ...]
 
 
-class Trajectory:
+class Trajectory(list[Decision]):
     """The decisions of one run, oldest first; `tokens[item]` holds the TokenScores of the last evaluation."""
 
     def __init__(self):
-        self._decisions: list[Decision] = []
+        super().__init__()
         self.tokens: dict[int, TokenScores] = {}
-
-    def append(self, decision: Decision) -> None:
-        self._decisions.append(decision)
-
-    def __len__(self) -> int:
-        return len(self._decisions)
-
-    def __iter__(self) -> Iterator[Decision]:
-        return iter(self._decisions)
-
-    @overload
-    def __getitem__(self, index: int) -> Decision: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Decision]: ...
-
-    def __getitem__(self, index):
-        return self._decisions[index]

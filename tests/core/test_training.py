@@ -23,7 +23,6 @@ from saferedir_core.training import (
     peak_probabilities,
     prepared,
     train,
-    train_bundle,
 )
 
 SMALL = TrainingConfig(iterations=6, batch=8, validate=3, half=False)
@@ -97,8 +96,9 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_refused(data, tmp_path):
     train(*data, SMALL, state=state)
     with pytest.raises(TrainingError, match="with other seed; expected the same settings"):
         train(*data, replace(SMALL, seed=9), state=state)
-    with pytest.raises(TrainingError, match="of other concepts"):
-        train_bundle({"a": data}, SMALL, state=state)
+    torch.save(torch.load(state, weights_only=True) | {"version": 2}, state)
+    with pytest.raises(TrainingError, match="of another version; expected format 3. Delete it"):
+        train(*data, SMALL, state=state)
     state.write_bytes(b"damaged")
     with pytest.raises(TrainingError, match="cannot be read.*Delete it"):
         train(*data, SMALL, state=state)
@@ -201,34 +201,6 @@ def test_disturbed_prompts_are_unsafe_ones_and_the_same_again(data):
     assert first.shape == (30,) and torch.equal(first, again)
     calm = disturbed_probabilities(redirector, data[1], replace(SMALL, mix=0.0, noise=0.0, adversarial=0.0), 30)
     assert first.mean() < calm.mean()
-
-
-class TestBundle:
-    @pytest.fixture
-    def both(self, data, tmp_path):
-        return {"a": data, "b": (made(tmp_path / "b", 2, concept=3), made(tmp_path / "b_validation", 3, concept=3))}
-
-    def test_concepts_take_turns_on_shared_encoders(self, both):
-        trained = train_bundle(both, SMALL)
-        first, second = (trained[name].redirector for name in ("a", "b"))
-        assert first.latent_encoder is second.latent_encoder and first.t_encoder is second.t_encoder
-        assert first.classifier is not second.classifier
-        assert set(trained["a"].log[-1]["concepts"]) == {"a", "b"}
-        assert trained["b"].scores.keys() == trained["a"].scores.keys()
-
-    def test_a_killed_one_goes_on(self, both, tmp_path):
-        def kill(step, losses):
-            if step == 3:
-                raise KeyboardInterrupt
-        whole, state = train_bundle(both, SMALL), tmp_path / "state.pt"
-        with pytest.raises(KeyboardInterrupt):
-            train_bundle(both, SMALL, state=state, on_step=kill)
-        again = train_bundle(both, SMALL, state=state)
-        assert all(torch.equal(weights(whole[name]), weights(again[name])) for name in both)
-
-    def test_no_concept_is_refused(self):
-        with pytest.raises(TrainingError, match="at least one"):
-            train_bundle({}, SMALL)
 
 
 WORKER = """

@@ -35,7 +35,6 @@ from safetensors.torch import save  # noqa: E402
 
 from saferedir_core import CheckpointError, Redirector, RedirectorConfig, load_redirector, save_redirector  # noqa: E402
 from saferedir_core.bundle import load_redirectors, save_bundle  # noqa: E402
-from saferedir_core.training import sharing_encoders  # noqa: E402
 
 RECORD = ROOT / "docs" / "fuzz-readers.md"
 MEMORY = 1 << 30        # bytes beyond what the program had before
@@ -70,7 +69,9 @@ def seeds() -> dict[str, bytes]:
     part = {key: value for key, value in state.items() if value.numel() < 2000}
     with tempfile.TemporaryDirectory() as folder:
         save_redirector(redirector, Path(folder) / "a.safetensors", {"concept": "test", "threshold": "0.5"})
-        save_bundle(dict(zip("ab", sharing_encoders([small, small]))), Path(folder) / "b.safetensors")
+        other = Redirector(small).eval()
+        other.latent_encoder, other.t_encoder = redirector.latent_encoder, redirector.t_encoder
+        save_bundle({"a": redirector, "b": other}, Path(folder) / "b.safetensors")
         files = {"whole.safetensors": (Path(folder) / "a.safetensors").read_bytes(),
                  "bundle.safetensors": (Path(folder) / "b.safetensors").read_bytes()}
     header = {"saferedir_format": "1", "saferedir_config": json.dumps({"prompt_dim": 8, "tokens": 5})}

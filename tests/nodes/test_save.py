@@ -3,7 +3,7 @@ import torch
 
 import saferedir_core as core
 from saferedir.nodes import save, types
-from saferedir_core import bundle, training
+from saferedir_core import bundle
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def test_a_stack_of_redirectors_trained_apart_is_refused_with_a_remedy(scripted,
 
 def test_redirectors_on_shared_encoders_become_one_file_that_the_loader_reads_as_a_stack(folder):
     config = core.RedirectorConfig(prompt_dim=128)
-    both = [each.eval() for each in training.sharing_encoders([config, config])]
+    both = [core.Redirector(config).eval() for _ in range(2)]
+    both[1].latent_encoder, both[1].t_encoder = both[0].latent_encoder, both[0].t_encoder
     path = save.write(types.LoadedRedirector.place("both", dict(zip(("a", "b"), both))), "both")
     assert list(bundle.load_redirectors(path)) == ["a", "b"]
