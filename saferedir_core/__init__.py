@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from saferedir_core.checkpoint import load_redirector, save_redirector
+    from saferedir_core.bundle import load_redirector, save_redirector
     from saferedir_core.config import PolicyConfig, RedirectorConfig
     from saferedir_core.errors import (
         CheckpointError,
@@ -41,7 +41,7 @@ def __getattr__(name: str):
     """The public names, when they are first used: `saferedir_core.files` and the pairs need no PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for module in ("errors", "config", "checkpoint", "redirector", "trajectory", "run"):
+    for module in ("errors", "config", "bundle", "redirector", "trajectory", "run"):
         found = vars(import_module(f"{__name__}.{module}")).get(name)
         if found is not None:
             globals()[name] = found

@@ -1,10 +1,10 @@
-"""One file with several concepts: redirectors that share their latent encoder and timestep encoder.
+"""Redirectors to files and back: one in a file, or several that share their latent encoder and timestep encoder.
 
     save_bundle({"stripes": first, "boat": second}, "demo.safetensors", {"architecture": "demo"})
     redirectors = load_redirectors("demo.safetensors")      # the encoders are the same modules again
 
-Tensors are named `shared.<key>` and `<number>.<key>`; the metadata lists the concepts in order.  Reading is as careful
-as in `checkpoint`: everything is checked before anything becomes a network.
+Of several, tensors are named `shared.<key>` and `<number>.<key>`; the metadata lists the concepts in order.  Everything
+is checked (`checkpoint`) before anything becomes a network.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saferedir_core import checkpoint
-from saferedir_core.checkpoint import CONCEPTS_KEY, FORMAT_KEY, FORMAT_VERSION
+from saferedir_core.checkpoint import CONCEPTS_KEY, CONFIG_KEY, FLOATS, FORMAT_KEY, FORMAT_VERSION
 from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import CheckpointError, ConfigError
 from saferedir_core.redirector import Redirector
@@ -27,6 +27,37 @@ from saferedir_core.redirector import Redirector
 SHARED_MODULES = ("latent_encoder", "t_encoder")
 SHARED = "shared."
 MOST_CONCEPTS = 256
+
+
+def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
+                    dtype: torch.dtype = torch.float32) -> Redirector:
+    """Read a weight file; the redirector comes in eval mode and without gradients.
+
+    path    .safetensors, or .pt / .pth in the published layout.  Code in a .pt is refused, never run
+    device  where the weights go
+    dtype   floating type of the weights and of the evaluations
+
+    The result carries `.config`, `.metadata` (str to str) and `.sha256` (hex digest of the file).  Without our
+    metadata the config is read off the shapes of the tensors.
+
+    Raises CheckpointError for a file that is missing, too large, damaged, or does not fit the network.
+    """
+    path = Path(path)
+    redirectors = load_redirectors(path, device, dtype)
+    if len(redirectors) > 1:
+        raise CheckpointError(f"{path}: holds several concepts; expected one redirector. Read it with "
+                              "load_redirectors.")
+    return next(iter(redirectors.values()))
+
+
+def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
+    """Write weights, config and metadata (str to str) as .safetensors; an existing file is replaced as a whole.
+
+    Equal weights and metadata give equal bytes, so that a sha256 identifies them.
+    Raises CheckpointError if the file cannot be written; nothing is left behind then.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
+    _write(Path(path), state, {CONFIG_KEY: json.dumps(asdict(redirector.config))}, metadata or {})
 
 
 def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
@@ -38,13 +69,10 @@ def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
 
     ConfigError unless all have one latent encoder and timestep encoder; CheckpointError if it cannot be written.
     """
-    path, metadata = Path(path), metadata or {}
-    checkpoint.require_our_suffix(path)
     if not 1 <= len(redirectors) <= MOST_CONCEPTS or not all(isinstance(name, str) and name for name in redirectors):
         raise ConfigError(f"{list(redirectors)[:3]!r}: {len(redirectors)} concepts; expected 1 to {MOST_CONCEPTS} with "
                           "a name each.")
-    checkpoint.require_plain_metadata(metadata)
-    first, *others = redirectors.values()
+    first = next(iter(redirectors.values()))
     for name, redirector in redirectors.items():
         checkpoint.require_plain_metadata(redirector.metadata)
         if redirector is not first and not _same_encoders(first, redirector):
@@ -57,7 +85,16 @@ def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
             state[f"{SHARED if _is_shared(key) else f'{number}.'}{key}"] = value.detach().cpu().clone().contiguous()
     concepts = [{"concept": name, "config": asdict(each.config), "metadata": each.metadata}
                 for name, each in redirectors.items()]
-    header = {FORMAT_KEY: FORMAT_VERSION, CONCEPTS_KEY: json.dumps(concepts), **metadata}
+    _write(Path(path), state, {CONCEPTS_KEY: json.dumps(concepts)}, metadata or {})
+
+
+def _write(path: Path, state: dict[str, Tensor], own: dict[str, str], metadata: dict[str, str]) -> None:
+    """own: what this file's kind adds to the header."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: the file name ends in {path.suffix!r}; redirectors are saved as .safetensors. "
+                              "Change the file name.")
+    checkpoint.require_plain_metadata(metadata)
+    header = {FORMAT_KEY: FORMAT_VERSION, **own, **metadata}
     checkpoint.write_file(path, checkpoint.ordered(safetensors.torch.save(state, header)))
 
 
@@ -70,21 +107,23 @@ def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu"
     CheckpointError as in `load_redirector`.
     """
     path = Path(path)
-    checkpoint.require_floating(dtype)
+    if dtype not in FLOATS:
+        raise ConfigError(f"dtype is {dtype!r}; expected a floating type such as torch.float32 or torch.float16.")
     content = checkpoint.read_file(path)
     state, header = checkpoint.parse(path, content)
-    if CONCEPTS_KEY not in header:
-        redirector = checkpoint.redirector_of(path, content, state, header, device, dtype)
-        return {redirector.metadata.get("concept", path.stem): redirector}
     checkpoint.require_known_format(path, header)
-    concepts = _concepts(path, header)
-    parts = _parts(path, state, len(concepts))
+    if CONCEPTS_KEY in header:
+        concepts = _concepts(path, header)
+        parts = _parts(path, state, len(concepts))
+    else:
+        concepts = [(header.get("concept", path.stem), checkpoint.config_of(path, state, header), {})]
+        parts = [state]
     for (name, config, _), part in zip(concepts, parts):
-        checkpoint.require_layout(path, part, config, f"concept {name!r}: ")
+        checkpoint.require_layout(path, part, config, f"concept {name!r}: " if CONCEPTS_KEY in header else "")
     sha256, made = hashlib.sha256(content).hexdigest(), {}
     for (name, config, own), part in zip(concepts, parts):
         redirector = checkpoint.build(part, config, device, dtype)
-        redirector.metadata = checkpoint.usable_metadata(path, {**header, "concept": name, **own})
+        redirector.metadata = checkpoint.usable_metadata(path, {**header, **own})
         redirector.sha256 = sha256
         for module in SHARED_MODULES if made else ():
             setattr(redirector, module, getattr(next(iter(made.values())), module))
@@ -98,18 +137,18 @@ def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, RedirectorC
         listed = json.loads(header[CONCEPTS_KEY])
         if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_CONCEPTS:
             raise ValueError(f"expected a list of 1 to {MOST_CONCEPTS} concepts")
-        concepts = [(each["concept"], RedirectorConfig(**each["config"]), each["metadata"]) for each in listed]
-        names = [name for name, _, _ in concepts]
+        names = [each["concept"] for each in listed]
         if not all(isinstance(name, str) and name for name in names) or len({*names}) < len(names):
             raise ValueError("expected a different name for each concept")
-        for _, _, metadata in concepts:
-            if not isinstance(metadata, dict):
+        for each in listed:
+            if not isinstance(each["metadata"], dict):
                 raise ValueError("expected metadata of str to str")
-            checkpoint.require_plain_metadata(metadata)
+            checkpoint.require_plain_metadata(each["metadata"])
+        return [(each["concept"], RedirectorConfig(**each["config"]), {"concept": each["concept"], **each["metadata"]})
+                for each in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:      # ConfigError is a ValueError
         raise CheckpointError(f"{path}: its {CONCEPTS_KEY} is not usable ({str(error)[:200]}); expected concept, "
                               "config and metadata of each. Save or download the file again.") from error
-    return concepts
 
 
 def _parts(path: Path, state: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:

@@ -1,18 +1,16 @@
-"""Weight files: the published .pt (a torch.save of a state dict) and our .safetensors.
+"""What is in a weight file: the published .pt (a torch.save of a state dict) and our .safetensors.
 
-A file is read once, checked completely, and only then becomes a network; it is written whole or not at all (`files`).
+A file is read once, checked completely, and only then becomes a network (`bundle` does so); it is written whole or not
+at all (`files`).
 """
 
-import hashlib
 import io
 import json
-import os
 import pickle
 import pickletools
 import stat
 import struct
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors
@@ -42,45 +40,6 @@ SHOWN_KEYS = 3
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
-                    dtype: torch.dtype = torch.float32) -> Redirector:
-    """Read a weight file; the redirector comes in eval mode and without gradients.
-
-    path    .safetensors, or .pt / .pth in the published layout.  Code in a .pt is refused, never run
-    device  where the weights go
-    dtype   floating type of the weights and of the evaluations
-
-    The result carries `.config`, `.metadata` (str to str) and `.sha256` (hex digest of the file).  Without our
-    metadata the config is read off the shapes of the tensors.
-
-    Raises CheckpointError for a file that is missing, too large, damaged, or does not fit the network.
-    """
-    path = Path(path)
-    require_floating(dtype)
-    content = read_file(path)
-    return redirector_of(path, content, *parse(path, content), device, dtype)
-
-
-def require_floating(dtype: torch.dtype) -> None:
-    """ConfigError unless it is a floating type."""
-    if dtype not in FLOATS:
-        raise ConfigError(f"dtype is {dtype!r}; expected a floating type such as torch.float32 or torch.float16.")
-
-
-def redirector_of(path: Path, content: bytes, state: dict[str, Tensor], header: dict[str, str],
-                  device: torch.device | str, dtype: torch.dtype) -> Redirector:
-    """The redirector of a file's content, all of it checked."""
-    if CONCEPTS_KEY in header:
-        raise CheckpointError(f"{path}: holds several concepts; expected one redirector. Read it with "
-                              "load_redirectors.")
-    config = _config(path, state, header)
-    require_layout(path, state, config)
-    redirector = build(state, config, device, dtype)
-    redirector.metadata = usable_metadata(path, header)
-    redirector.sha256 = hashlib.sha256(content).hexdigest()
-    return redirector
-
-
 def usable_metadata(path: Path, header: dict[str, str]) -> dict[str, str]:
     """What the file says beyond our own keys, with a threshold that can be used if there is one."""
     metadata = {key: value for key, value in header.items() if key not in OWN_KEYS}
@@ -89,28 +48,6 @@ def usable_metadata(path: Path, header: dict[str, str]) -> dict[str, str]:
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return metadata
-
-
-def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
-    """Write weights, config and metadata (str to str) as .safetensors; an existing file is replaced as a whole.
-
-    Equal weights and metadata give equal bytes, so that a sha256 identifies them.
-    Raises CheckpointError if the file cannot be written; nothing is left behind then.
-    """
-    path = Path(path)
-    require_our_suffix(path)
-    state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
-    metadata = metadata or {}
-    require_plain_metadata(metadata)
-    header = {FORMAT_KEY: FORMAT_VERSION, CONFIG_KEY: json.dumps(asdict(redirector.config)), **metadata}
-    write_file(path, ordered(safetensors.torch.save(state, header)))
-
-
-def require_our_suffix(path: Path) -> None:
-    """CheckpointError unless the name ends in .safetensors."""
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: the file name ends in {path.suffix!r}; redirectors are saved as .safetensors. "
-                              "Change the file name.")
 
 
 def require_plain_metadata(metadata: dict[str, str]) -> None:
@@ -313,9 +250,8 @@ def require_known_format(path: Path, header: dict[str, str]) -> None:
                               "the package.")
 
 
-def _config(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> RedirectorConfig:
+def config_of(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> RedirectorConfig:
     """Config from our metadata, else from the shapes."""
-    require_known_format(path, header)
     if CONFIG_KEY not in header:
         return _config_from_shapes(path, state)
     try:

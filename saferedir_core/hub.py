@@ -19,8 +19,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from saferedir_core.bundle import load_redirectors
-from saferedir_core.checkpoint import save_redirector, write_file
+from saferedir_core.bundle import load_redirectors, save_redirector
+from saferedir_core.checkpoint import write_file
 from saferedir_core.errors import CheckpointError, DownloadError
 from saferedir_core.hub_errors import PassingError, first_line
 from saferedir_core.hub_transfer import POLL, Patience, Progress, brought, endpoint

@@ -81,8 +81,7 @@ def main(argv: list[str]) -> int:
 
 def prepared(given: argparse.Namespace) -> Release:
     """Reads the file as a redirector, so that nothing else can be published.  SafeRedirError when it is none."""
-    from saferedir_core.bundle import load_redirectors
-    from saferedir_core.checkpoint import save_redirector
+    from saferedir_core.bundle import load_redirectors, save_redirector
     from saferedir_core.registry import HubSource
 
     redirectors = load_redirectors(given.file)

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from saferedir_core import training_report
-from saferedir_core.checkpoint import save_redirector
+from saferedir_core.bundle import save_redirector
 from saferedir_core.errors import CheckpointError, ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
