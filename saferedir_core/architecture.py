@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saferedir_core.errors import ConfigError, LatentError
+from saferedir_core.errors import ConfigError
 
 DISCRETE, FLOW = "discrete", "flow"
 LARGEST_TIMESTEP = 1000.0
@@ -41,7 +41,7 @@ class Architecture:
 
     name         as redirectors store it, and title for people
     host_models  the host's names of its models of this kind
-    channels     of a latent, and dims: 4 for (B, C, h, w), 5 for (B, C, frames, h, w)
+    channels     of a latent (B, C, h, w)
     clock        "discrete": noise levels are the 1000 steps of a training schedule, of models that predict eps or v.
                  "flow": they are sigmas from 0 to 1 of flow matching.  Redirectors read 0 to 999 and 0 to 1000
     width        of a token
@@ -60,7 +60,6 @@ class Architecture:
     pooled: str | None = None
     pooled_width: int = 0
     pooled_rest: int = 0
-    dims: int = 4
 
     @property
     def tokens(self) -> int:
@@ -126,19 +125,6 @@ def of_sizes(channels: int, width: int, tokens: int) -> str:
 def titles_of_width(width: int) -> str:
     """The kinds whose prompts are that wide, in words; empty for none."""
     return " or ".join(each.title for each in ARCHITECTURES.values() if each.width == width)
-
-
-def as_images(latent: Tensor, dims: int) -> Tensor:
-    """A latent as the redirector reads it, (B, C, h, w): frames of a fifth dimension below one another.
-
-    The very same tensor when it has no such dimension.  LatentError for a shape that the kind does not have.
-    """
-    if latent.ndim == 4 and dims == 4:
-        return latent
-    if latent.ndim == 5 and dims == 5:
-        return latent.flatten(2, 3)
-    raise LatentError(f"The latent has shape {tuple(latent.shape)}; expected {dims} dimensions. Use a redirector that "
-                      "was made for this kind of model.")
 
 
 def timestep_of_flow(sigma: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from saferedir_core.architecture import (
     FLOW,
     Architecture,
     architecture,
-    as_images,
     of_host_model,
     timestep_of_flow,
 )
@@ -64,11 +63,6 @@ def require_fitting_model(model, loaded: LoadedRedirector) -> None:
             raise ContextError(f"The model takes pooled vectors of {width - found.pooled_rest} numbers and the "
                                f"redirector {loaded.name!r} was made for {pooled}; expected equal widths. Load a "
                                "redirector for this kind of model.")
-
-
-def latent_of(kind: Architecture, sampling, sigma: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """What the redirector reads at a model call: x (B, C, h, w) or (B, C, f, h, w) as the model sees it."""
-    return as_images(sampling.calculate_input(sigma, x), kind.dims)
 
 
 def timestep_of(kind: Architecture, sampling, sigma: torch.Tensor) -> torch.Tensor:

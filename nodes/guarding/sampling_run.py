@@ -26,7 +26,7 @@ import torch
 from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 
 from ..types import LoadedRedirector, Marker
-from .architectures import latent_of, require_fitting_model, timestep_of, with_pooled
+from .architectures import require_fitting_model, timestep_of, with_pooled
 from .conds import (
     CONTEXTS,
     CONTROLNET_MARKER,
@@ -262,7 +262,7 @@ class SamplingRun:
     def _observe_run(self, run: RedirectionRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
-        latent = latent_of(self.prompts.kind, sampling, sigma, x).to(redirector.device, redirector.dtype)
+        latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
         run.observe(latent, timestep_of(self.prompts.kind, sampling, sigma), step=self.step, sigma=sigma)
         self._judged.append(run)
         if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):

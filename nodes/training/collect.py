@@ -19,7 +19,7 @@ from saferedir_core.errors import TrainingError
 from saferedir_core.pairs import Pair
 
 from .. import drawing
-from ..guarding.architectures import latent_of, timestep_of
+from ..guarding.architectures import timestep_of
 
 SHARD = 50  # pairs in a shard: about 30 to 60 MB at 512 x 512 and 12 steps
 
@@ -152,7 +152,7 @@ def trajectories(model, positive: torch.Tensor, pooled: torch.Tensor | None, neg
     latents = []
 
     def keep(step, denoised, x, total_steps):
-        latents.append(latent_of(config.kind, model_sampling, sigmas[step].to(x).expand(len(x)), x).cpu())
+        latents.append(model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x).cpu())
 
     drawing.sample(model, [[positive, {"pooled_output": pooled}]], negative, seeds, config.steps, config.cfg,
                     config.sampler, config.scheduler, shape=config.shape, callback=keep)

@@ -8,7 +8,6 @@ import torch
 from saferedir_core import (
     ConfigError,
     ContextError,
-    LatentError,
     PolicyConfig,
     RedirectionRun,
     Redirector,
@@ -17,7 +16,7 @@ from saferedir_core import (
     save_redirector,
 )
 from saferedir_core.alignment import aligned_order
-from saferedir_core.architecture import ARCHITECTURES, as_images, of_host_model, of_sizes, timestep_of_flow
+from saferedir_core.architecture import ARCHITECTURES, of_host_model, of_sizes, timestep_of_flow
 from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
 from saferedir_core.ensemble import require_stackable
 from saferedir_core.objective import objective
@@ -43,21 +42,12 @@ class TestTable:
     def test_every_span_is_judged_in_chunks_of_one_length(self, name):
         kind = ARCHITECTURES[name]
         assert {span.chunk for span in kind.spans} == {kind.tokens} and kind.clock in ("discrete", "flow")
-        assert bool(kind.pooled) == bool(kind.pooled_width) and kind.dims in (4, 5)
+        assert bool(kind.pooled) == bool(kind.pooled_width)
 
     def test_a_file_that_does_not_say_is_of_the_kind_with_its_sizes(self):
         assert [of_sizes(4, 768, 77), of_sizes(4, 1024, 77), of_sizes(4, 2048, 77), of_sizes(16, 4096, 256)] == [
             "sd1", "sd2", "sdxl", "flux"]
         assert of_sizes(4, 128, 77) == "sd1"
-
-    def test_latents_of_videos_become_tall_images(self):
-        video = torch.arange(2 * 3 * 4 * 5 * 6.0).reshape(2, 3, 4, 5, 6)
-        images = as_images(video, 5)
-        assert images.shape == (2, 3, 20, 6) and torch.equal(images[1, 2, 5:10], video[1, 2, 1])
-        image = torch.zeros(1, 4, 8, 8)
-        assert as_images(image, 4) is image
-        with pytest.raises(LatentError, match="expected 4 dimensions"):
-            as_images(video, 4)
 
     def test_timesteps_of_flow_matching_have_the_range_of_the_others(self):
         assert timestep_of_flow(torch.tensor([1.0, 0.5])).tolist() == [1000.0, 500.0]
