@@ -13,11 +13,10 @@ from saferedir_core.config import PolicyConfig
 from saferedir_core.ensemble import Ensemble, Judgement, Prompt
 from saferedir_core.errors import ContextError, LatentError, SafeRedirError
 from saferedir_core.readback import Readback
-from saferedir_core.record import Record
 from saferedir_core.redirect import redirected_pooled, shift_in_norms, shifted_context
 from saferedir_core.redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
 from saferedir_core.report import report, stacked_report
-from saferedir_core.trajectory import Decision, Trajectory
+from saferedir_core.trajectory import Decision, Record, Trajectory
 
 
 @dataclass(frozen=True)
