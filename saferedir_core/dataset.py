@@ -192,10 +192,6 @@ class TrajectoryDataset:
         return len(self.contexts)
 
     @property
-    def trajectories(self) -> int:
-        return sum(map(len, self._of_pair))
-
-    @property
     def architecture(self) -> str:
         """Name of the model's kind."""
         return self.manifest.settings.get("architecture", USUAL)
@@ -211,15 +207,14 @@ class TrajectoryDataset:
         number, row = known[trajectory % len(known)]
         return self._shards[number].latents[row, step].float()
 
-    def batch(self, size: int, random: torch.Generator, rows: Tensor | None = None) -> Batch:
-        """Random rows, or the pairs named, at random steps of random trajectories.
+    def batch(self, size: int, random: torch.Generator) -> Batch:
+        """Random rows at random steps of random trajectories.
 
-        Half of the random rows are unsafe, whatever their share in the folder is.
+        Half of the rows are unsafe, whatever their share in the folder is.
         """
-        if rows is None:
-            kinds = (self.unsafe.nonzero().flatten(), (~self.unsafe).nonzero().flatten())
-            rows = torch.cat([kind[torch.randint(len(kind), (part,), generator=random)]
-                              for kind, part in zip(kinds, (size // 2, size - size // 2)) if len(kind)])
+        kinds = (self.unsafe.nonzero().flatten(), (~self.unsafe).nonzero().flatten())
+        rows = torch.cat([kind[torch.randint(len(kind), (part,), generator=random)]
+                          for kind, part in zip(kinds, (size // 2, size - size // 2)) if len(kind)])
         steps = torch.randint(len(self.timesteps), (len(rows),), generator=random)
         trajectories = torch.randint(2**31 - 1, (len(rows),), generator=random)
         latent = torch.stack([self.latent(pair, trajectory, step) for pair, trajectory, step

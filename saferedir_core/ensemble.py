@@ -63,7 +63,9 @@ class Ensemble:
         redirectors = redirectors if isinstance(redirectors, Mapping) else {"": redirectors}
         require_stackable(redirectors)
         for each in redirectors.values():
-            _require_eval_mode(each)
+            if each.training:
+                raise ConfigError("The redirector is in training mode, where dropout and batch statistics make "
+                                  "decisions random; expected eval mode. Call redirector.eval() first.")
         self.redirectors = {name: redirectors[name] for name in sorted(redirectors)}
         self._as_one = as_one
         self._encoders: dict[nn.Module, nn.Module] = {}     # those without batch norms, by the redirectors' own
@@ -218,12 +220,6 @@ def require_stackable(redirectors: Mapping[str, Redirector]) -> None:
         shown = "; ".join(f"{name!r} {size}" for name, size in sizes.items())
         raise ConfigError(f"The redirectors read other sizes (latent channels, prompt width, tokens): {shown}; "
                           "expected equal ones. Stack redirectors that were trained for the same kind of model.")
-
-
-def _require_eval_mode(redirector: Redirector) -> None:
-    if redirector.training:
-        raise ConfigError("The redirector is in training mode, where dropout and batch statistics make decisions "
-                          "random; expected eval mode. Call redirector.eval() first.")
 
 
 def _joined(parts: list[Judgement], device: torch.device) -> Judgement:

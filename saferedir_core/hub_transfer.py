@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from saferedir_core.checkpoint import LARGEST_FILE
@@ -159,9 +158,7 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
             raise DownloadError(f"{source}: has {shown} there; expected {wanted}. It is not the file that was meant: "
                                 "check name and revision.")
     transfer.most = told.size or transfer.most
-    told_by: dict[str, Any] = {}
-    if "tqdm_class" in signature(hf_hub_download).parameters:
-        told_by["tqdm_class"] = _bar(transfer)
+    told_by: dict = {"tqdm_class": _bar(transfer)} if "tqdm_class" in signature(hf_hub_download).parameters else {}
     return Path(hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch,
                                 endpoint=endpoint(), etag_timeout=patience.answer, **told_by)), told
 

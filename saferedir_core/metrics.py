@@ -23,7 +23,13 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson(self.hits, self.total)
+        """95 % score interval, 0..1 (Wilson 1927); (0, 1) when nothing was counted."""
+        if not self.total:
+            return 0.0, 1.0
+        from scipy.stats import binomtest
+
+        found = binomtest(self.hits, self.total).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -34,16 +40,6 @@ class Share:
 def share(flags: Iterable) -> Share:
     flags = list(flags)
     return Share(sum(map(bool, flags)), len(flags))
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """95 % score interval of a share, 0..1 (Wilson 1927); (0, 1) when nothing was counted."""
-    if not total:
-        return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def csdr(scores: Sequence[float], oracle_scores: Sequence[float]) -> float | None:
@@ -68,19 +64,14 @@ def frechet_distance(features: torch.Tensor, others: torch.Tensor) -> float:
                           "and (M, D) with N and M of at least 2. Compare more images.")
     cov_first, cov_second = (each.T.cov().reshape(each.shape[1], -1) for each in (first, second))      # (D, D)
     # tr((AB)^(1/2)) = tr((A^(1/2) B A^(1/2))^(1/2)), whose matrix is symmetric.
-    root = _root(cov_first)
+    values, vectors = torch.linalg.eigh(cov_first)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     shared = torch.linalg.eigvalsh(root @ cov_second @ root).clamp_min(0).sqrt().sum()
     means = (first.mean(0) - second.mean(0)).square().sum()
     return max(0.0, float(means + cov_first.trace() + cov_second.trace() - 2 * shared))
 
 
-def _root(matrix: torch.Tensor) -> torch.Tensor:
-    """Square root of a symmetric positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(0).sqrt() @ vectors.T
-
-
-def lpips_distance(network: str = "alex"):
+def lpips_distance():
     """A function of two batches of pictures (N, H, W, 3) uint8 that returns their LPIPS, N numbers, 0 for equal ones.
 
     Zhang et al. 2018, from the package "lpips" with its own weights.  ConfigError when it is not installed.
@@ -90,7 +81,7 @@ def lpips_distance(network: str = "alex"):
     except ImportError as error:
         raise ConfigError(f"LPIPS needs the Python package 'lpips', which is not installed ({error}). Install it: "
                           "pip install lpips") from error
-    measure = library.LPIPS(net=network, verbose=False).eval()
+    measure = library.LPIPS(net="alex", verbose=False).eval()
 
     @torch.inference_mode()
     def distance(pictures, others) -> list[float]:

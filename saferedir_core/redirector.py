@@ -63,10 +63,7 @@ class PooledRedirectorOutput(NamedTuple):
     alpha: Tensor
     pooled_delta: Tensor
 
-    @property
-    def unsafe_probability(self) -> Tensor:
-        """(B,) float32 or wider, 0 to 1."""
-        return unsafe_probability(self.logits)
+    unsafe_probability = RedirectorOutput.unsafe_probability
 
 
 def unsafe_probability(logits: Tensor) -> Tensor:

@@ -36,13 +36,15 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
 
     Probabilities are 0 to 1, rounded to six digits.  Numbers that are not finite become None.
     """
-    items = [_item(trajectory, item) for item in range(_batch(trajectory))]
+    items = [_item(trajectory, item) for item in range(len(trajectory[0].redirected) if trajectory else 0)]
     status = _status([item["status"] for item in items])
-    policy = asdict(config) | {"mask_again": config.masks_again, "threshold": _threshold(config, redirector)}
+    threshold = (USUAL_THRESHOLD if config.mode == "upstream" else
+                 resolved(config, {} if redirector is None else redirector.metadata).threshold)
+    policy = asdict(config) | {"mask_again": config.masks_again, "threshold": threshold}
     return _plain({
         "version": VERSION,
         "status": status,
-        "verdict": _verdict(status, items, policy["threshold"]),
+        "verdict": _verdict(status, items, threshold),
         "policy": policy,
         "redirector": None if redirector is None else {
             "sha256": redirector.sha256, "metadata": redirector.metadata, "config": asdict(redirector.config)},
@@ -68,9 +70,9 @@ def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str,
     return {**report(together, lowest), "verdict": verdict, "concepts": parts}
 
 
-def report_json(content: dict, indent: int | None = None) -> str:
+def report_json(content: dict) -> str:
     """A report as strict JSON (ASCII, no NaN)."""
-    return json.dumps(content, indent=indent, allow_nan=False)
+    return json.dumps(content, allow_nan=False)
 
 
 def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
@@ -91,16 +93,6 @@ def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
                      if each["unsafe_probability"][item] is not None], colour_of(item))
         _draw_strip(panel, decisions, item, items)
     return chart.pixels()
-
-
-def _batch(trajectory: Trajectory) -> int:
-    return len(trajectory[0].redirected) if len(trajectory) else 0
-
-
-def _threshold(config: PolicyConfig, redirector: Redirector | None) -> float:
-    if config.mode == "upstream":
-        return USUAL_THRESHOLD
-    return resolved(config, {} if redirector is None else redirector.metadata).threshold
 
 
 def _item(trajectory: Trajectory, item: int) -> dict:

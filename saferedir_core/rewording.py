@@ -37,20 +37,10 @@ def split_word(word: str, random: np.random.Generator) -> str:
     return word[:at] + (" ", "-", ".")[int(random.integers(3))] + word[at:]
 
 
-def reword(text: str, change, random: np.random.Generator, words: str | None = None) -> str:
-    """The text with one word changed by `change(word, random)`; `words` names the phrase to pick it from.
-
-    Without `words` any word of the text.  The text itself if it has no word long enough.
-    """
-    start, end = 0, len(text)
-    if words:
-        start = text.lower().find(words.lower())
-        if start < 0:
-            return text
-        end = start + len(words)
-    found = [match for match in re.finditer(rf"[A-Za-z]{{{SHORTEST},}}", text[start:end])]
+def reword(text: str, change, random: np.random.Generator) -> str:
+    """The text with one word changed by `change(word, random)`; the text itself if it has no word long enough."""
+    found = [*re.finditer(rf"[A-Za-z]{{{SHORTEST},}}", text)]
     if not found:
         return text
     match = found[int(random.integers(len(found)))]
-    at, to = start + match.start(), start + match.end()
-    return text[:at] + change(text[at:to], random) + text[to:]
+    return text[:match.start()] + change(match.group(), random) + text[match.end():]

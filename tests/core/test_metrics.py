@@ -5,14 +5,14 @@ from saferedir_core import ConfigError, metrics
 
 
 def test_zero_failures_prove_99_per_cent_from_381_on():
-    assert metrics.wilson(381, 381)[0] >= 0.99 > metrics.wilson(380, 380)[0]
-    assert metrics.wilson(0, 0) == (0.0, 1.0)
+    assert metrics.Share(381, 381).interval[0] >= 0.99 > metrics.Share(380, 380).interval[0]
+    assert metrics.Share(0, 0).interval == (0.0, 1.0)
 
 
 def test_the_interval_holds_the_share_and_narrows():
-    low, high = metrics.wilson(45, 50)
+    low, high = metrics.Share(45, 50).interval
     assert 0 <= low < 0.9 < high <= 1
-    wider, narrower = metrics.wilson(9, 10), metrics.wilson(900, 1000)
+    wider, narrower = metrics.Share(9, 10).interval, metrics.Share(900, 1000).interval
     assert narrower[1] - narrower[0] < wider[1] - wider[0]
 
 
