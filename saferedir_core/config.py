@@ -44,13 +44,12 @@ class RedirectorConfig:
     pooled_dim: int = 0
 
     def __post_init__(self):
-        for name in ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim", "latent_pool"):
-            _require_integer(f"RedirectorConfig.{name}", getattr(self, name), 1, LARGEST_SIZE)
-        _require_multiple("RedirectorConfig.prompt_dim", self.prompt_dim, 4)
-        _require_multiple("RedirectorConfig.timestep_dim", self.timestep_dim, 2)
-        _require_choice("RedirectorConfig.variant", self.variant, VARIANTS)
+        sizes = ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim", "latent_pool")
+        require_fitting(self, **{name: _integer(getattr(self, name), 1, LARGEST_SIZE) for name in sizes},
+                        variant=_choice(self.variant, VARIANTS), pooled_dim=_integer(self.pooled_dim, 0, LARGEST_SIZE))
+        require_fitting(self, prompt_dim=(self.prompt_dim % 4 == 0, "a multiple of 4"),
+                        timestep_dim=(self.timestep_dim % 2 == 0, "a multiple of 2"))
         kind = architecture(self.architecture)
-        _require_integer("RedirectorConfig.pooled_dim", self.pooled_dim, 0, LARGEST_SIZE)
         if self.pooled_dim and (self.variant == "published" or kind.pooled is None):
             raise ConfigError(f"RedirectorConfig.pooled_dim is {self.pooled_dim!r}; expected 0, because "
                               + ("the published network reads no pooled vector." if self.variant == "published" else
@@ -84,19 +83,16 @@ class PolicyConfig:
     sticky: bool = True
 
     def __post_init__(self):
-        _require_choice("PolicyConfig.mode", self.mode, MODES)
-        _require_number("PolicyConfig.alpha_scale", self.alpha_scale)
-        if not 0.0 <= self.alpha_scale <= LARGEST_ALPHA_SCALE:
-            raise ConfigError(f"PolicyConfig.alpha_scale is {self.alpha_scale!r}; expected 0 to "
-                              f"{LARGEST_ALPHA_SCALE:g}. The paper's settings are 1.25 to 2.")
-        _require_integer("PolicyConfig.interval", self.interval, 0, None)
-        if self.threshold is not None:
-            _require_number("PolicyConfig.threshold", self.threshold)
-            if not 0.0 < self.threshold < 1.0:
-                raise ConfigError(f"PolicyConfig.threshold is {self.threshold!r}; expected a probability strictly "
-                                  "between 0 and 1, for example 0.5, or None for the redirector's own.")
-        _require_choice("PolicyConfig.mask_again", self.mask_again, (None, True, False))
-        _require_choice("PolicyConfig.sticky", self.sticky, (True, False))
+        threshold = 0.5 if self.threshold is None else self.threshold
+        require_fitting(self, mode=_choice(self.mode, MODES), alpha_scale=_number(self.alpha_scale),
+                        interval=_integer(self.interval, 0, None), threshold=_number(threshold),
+                        mask_again=_choice(self.mask_again, (None, True, False)),
+                        sticky=_choice(self.sticky, (True, False)))
+        require_fitting(
+            self, alpha_scale=(0.0 <= self.alpha_scale <= LARGEST_ALPHA_SCALE,
+                               f"0 to {LARGEST_ALPHA_SCALE:g}; the paper's settings are 1.25 to 2"),
+            threshold=(0.0 < threshold < 1.0, "a probability strictly between 0 and 1, for example 0.5, or None for "
+                                              "the redirector's own"))
 
     @property
     def masks_again(self) -> bool:
@@ -112,24 +108,17 @@ def require_fitting(settings, **checks: tuple[bool, str]) -> None:
                               "Change the setting.")
 
 
-def _require_integer(name: str, value, lowest: int, highest: int | None) -> None:
-    limits = f"an integer of at least {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
+def _integer(value, lowest: int, highest: int | None) -> tuple[bool, str]:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_integer or value < lowest or (highest is not None and value > highest):
-        raise ConfigError(f"{name} is {value!r}; expected {limits}.")
+    fits = is_integer and value >= lowest and (highest is None or value <= highest)
+    return fits, f"an integer of at least {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
 
 
-def _require_number(name: str, value) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; expected a finite number.")
+def _number(value) -> tuple[bool, str]:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value), "a finite number"
 
 
-def _require_multiple(name: str, value: int, factor: int) -> None:
-    if value % factor:
-        raise ConfigError(f"{name} is {value!r}; expected a multiple of {factor}.")
-
-
-def _require_choice(name: str, value, choices: tuple) -> None:
+def _choice(value, choices: tuple) -> tuple[bool, str]:
     # Compared by type as well: 1 == True, and a list of flags that accepts 1 accepts the next typo too.
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}.")
+    fits = any(type(value) is type(choice) and value == choice for choice in choices)
+    return fits, f"one of {', '.join(map(repr, choices))}"
