@@ -66,16 +66,12 @@ class Pin:
         if self.size is not None and len(content) != self.size:
             raise CheckpointError(f"{what}: {len(content)} bytes; expected {self.size}. It is another file or a part "
                                   "of one: remove it and get it again.")
-        found = sha256 = hashlib.sha256(content).hexdigest()
-        wanted = self.sha256
-        if wanted in (None, found) and self.git_blob is not None:
-            wanted, found = self.git_blob, git_blob(content)
-            if git_blob(_lfs_pointer(sha256, len(content))) == wanted:
-                return
-        if wanted not in (None, found):
-            kind = "SHA-256" if wanted == self.sha256 else "git blob"
-            raise CheckpointError(f"{what}: its {kind} is {found}; expected {wanted}. It is not the file that was "
-                                  "checked when this hash was written down: do not use it, and get it again.")
+        sha256 = hashlib.sha256(content).hexdigest()
+        blobs = (git_blob(content), git_blob(_lfs_pointer(sha256, len(content)))) if self.git_blob else ()
+        for kind, wanted, found in (("SHA-256", self.sha256, (sha256,)), ("git blob", self.git_blob, blobs)):
+            if wanted not in (None, *found):
+                raise CheckpointError(f"{what}: its {kind} is {found[0]}; expected {wanted}. It is not the file that "
+                                      "was checked when this hash was written down: do not use it, and get it again.")
 
 
 def git_blob(content: bytes) -> str:
