@@ -67,7 +67,7 @@ def test_a_figure_taken_alone_leaves_the_others_of_this_machine(tmp_path):
     results.write(results.as_json({"start": one}, False), tmp_path)
     figures = results.earlier(tmp_path, False) | {"training": other}
     results.write(results.as_json(figures, False), tmp_path)
-    text = (tmp_path / "docs/costs.md").read_text(encoding="utf-8")
+    text = (tmp_path / "costs.md").read_text(encoding="utf-8")
     assert "| import | 1 (one round) |" in text and "| images | 1 (one round) |" in text
     assert results.earlier(tmp_path, True) == {} and set(results.earlier(tmp_path, False)) == {"start", "training"}
 
