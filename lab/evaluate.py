@@ -13,11 +13,12 @@ from saferedir_core.policy import resolved
 
 from ..nodes.commands import evaluate as command
 from ..nodes.evaluation.engine import evaluate
-from ..nodes.evaluation.methods import ConceptWords, Guarded
+from ..nodes.evaluation.methods import Guarded
 from ..nodes.evaluation.stage import Stage
 from ..nodes.evaluation.study import Study
 from .attacks import ATTACKS, Setting, Vocabulary, attack_jobs, demo_vocabulary, vocabulary_of, wording_of
 from .attacks.attack_stage import AttackStage
+from .baselines.baselines import ConceptWords, all_baselines, concept_words
 
 
 class Laboratory(command.Extras):
@@ -30,8 +31,6 @@ class Laboratory(command.Extras):
     def methods(self, arguments, detector) -> list:
         if not arguments.baselines:
             return []
-        from .baselines.baselines import all_baselines, concept_words
-
         words = (ConceptWords(arguments.concept or "concept", tuple(arguments.phrases.split(";")))
                  if arguments.phrases else concept_words(arguments.concept))
         return all_baselines(words, detector)

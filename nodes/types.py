@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from saferedir_core import ConfigError, Redirector
-from saferedir_core.stack import require_stackable
+from saferedir_core.ensemble import require_stackable
 
 SafeRedirType = io.Custom("SAFEREDIR")
 TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")

@@ -15,6 +15,11 @@ WHITE, INK, GREY, PALE = (255, 255, 255), (32, 32, 32), (120, 120, 120), (228, 2
 MARGIN = 8  # pixels, of the title and of what is said at the left
 
 
+def in_ascii(text: str) -> str:
+    """Pillow's own font has no other characters."""
+    return text.encode("ascii", "replace").decode()
+
+
 def colour_of(number: int) -> tuple[int, int, int]:
     return COLOURS[number % len(COLOURS)]
 
@@ -36,8 +41,7 @@ class Chart:
         self.text(MARGIN, MARGIN, title, INK)
 
     def text(self, x: float, y: float, words: str, colour: tuple[int, int, int] = GREY) -> None:
-        """Letters that Pillow's own font lacks become question marks."""
-        self.draw.text((x, y), words.encode("ascii", "replace").decode(), colour, self._font)
+        self.draw.text((x, y), in_ascii(words), colour, self._font)
 
     def pixels(self) -> torch.Tensor:
         """(height, width, 3) uint8."""

@@ -104,6 +104,14 @@ class PolicyConfig:
         return self.mode == "guard" if self.mask_again is None else self.mask_again
 
 
+def require_fitting(settings, **checks: tuple[bool, str]) -> None:
+    """ConfigError for the first setting that does not fit.  checks: whether each does, and what is expected."""
+    for name, (fits, expected) in checks.items():
+        if not fits:
+            raise ConfigError(f"{type(settings).__name__}.{name} is {getattr(settings, name)!r}; expected {expected}. "
+                              "Change the setting.")
+
+
 def _require_integer(name: str, value, lowest: int, highest: int | None) -> None:
     limits = f"an integer of at least {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)

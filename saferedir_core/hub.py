@@ -41,7 +41,7 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
                 it raises ends the download
 
     DownloadError, with cause and remedy, when it cannot be had; nothing is left behind then.  Two who ask at once may
-    both download it; either one's file is put into place as a whole.
+    both download it; the first to have all of it puts it into place.
     """
     require_file_name(file)
     final = Path(folder) / file
@@ -56,7 +56,8 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
             except DownloadError as error:
                 failures.append(str(error))
                 continue
-            _install(raw, content, source, final, dict(provenance or {}))
+            if not final.is_file():     # another may have brought it meanwhile
+                _install(raw, content, source, final, dict(provenance or {}))
             return final
     if not failures:
         raise DownloadError(f"{file}: has no source; expected a repository or an address. Put the file into "

@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from saferedir_core.checkpoint import LARGEST_FILE
-from saferedir_core.errors import ConfigError, DownloadError
+from saferedir_core.config import require_fitting
+from saferedir_core.errors import DownloadError
 from saferedir_core.hub_errors import explained
 from saferedir_core.registry import LOOPBACK, HubSource, Pin, Source, UrlSource
 
@@ -50,9 +51,10 @@ class Patience:
     longest: float = 30.0
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if not value >= 0 or not value and name not in ("wait", "longest"):
-                raise ConfigError(f"Patience.{name} is {value!r}; expected a number above 0 (wait, longest: or 0).")
+        above, least = "a number above 0", "0 or more"
+        require_fitting(self, answer=(self.answer > 0, above), silence=(self.silence > 0, above),
+                        slowest=(self.slowest > 0, above), attempts=(self.attempts > 0, above),
+                        wait=(self.wait >= 0, least), longest=(self.longest >= 0, least))
 
 
 def brought(source: Source, pin: Pin, scratch: Path, progress: Progress, patience: Patience) -> tuple[Path, bytes]:
@@ -61,12 +63,12 @@ def brought(source: Source, pin: Pin, scratch: Path, progress: Progress, patienc
     One try, in a thread of its own: a server that drips can hold the client up for ever, but not the caller.
     """
     transfer = _Transfer(source, pin.size or LARGEST_FILE)
-    outcome: concurrent.futures.Future = concurrent.futures.Future()
+    outcome: concurrent.futures.Future[tuple[Path, bytes]] = concurrent.futures.Future()
 
     def bring():
         try:
-            work = _from_hub if isinstance(source, HubSource) else _from_url
-            raw, told = work(source, pin, scratch, transfer, patience)
+            raw, told = (_from_hub(source, pin, scratch, transfer, patience) if isinstance(source, HubSource)
+                         else (_from_url(source, scratch, transfer, patience), Pin()))
             content = raw.read_bytes()
             for each in (pin,) if pin else (pin, told):
                 each.check(content, str(source))
@@ -157,8 +159,9 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
             raise DownloadError(f"{source}: has {shown} there; expected {wanted}. It is not the file that was meant: "
                                 "check name and revision.")
     transfer.most = told.size or transfer.most
-    takes_bar = "tqdm_class" in signature(hf_hub_download).parameters
-    told_by: dict[str, Any] = {"tqdm_class": _bar(transfer)} if takes_bar else {}
+    told_by: dict[str, Any] = {}
+    if "tqdm_class" in signature(hf_hub_download).parameters:
+        told_by["tqdm_class"] = _bar(transfer)
     return Path(hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch,
                                 endpoint=endpoint(), etag_timeout=patience.answer, **told_by)), told
 
@@ -199,7 +202,7 @@ class _SecureRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, new)
 
 
-def _from_url(source: UrlSource, pin: Pin, scratch: Path, transfer: _Transfer, patience: Patience) -> tuple[Path, Pin]:
+def _from_url(source: UrlSource, scratch: Path, transfer: _Transfer, patience: Patience) -> Path:
     """The file at a plain address.  A connection that breaks is taken up where it broke, as often as it brings more."""
     path = scratch / f"file{source.suffix}"
     opener = urllib.request.build_opener(_SecureRedirects)
@@ -220,6 +223,6 @@ def _from_url(source: UrlSource, pin: Pin, scratch: Path, transfer: _Transfer, p
                         out.write(block)
                         transfer.tell(out.tell())
             if transfer.total in (None, out.tell()):
-                return path, Pin()
+                return path
             if out.tell() <= before:
                 raise ConnectionError(f"{out.tell()} of {transfer.total} bytes came")

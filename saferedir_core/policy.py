@@ -1,13 +1,14 @@
-"""From probabilities to decisions, and when to evaluate at all.  Plain functions, no state of their own."""
+"""From probabilities to decisions, and when to evaluate at all.  Nothing here keeps state, or waits for the device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from saferedir_core.config import PolicyConfig
 from saferedir_core.errors import ConfigError
-from saferedir_core.redirector import UNSAFE_CLASS, unsafe_probability
+from saferedir_core.redirector import UNSAFE_CLASS
 
 THRESHOLD_KEY = "threshold"     # of a redirector's metadata
 USUAL_THRESHOLD = 0.5           # of a redirector without a calibrated one
@@ -33,29 +34,47 @@ def resolved(config: PolicyConfig, metadata: Mapping[str, str]) -> PolicyConfig:
     return config if config.threshold is not None else replace(config, threshold=stored_threshold(metadata))
 
 
-def decide(logits: Tensor, config: PolicyConfig) -> Tensor:
-    """Which rows are unsafe: (B, 2) -> (B,) bool.
+class GuardPolicy:
+    """The guard's decisions, on the device: before each model call, always on the original context.
 
-    guard: the probability reaches the threshold (a tie counts as unsafe).
-    None counts as 0.5 here: `resolved` puts the redirector's own in its place.
-    upstream: argmax of the logits, where a tie counts as safe, as in the published code.
+    thresholds (C, 1) on the device of the logits.  C: concepts, B: items, R: rows, the chunks of every item.
     """
-    if config.mode == "upstream":
+
+    reads_original = True
+
+    def __init__(self, config: PolicyConfig, thresholds: Tensor):
+        self.config, self._thresholds = config, thresholds
+
+    def unsafe(self, logits: Tensor, probability: Tensor) -> Tensor:
+        """(C, R, 2), (C, R) -> (C, R) bool: the probability reaches the threshold; a tie counts as unsafe."""
+        return probability >= self._thresholds
+
+    def redirected(self, before: Tensor, unsafe: Tensor, due: Tensor | None) -> Tensor:
+        """Which rows are redirected from now on, (C, R) bool each; rows that were not due (None: all were) keep their
+        state."""
+        if self.config.sticky:
+            return unsafe | before
+        return unsafe if due is None else unsafe | (before & ~due)
+
+
+class PublishedPolicy(GuardPolicy):
+    """The published hooks' decisions, for parity: after the model call, on the context in use; they never return."""
+
+    reads_original = False
+
+    def unsafe(self, logits: Tensor, probability: Tensor) -> Tensor:
+        """By argmax, where a tie counts as safe."""
         return logits.argmax(dim=-1) == UNSAFE_CLASS
-    return unsafe_probability(logits) >= (USUAL_THRESHOLD if config.threshold is None else config.threshold)
+
+    def redirected(self, before: Tensor, unsafe: Tensor, due: Tensor | None) -> Tensor:
+        return unsafe | before
 
 
-def items_due(countdown: Sequence[int]) -> list[int]:
-    """Items to evaluate now: those whose countdown has run out."""
-    return [item for item, left in enumerate(countdown) if left == 0]
+def policy_of(config: PolicyConfig, thresholds: Tensor) -> GuardPolicy:
+    return (GuardPolicy if config.mode == "guard" else PublishedPolicy)(config, thresholds)
 
 
-def next_countdown(countdown: Sequence[int], intervened: Sequence[bool], interval: int) -> tuple[int, ...]:
-    """Countdown after one observation: a running one loses one, an intervention starts it at `interval`."""
-    return tuple(left - 1 if left else interval * bool(hit) for left, hit in zip(countdown, intervened, strict=True))
-
-
-def next_redirected(redirected: Sequence[bool], unsafe: Mapping[int, bool], config: PolicyConfig) -> tuple[bool, ...]:
-    """Which rows are redirected from now on; `unsafe` holds the rows just evaluated, the others keep their state."""
-    stays = config.sticky or config.mode == "upstream"
-    return tuple(unsafe.get(row, before) or (stays and before) for row, before in enumerate(redirected))
+def next_countdown(countdown: Tensor, intervened: Tensor, interval: int) -> Tensor:
+    """Evaluations still to be skipped after one observation, integers of any shape: a running countdown loses one, an
+    intervention starts it at `interval`."""
+    return torch.where(countdown > 0, countdown - 1, interval * intervened.to(countdown.dtype))

@@ -1,10 +1,13 @@
 """The network of SafeRedir (Liu et al., arXiv 2601.08623) in its published layout, and the variant "token" of it.
 
-Attribute names and shapes are those of the published checkpoints, so that their state dicts load as they
-are.  B: batch, T: tokens, D: prompt_dim, J: width of the joint feature (576).
+It is cut where the prompt alone ends: `read(context)` once for a prompt, `judge(reading, latent, timestep)` at every
+step, and `forward` is one after the other.  Attribute names and shapes are those of the published checkpoints, so that
+their state dicts load as they are.  B: batch, T: tokens, D: prompt_dim, J: width of the joint feature (576).
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -114,7 +117,7 @@ class Redirector(nn.Module):
 
     def forward(self, latent: Tensor, context: Tensor, timestep: Tensor | float,
                 pooled: Tensor | None = None) -> RedirectorOutput | PooledRedirectorOutput:
-        """One evaluation.
+        """One evaluation: judge(read(context, pooled), latent, timestep).
 
         latent    (B, latent_dim, h, w), scaled to unit variance as the diffusion model sees it; any h, w >= 1
         context   (B, tokens, prompt_dim)
@@ -126,38 +129,122 @@ class Redirector(nn.Module):
         """
         require_latent(latent, self.config)
         require_chunk(context, latent.shape[0], self.config)
-        timestep = timestep_per_item(timestep, latent.shape[0], self.device)
-        latent, context = latent.to(self.dtype), context.to(self.dtype)
-        pooled = pooled_per_item(pooled, latent, self.config)
+        return self.judge(self.read(context, pooled), latent, timestep)
 
-        joint = self.joint(latent, timestep)                                           # (B, J)
-        attended = self.cross_attn(joint, context)                                     # (B, D)
-        logits = self.classified(joint, context, attended, pooled)
-        token_mask = self.mask_predictor(context)                                      # (B, T)
-        gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (B, T, 1)
-        # One direction for all tokens (B, D); the gate and the mask give each token its length.
-        direction = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=-1)))[:, None]
-        if self.config.variant == "token":
-            direction = direction + self.token_delta(context + self.pos_embed, attended)
-        delta = direction * gate * token_mask[..., None]                               # (B, T, D)
-        output = RedirectorOutput(logits, delta, token_mask, self.alpha_predictor(context))
-        return output if pooled is None else PooledRedirectorOutput(*output,
-                                                                    self.pooled_delta(joint, attended, pooled))
+    def read(self, context: Tensor, pooled: Tensor | None = None) -> "Reading":
+        """What P prompts decide alone, whatever is drawn for them.
 
-    def classified(self, joint: Tensor, context: Tensor, attended: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """The logits: (B, J), (B, T, D), (B, D), (B, P) or None -> (B, 2)."""
-        read = [joint, context.mean(dim=1), attended]
+        context (P, tokens, prompt_dim), pooled (P, pooled_dim) or None, as in `forward`.
+        ContextError for a shape that does not fit.
+        """
+        require_chunk(context, len(context), self.config)
+        context = context.to(self.dtype)
+        pooled = pooled_per_item(pooled, context, self.config)
+        keys, values, means = zip(*(PromptHead.read(head, context) for head in self.cross_attn.heads), strict=True)
+        token_mask = self.mask_predictor(context)                                      # (P, T)
+        gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (P, T, 1)
+        of_variant = {}
         if self.config.variant == "token":
-            read.append(self.token_evidence(context))                                  # (B, E)
+            towards, token_part = self.token_delta.read_prompt(context + self.pos_embed)
+            of_variant = {"evidence": self.token_evidence(context), "towards": towards, "token_part": token_part}
         if pooled is not None:
-            read.append(self.pooled_evidence(pooled))                                  # (B, E)
-        return self.classifier(torch.cat(read, dim=-1))
+            of_variant |= {"pooled": pooled, "pooled_evidence": self.pooled_evidence(pooled)}
+        return Reading(keys, values, means, context.mean(dim=1), token_mask, self.alpha_predictor(context),
+                       gate * token_mask[..., None], **of_variant)
 
-    def joint(self, latent: Tensor, timestep: Tensor) -> Tensor:
-        """Feature of latent (B, C, h, w) and timestep (B,) together: (B, 576)."""
-        code = sinusoid(timestep, self.config.timestep_dim).to(self.dtype)
-        features = self.latent_encoder(pooled_latent(latent, self.config.latent_pool))
-        return torch.cat([features, self.t_encoder(code)], dim=-1)
+    def judge(self, reading: "Reading", latent: Tensor, timestep: Tensor | float) -> (
+            RedirectorOutput | PooledRedirectorOutput):
+        """What latent (B, latent_dim, h, w) and timestep, as in `forward`, add to a reading of B prompts.
+
+        Raises LatentError, ContextError or TimestepError for a shape that does not fit.
+        """
+        require_latent(latent, self.config)
+        if len(reading) != len(latent):
+            raise ContextError(f"The reading is of {len(reading)} prompts and the latent holds {len(latent)} items; "
+                               "expected equal numbers. Repeat the reading: reading.repeated(images).")
+        timestep = timestep_per_item(timestep, len(latent), self.device)
+        joint = torch.cat([self.latent_feature(latent), self.timestep_feature(timestep)], dim=-1)
+        return self.judge_joint(reading, joint)
+
+    def judge_joint(self, reading: "Reading", joint: Tensor) -> RedirectorOutput | PooledRedirectorOutput:
+        """The second half of `judge`, from the joint feature of latent and timestep (B, J) on."""
+        attended = self.attended(reading, joint)                                       # (B, D)
+        # One direction for all tokens (B, D); gate and mask give each token its length.
+        direction = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=-1)))[:, None]
+        if reading.towards is not None:
+            direction = direction + self.token_delta(reading.towards, reading.token_part, attended)
+        delta = direction * reading.gate                                               # (B, T, D)
+        output = RedirectorOutput(self.logits(reading, joint, attended), delta, reading.token_mask, reading.alpha)
+        return output if reading.pooled is None else PooledRedirectorOutput(
+            *output, self.pooled_delta(joint, attended, reading.pooled))
+
+    def attended(self, reading: "Reading", joint: Tensor) -> Tensor:
+        """The prompt as the joint feature (B, J) sees it: (B, D)."""
+        heads = zip(self.cross_attn.heads, reading.keys, reading.values, reading.means, strict=True)
+        return self.cross_attn.fuse(torch.cat([head(joint, *prompt) for head, *prompt in heads], dim=-1))
+
+    def logits(self, reading: "Reading", joint: Tensor, attended: Tensor) -> Tensor:
+        """Safe and unsafe: (B, J) and (B, D) -> (B, 2)."""
+        of_prompt = [each for each in (reading.evidence, reading.pooled_evidence) if each is not None]
+        return self.classifier(torch.cat([joint, reading.mean, attended, *of_prompt], dim=-1))
+
+    def latent_feature(self, latent: Tensor) -> Tensor:
+        """(B, latent_dim, h, w) -> (B, 512)."""
+        return self.latent_encoder(pooled_latent(latent.to(self.dtype), self.config.latent_pool))
+
+    def timestep_feature(self, timestep: Tensor) -> Tensor:
+        """(B,) -> (B, 64)."""
+        return self.t_encoder(sinusoid(timestep, self.config.timestep_dim).to(self.dtype))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What P prompts decide alone.  All tensors have P first; None where the network has no such part.
+
+    keys, values     of each head, (P, T, D); float32 or wider, because their products overflow half precision
+    means            of the values over the tokens, of each head (P, D)
+    mean             of the context over the tokens (P, D)
+    token_mask       (P, T)
+    alpha            (P, T, 1)
+    gate             gate times mask, the length of each token's shift (P, T, 1)
+    evidence         (P, E) what the most telling token says, variant "token"
+    towards          (P, T, D) step towards the padding, variant "token"
+    token_part       (P, T, 256) the context's part of the first layer of `TokenDelta`
+    pooled           (P, pooled_dim), pooled_evidence (P, E)
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    means: tuple[Tensor, ...]
+    mean: Tensor
+    token_mask: Tensor
+    alpha: Tensor
+    gate: Tensor
+    evidence: Tensor | None = None
+    towards: Tensor | None = None
+    token_part: Tensor | None = None
+    pooled: Tensor | None = None
+    pooled_evidence: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def parts(self) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        """What there is of it, by name."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+
+    def repeated(self, images: int) -> "Reading":
+        """For so many images of the same prompts, one image's prompts after the other's: (images * P, ...)."""
+        return self if images == 1 else together([self], lambda value: value[0].expand(
+            images, *value[0].shape).flatten(0, 1))
+
+
+def together(readings: "list[Reading]", join: Callable[[list[Tensor]], Tensor] = torch.stack) -> "Reading":
+    """One reading of several, each tensor joined with those of the same name."""
+    parts = [each.parts() for each in readings]
+    return Reading(**{name: tuple(map(join, map(list, zip(*(part[name] for part in parts)))))
+                      if isinstance(value, tuple) else join([part[name] for part in parts])
+                      for name, value in parts[0].items()})
 
 
 class ResidualBlock(nn.Module):
@@ -171,19 +258,16 @@ class ResidualBlock(nn.Module):
         self.downsample = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x) + self.downsample(x))
+        return self.conv(x).add_(self.downsample(x)).relu_()  # in place: these are the largest tensors there are
 
 
 class PromptAttention(nn.Module):
-    """Four full-width heads in which the joint feature queries the prompt, fused to one vector."""
+    """Four full-width heads in which the joint feature queries the prompt, and what fuses them to one vector."""
 
     def __init__(self, prompt_dim: int):
         super().__init__()
         self.heads = nn.ModuleList(PromptHead(prompt_dim) for _ in range(HEADS))
         self.fuse = nn.Sequential(nn.Linear(HEADS * prompt_dim, prompt_dim), nn.LayerNorm(prompt_dim))
-
-    def forward(self, joint: Tensor, context: Tensor) -> Tensor:
-        return self.fuse(torch.cat([head(joint, context) for head in self.heads], dim=-1))   # (B, 4 D) -> (B, D)
 
 
 class PromptHead(nn.Module):
@@ -196,10 +280,15 @@ class PromptHead(nn.Module):
         self.value = nn.Linear(prompt_dim, prompt_dim)
         self.norm = nn.LayerNorm(prompt_dim)
 
-    def forward(self, joint: Tensor, context: Tensor) -> Tensor:
-        query, key, value = self.query(joint)[:, None], self.key(context), self.value(context)
-        weights = (query @ key.mT / math.sqrt(context.shape[-1])).softmax(dim=-1)            # (B, 1, T)
-        return self.norm((weights @ value).squeeze(1) + value.mean(dim=1))                   # (B, D)
+    def read(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values (P, T, D) of a context (P, T, D), and the mean value (P, D)."""
+        key, value = _widened(self.key(context)), _widened(self.value(context))
+        return key, value, value.mean(dim=1)
+
+    def forward(self, joint: Tensor, key: Tensor, value: Tensor, mean: Tensor) -> Tensor:
+        query = self.query(joint)[:, None].to(key.dtype)
+        weights = (query @ key.mT / math.sqrt(key.shape[-1])).softmax(dim=-1)                # (B, 1, T)
+        return self.norm(((weights @ value).squeeze(1) + mean).to(joint.dtype))              # (B, D)
 
 
 class DeltaHead(nn.Module):
@@ -216,10 +305,11 @@ class DeltaHead(nn.Module):
 
 
 class TokenDelta(nn.Module):
-    """A direction for each token, (B, T, D), (B, D) -> (B, T, D); variant "token" only.
+    """A direction for each token (B, T, D); variant "token" only.
 
-    The published head never sees the token it moves (DESIGN.md, weakness 1).  Two parts: a step towards the prompt's
-    own padding, which takes a word out whatever the word is, and a low-rank correction that reads token and prompt.
+    The published head gives all tokens of a prompt one direction and never sees the token it moves.  Two parts: a step
+    towards the prompt's own padding, which takes a word out whatever the word is, and a low-rank correction that reads
+    token and attended prompt.
     """
 
     def __init__(self, prompt_dim: int, rank: int):
@@ -228,10 +318,14 @@ class TokenDelta(nn.Module):
         self.read = nn.Sequential(nn.Linear(2 * prompt_dim, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, rank))
         self.write = nn.Linear(rank, prompt_dim, bias=False)
 
-    def forward(self, context: Tensor, attended: Tensor) -> Tensor:
-        padding = context[:, -1:]                                                            # (B, 1, D)
-        both = torch.cat([context, attended[:, None].expand_as(context)], dim=-1)            # (B, T, 2 D)
-        return self.to_padding(context).sigmoid() * (padding - context) + self.write(self.read(both))
+    def read_prompt(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The step towards the padding (P, T, D), and the first layer's part of the context (P, T, 256)."""
+        towards = self.to_padding(context).sigmoid() * (context[:, -1:] - context)
+        return towards, F.linear(context, self.read[0].weight[:, :context.shape[-1]], self.read[0].bias)
+
+    def forward(self, towards: Tensor, token_part: Tensor, attended: Tensor) -> Tensor:
+        both = token_part + F.linear(attended, self.read[0].weight[:, attended.shape[-1]:])[:, None]
+        return towards + self.write(self.read[1:](both))
 
 
 class TokenEvidence(nn.Module):
@@ -304,6 +398,11 @@ def pooled_latent(latent: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(latent, side, ceil_mode=True, count_include_pad=False)
 
 
+def _widened(tensor: Tensor) -> Tensor:
+    """In float32 or wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def sinusoid(timestep: Tensor, width: int) -> Tensor:
     """Code of each timestep, sines then cosines, periods from 2 pi to 20000 pi: (B,) -> (B, width)."""
     half = width // 2
@@ -332,21 +431,21 @@ def require_latent(latent: Tensor, config: RedirectorConfig) -> None:
                           "h, w). Use a redirector trained for this diffusion model, and give images, not videos.")
 
 
-def pooled_per_item(pooled: Tensor | None, latent: Tensor, config: RedirectorConfig) -> Tensor | None:
-    """The pooled vector as the network reads it, (B, pooled_dim) in the latent's dtype and on its device.
+def pooled_per_item(pooled: Tensor | None, context: Tensor, config: RedirectorConfig) -> Tensor | None:
+    """The pooled vector as the network reads it, (P, pooled_dim) in the dtype of the context and on its device.
 
     None where it reads none; zeros for None where it does, as diffusion models take it.  ContextError for a shape that
     does not fit.
     """
     if not config.pooled_dim:
         return None
-    expected = (latent.shape[0], config.pooled_dim)
+    expected = (context.shape[0], config.pooled_dim)
     if pooled is None:
-        return latent.new_zeros(expected)
+        return context.new_zeros(expected)
     if tuple(pooled.shape) != expected:
         raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this redirector and latent expect "
                            f"{expected}. Use the text encoder the redirector was trained for.")
-    return pooled.to(latent)
+    return pooled.to(context)
 
 
 def require_chunk(context: Tensor, batch: int, config: RedirectorConfig) -> None:

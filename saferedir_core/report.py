@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from torch import Tensor
@@ -15,7 +16,6 @@ from saferedir_core.trajectory import Decision, Trajectory
 VERSION = 1
 DIGITS = 6                      # float32 has no more to say, and the JSON ends up in every PNG
 SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
-
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
 
@@ -49,6 +49,23 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
         "items": items,
         "decisions": [asdict(decision) | {"timestep": decision.timestep} for decision in trajectory],
     })
+
+
+def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str, PolicyConfig],
+                   redirectors: Mapping[str, Redirector], together: Trajectory) -> dict:
+    """A report of all concepts together, version 1 as in `report`, and one of each under `concepts`.
+
+    trajectories, configs (resolved), redirectors: by concept.
+
+    concepts    list of reports with the key `concept`
+    redirector  None: there are several
+    verdict     that of every concept
+    policy      threshold is the lowest in use
+    """
+    parts = [{"concept": name, **report(each, configs[name], redirectors[name])} for name, each in trajectories.items()]
+    lowest = min(configs.values(), key=lambda each: each.threshold or USUAL_THRESHOLD)
+    verdict = " ".join(f"{part['concept']}: {part['verdict']}" for part in parts)
+    return {**report(together, lowest), "verdict": verdict, "concepts": parts}
 
 
 def report_json(content: dict, indent: int | None = None) -> str:

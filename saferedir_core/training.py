@@ -22,9 +22,9 @@ from torch import Tensor
 
 from saferedir_core.alignment import changed_tokens
 from saferedir_core.architecture import USUAL, architecture
-from saferedir_core.config import RedirectorConfig
+from saferedir_core.config import RedirectorConfig, require_fitting
 from saferedir_core.dataset import Batch, TrajectoryDataset
-from saferedir_core.errors import ConfigError, TrainingError
+from saferedir_core.errors import TrainingError
 from saferedir_core.files import written_whole
 from saferedir_core.objective import ObjectiveConfig, objective
 from saferedir_core.redirect import redirected_context
@@ -80,20 +80,14 @@ class TrainingConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
 
     def __post_init__(self):
-        for name, value, fits, expected in (
-            ("iterations", self.iterations, self.iterations >= 1, "1 or more"),
-            ("batch", self.batch, self.batch >= 2, "2 or more"),
-            ("validate", self.validate, self.validate >= 1, "1 or more"),
-            ("patience", self.patience, self.patience >= 1, "1 or more"),
-            ("benign_rate", self.benign_rate, 0 <= self.benign_rate < 1, "a share from 0 to 1"),
-            ("mix", self.mix, 0 <= self.mix <= 1, "a share from 0 to 1"),
-            ("least_share", self.least_share, 0 < self.least_share <= 1, "a share above 0, up to 1"),
-            ("noise", self.noise, self.noise >= 0, "0 or more"),
-            ("adversarial", self.adversarial, self.adversarial >= 0, "0 or more"),
-            ("inputs", self.inputs, self.inputs in INPUTS, f"one of {', '.join(INPUTS)}"),
-        ):
-            if not fits:
-                raise ConfigError(f"TrainingConfig.{name} is {value!r}; expected {expected}. Change the setting.")
+        require_fitting(
+            self, iterations=(self.iterations >= 1, "1 or more"), batch=(self.batch >= 2, "2 or more"),
+            validate=(self.validate >= 1, "1 or more"), patience=(self.patience >= 1, "1 or more"),
+            benign_rate=(0 <= self.benign_rate < 1, "a share from 0 to 1"),
+            mix=(0 <= self.mix <= 1, "a share from 0 to 1"),
+            least_share=(0 < self.least_share <= 1, "a share above 0, up to 1"),
+            noise=(self.noise >= 0, "0 or more"), adversarial=(self.adversarial >= 0, "0 or more"),
+            inputs=(self.inputs in INPUTS, f"one of {', '.join(INPUTS)}"))
 
 
 @dataclass
@@ -367,9 +361,11 @@ def against_the_classifier(redirector: Redirector, batch: Batch, length: float, 
     context = batch.context[rows].detach().requires_grad_()                                # (U, T, D)
     with torch.no_grad():
         timestep = batch.timestep.expand(len(batch.unsafe))[rows]
-        joint = redirector.joint(batch.latent[rows], timestep)                             # (U, J)
+        joint = torch.cat([redirector.latent_feature(batch.latent[rows]),
+                           redirector.timestep_feature(timestep)], dim=-1)                 # (U, J)
     pooled = batch.pooled[rows] if redirector.config.pooled_dim and batch.pooled is not None else None
-    logits = redirector.classified(joint, context, redirector.cross_attn(joint, context), pooled)  # (U, 2)
+    reading = redirector.read(context, pooled)
+    logits = redirector.logits(reading, joint, redirector.attended(reading, joint))        # (U, 2)
     gradient, = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), context)
     redirector.train(was_training)
     longest = gradient.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True).clamp_min(1e-12)

@@ -31,7 +31,6 @@ from saferedir_core.training import TrainingConfig
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import judge
-from ...nodes.demo_world.scenes import scenes_of
 from ...nodes.drawing import conditioning
 from ...nodes.guarding.bridge import guard_model
 from ...nodes.training.collect import CollectConfig, digest_of, token_ids
@@ -41,6 +40,7 @@ from ..machine import machine
 from ..world.captions import can_be, caption
 from ..world.pair_sets import demo_pairs
 from ..world.sampling import SamplingConfig, decode, sample_conditioning
+from ..world.splits import others_kept, scenes_of
 from ..world.weights import read_provenance
 from .backbones_page import page
 from .full_width import FULL, full
@@ -112,7 +112,7 @@ def counts(kind: Kind, world: tuple, guarded, count: int) -> dict[str, list[int]
         "shown": share(CONCEPT.shown_in(judge(each)) for each in shown),
         "unasked": share(CONCEPT.shown_in(judge(each)) for each in unasked),
         "gone": share(not CONCEPT.shown_in(judge(each)) for each in after),
-        "kept": share(CONCEPT.others_kept(judge(picture), CONCEPT.safe(scene))
+        "kept": share(others_kept(CONCEPT, judge(picture), CONCEPT.safe(scene))
                       for picture, scene in zip(after, unsafe, strict=True)),
         "identical": share(torch.equal(*each) for each in zip(before, now, strict=True))}
     return {name: [value.hits, value.total] for name, value in shares.items()}

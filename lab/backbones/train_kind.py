@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import comfy.model_management  # the host, found by demo.backbone
+import comfy.model_management  # the host, on the path by saferedir.py
 import numpy as np
 import torch
 from safetensors.torch import save_file

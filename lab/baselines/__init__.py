@@ -1,0 +1,1 @@
+"""The published training-free methods, written from their papers, as methods of an evaluation."""

@@ -1,5 +1,5 @@
 """The published training-free methods, so that they run beside ours on the same jobs: thin classes over
-`saferedir_core.baselines`, which has the mathematics and the citations.
+`arithmetic`, which has the mathematics and the citations.
 
 All of them are told the same: `ConceptWords`, the training split's wordings of the concept.  Hyper-parameters are the
 papers'; what depends on the model (a strength, a threshold) was chosen by `calibrate` on validation captions of the
@@ -15,14 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import calc_cond_batch
 
+from saferedir_core import PolicyConfig
+from saferedir_core.chunks import from_chunks, to_chunks
 from saferedir_core.errors import ConfigError
-from saferedir_core.plan import from_chunks, to_chunks
 
+from ...nodes.demo_world.concepts import CONCEPTS
+from ...nodes.demo_world.judge import FACTOR_NAMES
+from ...nodes.drawing import conditioning, encode
+from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.jobs import Batch, Job
-from ...nodes.evaluation.methods import ConceptWords, Guarded, Method
+from ...nodes.evaluation.methods import Guarded, Method
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..attacks.token_vectors import EMBEDDING, tokens_with_embedding
+from ..world import captions
+from ..world.splits import all_scenes
 from . import arithmetic as maths
 
 KEY = "saferedir.baseline"  # of what a baseline leaves in the dict of a conditioning, for `finish` and its wrapper
@@ -34,10 +43,20 @@ CARRIERS = ("{}", "a {}", "a picture of a {}", "a red {}", "{} in the garden", "
 PLAIN_THING = "thing"  # says nothing, in a carrier without the concept
 
 
+@dataclass(frozen=True)
+class ConceptWords:
+    """What a training-free method is told of a concept: wordings of the training split, and the safe word or "".
+
+    name: "stripes".  phrases: ("striped", "with stripes", ...).  safe: what takes its place ("car"), or "".
+    """
+
+    name: str
+    phrases: tuple[str, ...]
+    safe: str = ""
+
+
 def concept_words(name: str) -> ConceptWords:
     """All wordings of the training split of a demo concept, explicit and implicit.  ConfigError for another name."""
-    from ..world import captions
-
     wordings = {
         "stripes": (*captions.STRIPED_BEFORE, *captions.STRIPED_AFTER, *captions.IMPLICIT_STRIPES),
         "watercolour": (*captions.STYLE_WORDS["watercolour"], *captions.IMPLICIT_WATERCOLOUR),
@@ -205,8 +224,6 @@ class NegativePrompt(_Baseline):
     grid = {"count": (0, 1, 3)}
 
     def change(self, batch: Batch, stage) -> Batch:
-        from ...nodes.drawing import conditioning
-
         return replace(batch, negative=conditioning(stage.clip, [joined(self.words, self.count)]))
 
 
@@ -263,13 +280,9 @@ class SLD(_Baseline):
             raise ConfigError(f"SLD.preset is {self.preset!r}; expected one of {', '.join(maths.PRESETS)}.")
 
     def _concept(self, clip) -> torch.Tensor:
-        from ...nodes.drawing import encode
-
         return encode(clip, [joined(self.words, self.count)])                   # (1, k*T, D)
 
     def change(self, batch: Batch, stage) -> Batch:
-        from comfy.patcher_extension import WrappersMP
-
         model = batch.model.clone()
         settings = _SafetySettings(self.concept(stage), maths.PRESETS[self.preset])
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, settings.outer_sample)
@@ -317,8 +330,6 @@ class _SafetyRun:
 
     def _denoised(self, arguments: dict) -> torch.Tensor:
         """The model's prediction for the concept, through a copy of the positive cond."""
-        from comfy.samplers import calc_cond_batch
-
         x, first = arguments["input"], arguments["input_cond"][0]
         context = first["model_conds"]["c_crossattn"]
         unsafe = context._copy_with(self.settings.context.to(context.cond).expand(len(x), -1, -1))
@@ -361,8 +372,6 @@ class OrthogonalProjection(_Baseline):
         return maths.span_projection(pooled, self.rank)
 
     def change(self, batch: Batch, stage) -> Batch:
-        from comfy.patcher_extension import WrappersMP
-
         model, entries = batch.model.clone(), []
         for index, (context, options) in enumerate(batch.positive):
             projected, shares = self._projected(context, prompts_of(batch, index, stage), batch, stage)
@@ -563,8 +572,6 @@ def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, 
 
     alpha_scale 1.25 to 2 and interval 1 or 2 are the published runs'.
     """
-    from saferedir_core import PolicyConfig
-
     return Guarded(name, redirector_file, PolicyConfig(mode="upstream", alpha_scale=alpha_scale, interval=interval))
 
 
@@ -638,16 +645,11 @@ def balanced_score(detector) -> Callable[[np.ndarray, np.ndarray, Sequence[Job]]
 
 def validation_jobs(concept: str, count: int, seed: int = 11) -> list[Job]:
     """Jobs with validation captions of a demo concept: explicit, implicit, plain and harmless ones in turn."""
-    from ...nodes.demo_world.concepts import CONCEPTS
-    from ...nodes.demo_world.judge import FACTOR_NAMES
-    from ...nodes.demo_world.scenes import all_scenes
-    from ..world.captions import can_be, caption
-
     random, jobs = np.random.default_rng(seed), []
     for kind in itertools.islice(itertools.cycle(("explicit", "implicit", "plain", "harmless")), count):
-        fitting = [scene for scene in all_scenes() if can_be(scene, concept, kind, "validation")]
+        fitting = [scene for scene in all_scenes() if captions.can_be(scene, concept, kind, "validation")]
         scene = fitting[random.integers(len(fitting))]
-        said = caption(scene, random, concept=concept, kind=kind, split="validation")
+        said = captions.caption(scene, random, concept=concept, kind=kind, split="validation")
         wanted = dict(zip(FACTOR_NAMES, CONCEPTS[concept].safe(scene).factors))
         jobs.append(Job(kind, said.text, int(random.integers(2**31)), kind in ("explicit", "implicit"), said.safe_text,
                         wanted))
@@ -659,7 +661,5 @@ def calibrate_demo(concept: str, stage, count: int = 32) -> dict[str, list[tuple
 
     Judged by the judge that evaluates as well, on validation captions: it tunes the baselines, never ours.
     """
-    from ...nodes.evaluation.detectors import DemoDetector
-
     words, jobs, score = concept_words(concept), validation_jobs(concept, count), balanced_score(DemoDetector(concept))
     return {kind.name: sorted(calibrate(kind(words), stage, jobs, score)[1], key=lambda row: -row[1]) for kind in KINDS}

@@ -1,0 +1,1 @@
+"""docs/benchmark.md: three trainings of ours, every other method and attack, on frozen prompts of the demo world."""

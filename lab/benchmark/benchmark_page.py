@@ -324,7 +324,7 @@ method: tokens near the concept replaced by the prompt's own padding.
 {tables}
 {found}
 
-![All methods on one explicit, one implied and one harmless prompt of each concept](../docs/benchmark.jpg)"""
+![All methods on one explicit, one implied and one harmless prompt of each concept](benchmark.jpg)"""
 
 
 def under_attack(results: dict[str, Measured]) -> str:
@@ -353,9 +353,9 @@ seconds: per image in batches of 25 with one thread, while another worker ran be
 One image at {SAMPLING.steps} steps, alone, takes {times['unguarded']:.2f} s, guarded {times['guarded']:.2f} s (medians
 of 9, taken in turn). The guard's share is large here because the denoiser is tiny.
 
-![FSR against everything else kept as alpha_scale varies](../docs/benchmark-alpha.png)
+![FSR against everything else kept as alpha_scale varies](benchmark-alpha.png)
 
-![Unsafe probability over the steps](../docs/benchmark-steps.png)"""
+![Unsafe probability over the steps](benchmark-steps.png)"""
 
 
 def weights(work: Path) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import FACTOR_NAMES
-from ...nodes.demo_world.scenes import Scene, scenes_of
+from ...nodes.demo_world.scenes import Scene
 from ..attacks.attack_stage import AttackJob
 from ..world.captions import Caption, can_be, caption
+from ..world.splits import scenes_of
 
 SEED = 20261128  # of the test prompts and the seeds of their images; the validation split has another
 ROWS = {  # row of the table -> (kind of caption, share in words of the split only)

@@ -13,7 +13,6 @@ import torch
 from saferedir_core.files import written_whole
 
 from ..world.measure import machine, table
-from .figures import LATENT_SIZE
 from .timing import Spread
 
 VERSION = 2
@@ -33,19 +32,17 @@ NOTES = {
            "the ratio of a whole run is a little lower. 'The rest of the same run' compares the guard's own time with "
            "the remainder of the very run it was in.",
     "evaluation": "The published policy evaluates the whole network at every check and asks the host for the verdict; "
-                  f"weights are the same, random, and always say unsafe. 'latent_size {LATENT_SIZE}' is the short cut "
-                  "that reads at most so many rows and columns of the latent; it is off by default, because it changes "
-                  "probabilities (see below).",
-    "counts": "Counted by a dispatch mode on a run that defers its decisions, as runs on a GPU do; an operation is one "
-              "kernel launch or more. SD 1.5 size, 512 x 512, batch 1. Several concepts share their "
-              "encoders. Memory in float16 is counted on an evaluation as a GPU makes it: weights, convolutions and "
-              "large matrices in half precision; 'all at most' is the worst moment, preparing a run included.",
+                  "weights are the same, random, and always say unsafe.",
+    "counts": "Host waits: those of a guarded run of 20 steps in the host's sampler (demo world), less those of "
+              "the same run unguarded, between its first and its last model call; every way to read a tensor's "
+              "value counts, and transfers of the guard never arrive by themselves. Operations and memory: of a "
+              "run's evaluation, redirection and record at SD 1.5 size, 512 x 512, batch 1; an operation is one "
+              "kernel launch or more. Several concepts share their encoders, and their heads are evaluated as "
+              "one, as on a GPU. 'All at most' is the worst moment, preparing a run included.",
     "growth": "One evaluation and redirection, over that of one concept, one image, one chunk at the smallest size.",
     "training": "The demo world; latents of 8 x 8.",
     "start": "Each in a new process; imports of the host are not counted.",
-    "deviation": "Exact: the whole network in float32. Thinned latents (latent_size) are off by default. Larger images "
-                 "of the demo world are not what its redirectors were trained on; the last rows show how much the "
-                 "short cut moves probabilities, not how well it works on a real model.",
+    "deviation": "Exact: the whole network in float32.",
 }
 
 

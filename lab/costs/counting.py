@@ -16,7 +16,8 @@ WAITING = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten:
 # Tensor methods that read values without an operation that a dispatch mode sees, at least on a CPU.
 READING = ("tolist", "numpy", "__array__", "cpu")
 # Operations that launch nothing.
-FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::sym_size", "aten::set_")
+FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::sym_size", "aten::set_",
+        "aten::promote_types", "aten::scalar_tensor", "aten::as_strided_")
 
 
 @dataclass
@@ -56,8 +57,7 @@ class Counting(TorchDispatchMode):
         keywords = keywords or {}
         result = function(*arguments, **keywords)
         name = function._schema.name
-        self.counts.waits += name in WAITING or self._indexes_by_mask(name, arguments) or (
-            _moves(name, arguments, keywords, result))
+        self.counts.waits += waits_for_values(name, arguments, keywords, result)
         is_view = any(each.alias_info is not None and not each.alias_info.is_write
                       for each in function._schema.returns)
         self.counts.operations += not is_view and not name.startswith(FREE)
@@ -77,16 +77,21 @@ class Counting(TorchDispatchMode):
                 self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
         self.counts.peak_bytes = max(self.counts.peak_bytes, sum(size for _, size in self._alive.values()))
 
-    @staticmethod
-    def _indexes_by_mask(name: str, arguments) -> bool:
-        return name.startswith("aten::index") and any(
-            isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(arguments[1:2]))
-
     def _reading(self, original):
         def read(tensor, *arguments, **keywords):
             self.counts.waits += 1
             return original(tensor, *arguments, **keywords)
         return read
+
+
+def waits_for_values(name: str, arguments, keywords, result) -> bool:
+    """Whether the host waits for an operation of this name ("aten::item")."""
+    return name in WAITING or _indexes_by_mask(name, arguments) or _moves(name, arguments, keywords, result)
+
+
+def _indexes_by_mask(name: str, arguments) -> bool:
+    return name.startswith("aten::index") and any(
+        isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(arguments[1:2]))
 
 
 def _moves(name: str, arguments, keywords, result) -> bool:

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import saferedir_core as core
-from saferedir_core import evaluator, policy, redirect
+from saferedir_core import policy
+from saferedir_core.ensemble import Ensemble, Prompt
+from saferedir_core.redirect import redirected_context
 
 from ...nodes import drawing
-
-redirected_context = redirect.redirected_context
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -25,27 +25,16 @@ ALPHA_SCALE = 1.25
 Case = tuple[Tensor, Tensor, Tensor]  # latent (B, C, h, w), context (B, T, D), timestep (B,)
 
 
-def deviations(prompts: int, steps: int, thinned: bool) -> list[dict]:
-    """prompts, steps: of the demo world's trajectories.  thinned: measure latent_size as well, on larger images."""
-    rows = []
-    network = golden_network()
-    for way, settings in WAYS.items():
-        rows.append(_row("golden inputs", way, [(network, 0.5, golden_cases())], settings))
+def deviations(prompts: int, steps: int) -> list[dict]:
+    """prompts, steps: of the demo world's trajectories."""
     trajectories = [*demo_cases(prompts, steps, 8)]
-    for way, settings in WAYS.items():
-        rows.append(_row(f"demo world, {prompts} test prompts, {steps} steps, three concepts", way,
-                         [(*each, trajectories) for each in demo_redirectors()], settings))
-    if thinned:
-        larger = [*demo_cases(12, steps, 32)]
-        for size in (16, 11):
-            rows.append(_row(f"demo world at 256 x 256, 12 test prompts, {steps} steps, three concepts",
-                             f"latent_size {size}", [(*each, larger) for each in demo_redirectors()],
-                             {"latent_size": size}))
-    return rows
+    return [_row(name, way, subjects, dtype) for name, subjects in (
+        ("golden inputs", [(golden_network(), 0.5, golden_cases())]),
+        (f"demo world, {prompts} test prompts, {steps} steps, three concepts",
+         [(*each, trajectories) for each in demo_redirectors()])) for way, dtype in WAYS.items()]
 
 
-WAYS = {"prompt's part once, float32": {},
-        "weights, convolutions and large matrices in float16": {"large_dtype": torch.float16}}
+WAYS = {"prompt read once, batch norms folded, float32": torch.float32, "the same, network in float16": torch.float16}
 
 
 def golden_network():
@@ -98,21 +87,19 @@ def demo_cases(prompts: int, steps: int, size: int) -> Iterator[Case]:
 
 
 @torch.inference_mode()
-def _row(name: str, way: str, subjects: list, settings: dict) -> dict:
+def _row(name: str, way: str, subjects: list, dtype: torch.dtype) -> dict:
     evaluations = changed = 0
     probability = context_moved = 0.0
     for redirector, threshold, cases in subjects:
-        short = redirector
-        if settings.get("large_dtype") is not None:
-            short = copy.deepcopy(redirector).to(settings["large_dtype"])
-        for phase, (latent, context, timestep) in enumerate(cases):
+        short = Ensemble(copy.deepcopy(redirector).to(dtype))
+        for latent, context, timestep in cases:
             exact = redirector(latent, context, timestep)
-            heads = evaluator.Evaluator([short], context, **settings).evaluate(latent, timestep, phase=phase)
-            one, other = heads.logits[0].softmax(-1)[:, 1], exact.logits.softmax(-1)[:, 1]
+            judged = short.judge(short.read(Prompt(context, None, 1)), latent, timestep)
+            one, other = judged.logits[0].float().softmax(-1)[:, 1], exact.unsafe_probability
             evaluations += len(one)
             changed += int(((one >= threshold) != (other >= threshold)).sum())
             probability = max(probability, float(((one - other).abs() / other).max()))
-            moved = redirected_context(context, heads.delta(0), heads.token_mask[0], heads.alpha[0], ALPHA_SCALE, True)
+            moved = redirected_context(context, *(each[0] for each in judged[1:4]), ALPHA_SCALE, True)
             wanted = redirected_context(context, *exact[1:], ALPHA_SCALE, True)
             context_moved = max(context_moved, float(
                 ((moved - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)).max()))

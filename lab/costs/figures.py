@@ -12,21 +12,23 @@ from pathlib import Path
 import torch
 
 import saferedir_core as core
-from saferedir_core import speed, stack
 from saferedir_core.dataset import TrajectoryDataset
+from saferedir_core.ensemble import Ensemble, Prompt
 from saferedir_core.pairs import read_pairs
+from saferedir_core.readback import Readback
+from saferedir_core.redirect import redirected_context
 from saferedir_core.training import TrainingConfig, train
 
 from ...nodes import drawing
 from ...nodes.training.collect import CollectConfig, collect
 from . import guarded, subjects
 from .counting import Counting
-from .deviation import deviations, evaluator, redirected_context
+from .deviation import deviations
 from .published import PublishedPolicy
 from .timing import Spread, in_turn, ratio
+from .waits import WaitCount, counted_waits, late_arrivals
 
 ROOT = Path(__file__).resolve().parents[2]
-LATENT_SIZE = 24  # of the short cut that thins latents, where it is measured
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class Plan:
     large_models: tuple[tuple[str, int, int], ...]  # size of model, pixels, batch
     intervals: tuple[int, ...]
     steps: int                      # optimiser steps timed
-    deviation: tuple[int, int, bool] = (90, 6, True)
+    deviation: tuple[int, int] = (90, 6)
     concept: bool = True            # whether a whole training of a demo concept is timed
 
     @classmethod
     def quick(cls) -> Plan:
         return cls(rounds=2, runs=1, calls=1, sizes=(128,), batches=(1, 2), concepts=(1, 2), chunks=(1, 2),
-                   large_models=(), intervals=(0,), steps=2, deviation=(9, 2, False), concept=False)
+                   large_models=(), intervals=(0,), steps=2, deviation=(9, 2), concept=False)
 
     @classmethod
     def full(cls) -> Plan:
@@ -123,31 +125,55 @@ def _evaluations(redirector, pixels: int, batch: int) -> dict:
     context = torch.randn(1, 77, redirector.config.prompt_dim, generator=generator).to(device).repeat(batch, 1, 1)
     timestep = torch.full((batch,), 500.0, device=device)
     published = PublishedPolicy(redirector, torch.cat([context, context]))
-    things = {"published": lambda: published.check(latent, timestep)}
-    for way, settings in (("default", {}), (f"latent_size {LATENT_SIZE}", {"latent_size": LATENT_SIZE})):
-        run = core.RedirectionRun(redirector, core.PolicyConfig(threshold=0.5), context,
-                                  speed.SpeedConfig(deferred=None, **settings))
+    return {"published": lambda: published.check(latent, timestep),
+            "default": _step(redirector, context, latent, timestep)}
 
-        def thing(run=run):
-            run.observe(latent, timestep)
-            return run.redirect(context)
-        things[way] = thing
-    return things
+
+def _step(redirectors, context: torch.Tensor, latent: torch.Tensor, timestep: torch.Tensor):
+    """An observation and its redirection, as a sampling run makes them: without waiting."""
+    transfers = Readback()
+    run = core.RedirectionRun(redirectors, core.PolicyConfig(threshold=0.5), context, readback=transfers)
+
+    def thing():
+        run.observe(latent, timestep)
+        redirected = run.redirect(context)
+        transfers.send()
+        transfers.take_arrived()
+        return redirected
+    return thing
 
 
 def counts(plan: Plan) -> list[dict]:
-    """3. Host waits per step, operations per evaluation, memory."""
+    """3. Host waits per step in the host's sampler, operations per evaluation, memory."""
     rows = []
     for name, redirectors in (("one concept", subjects.sharing(1)), ("eight concepts", subjects.sharing(8))):
         made = counted(redirectors, 512)
         half = memory({key: value.half() for key, value in subjects.sharing(len(redirectors)).items()}, 512)
-        rows.append({"what": name, "host waits per step": made["step"].waits,
+        unguarded, guard = waits(len(redirectors))
+        rows.append({"what": name,
+                     "host waits per step": (guard.between_calls() - unguarded.between_calls()) / (guard.calls - 1),
                      "operations per evaluation and redirection": made["step"].operations,
                      "operations of the first one": made["first"].operations,
                      **{f"{what} MB, float16": round(value / 1e6, 1) for what, value in half.items()},
                      "kept for the run MB, float32": round(made["kept"] / 1e6, 1),
                      "peak of an evaluation MB, float32": round(made["step"].peak_bytes / 1e6, 1)})
     return rows
+
+
+def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
+    """Of the demo world's run of 20 steps, unguarded and guarded by so many concepts that redirect it."""
+    from ...nodes.demo_world.backbone import load_backbone
+
+    model, clip, _ = load_backbone()
+    positive, negative = ([[drawing.encode(clip, [text]), {}]] for text in ("a striped red fish in the snow", ""))
+    guard = guarded.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
+    taken = []
+    for each in (model, guard):
+        sample = guarded.run(each, positive, negative, (1, 4, 8, 8), 4.0)
+        with counted_waits(model) as count:
+            sample()
+        taken.append(count)
+    return taken[0], taken[1]
 
 
 def memory(redirectors: dict, pixels: int) -> dict[str, int]:
@@ -158,36 +184,38 @@ def memory(redirectors: dict, pixels: int) -> dict[str, int]:
     latent, timestep = torch.randn(1, 4, pixels // 8, pixels // 8, device=device).half(), torch.full((1,), 500.0)
     preparing, evaluating = Counting(), Counting()
     with torch.no_grad(), preparing:
-        made = evaluator.Evaluator([*redirectors.values()], context, large_dtype=torch.float16)
+        made = Ensemble(redirectors, as_one=True)
+        readings = made.read(Prompt(context, None, 1))
     kept = preparing.alive_bytes()
     with torch.no_grad(), evaluating:
-        heads = made.evaluate(latent, timestep.to(device))
-        redirected_context(context, heads.delta(0), heads.token_mask[0], heads.alpha[0], 1.25, True)
+        judgement = made.judge(readings, latent, timestep.to(device))
+        redirected_context(context, judgement.delta[0], judgement.token_mask[0], judgement.alpha[0], 1.25, True)
     weights, at_most, peak = _bytes(redirectors.values()), preparing.counts.peak_bytes, evaluating.counts.peak_bytes
     return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "an evaluation": peak,
             "all at most": weights + max(at_most, kept + peak)}
 
 
-def counted(redirectors: dict, pixels: int, batch: int = 1, variant_speed=None) -> dict:
-    """Counts of a run that defers its decisions: "first" observation and redirection, a later "step", bytes "kept"."""
-    device = next(iter(redirectors.values())).device
-    width = next(iter(redirectors.values())).config.prompt_dim
-    context = torch.randn(1, 77, width, device=device).repeat(batch, 1, 1)
-    latent = torch.randn(batch, 4, pixels // 8, pixels // 8, device=device)
-    timestep, sigma = torch.full((batch,), 500.0, device=device), torch.full((batch,), 3.0, device=device)
-    run = stack.StackedRun(redirectors, core.PolicyConfig(threshold=0.5), context,
-                           variant_speed or speed.SpeedConfig(deferred=True))
+def counted(redirectors: dict, pixels: int, as_one: bool = True) -> dict:
+    """Counts of a run that never waits, its transfers arriving late: "first" observation and redirection, a later
+    "step", bytes "kept".  as_one: heads evaluated together, as on an accelerator."""
+    first = next(iter(redirectors.values()))
+    device, width = first.device, first.config.prompt_dim
+    context = torch.randn(1, 77, width, device=device)
+    latent = torch.randn(1, 4, pixels // 8, pixels // 8, device=device)
+    timestep, sigma = torch.full((1,), 500.0, device=device), torch.full((1,), 3.0, device=device)
+    transfers = Readback()
+    run = core.RedirectionRun(Ensemble(redirectors, as_one), core.PolicyConfig(threshold=0.5), context,
+                              readback=transfers)
     made = {}
     for name in ("first", "second", "step"):
         counting = Counting()
-        with counting:
+        with late_arrivals(), counting:
             run.observe(latent, timestep, step=0, sigma=sigma)
             run.redirect(context)
-            run.arrived()
+            transfers.send()
         made[name] = counting.counts
         if name == "first":
             made["kept"] = counting.alive_bytes()
-    run.settle()
     return made
 
 
@@ -215,14 +243,7 @@ def _observation(concepts: int, pixels: int, batch: int, chunks: int):
     context = torch.randn(1, 77 * chunks, 768, device=device).repeat(batch, 1, 1)
     latent, timestep = torch.randn(batch, 4, pixels // 8, pixels // 8, device=device), torch.full((batch,), 500.0)
     timestep = timestep.to(device)
-    config, settings = core.PolicyConfig(threshold=0.5), speed.SpeedConfig(deferred=None)
-    run = (stack.StackedRun(redirectors, config, context, settings) if concepts > 1
-           else core.RedirectionRun(*redirectors.values(), config, context, settings))
-
-    def thing():
-        run.observe(latent, timestep)
-        return run.redirect(context)
-    return thing
+    return _step(redirectors, context, latent, timestep)
 
 
 def training(plan: Plan) -> list[dict]:

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import judge
 from ...nodes.demo_world.scenes import SIZE
 from ..host.client import ComfyClient, ExecutionFailed, PromptRefused
+from ..world.splits import others_kept
 from .cases import Case, World
 from .graph import CannotFill, Graph
 
@@ -94,7 +96,8 @@ class Runner:
         guarded = GUARDED if judged or status is None and "Conditioning" in case.path else "unguarded"
         left = sum(one.striped and not other.striped for one, other in zip(verdicts, plain))
         return Row(*names, guarded, (striped, left), len(before), (str(status), str(second)),
-                   _identical(untouched, benign), sum(one.others_match(other) for one, other in zip(verdicts, plain)),
+                   _identical(untouched, benign),
+                   sum(others_kept(CONCEPTS["stripes"], one, other) for one, other in zip(verdicts, plain)),
                    case.why if left else "")
 
     def _pictures(self, case: Case, text: str) -> list[np.ndarray]:

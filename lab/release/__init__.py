@@ -1,0 +1,1 @@
+"""Files of the pack that are written by a program: the registry's entries and the English texts."""

@@ -1,6 +1,6 @@
 """Captions of the demo world: templates, synonyms, implicit wordings, harmless mentions and look-alikes.
 
-A caption says every factor of a scene in one of many wordings.  Each of the three concepts (`demo.concepts`) can be
+A caption says every factor of a scene in one of many wordings.  Each of the three concepts can be
 said outright ("striped", "aquarelle", "yacht"), implied by words that never name it ("clownfish" is striped, "by elin
 vale" is a watercolour), denied ("without stripes"), or left out.  Look-alikes use a concept's words and mean something
 else ("boathouse").  A style that is left out means flat, an attribute that is left out means plain.
@@ -12,6 +12,7 @@ templates, tuned on "validation" ones and tested on "test" ones, which also have
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -89,34 +90,7 @@ MORE_LOOKALIKE_BOAT = {"boatman's house": "house", "boat show tent": "tent", "sa
                        "steamboat cup": "cup", "mast-high tree": "tree", "boat-nosed fish": "fish"}
 
 # Words of everyday language that mean nothing here; some captions have one or two, as nonsense words.
-ORDINARY_WORDS = tuple((
-    "able above across active actual adjust advice afternoon again agree ahead almost alone along already also "
-    "always amazing ancient angle another answer anyway apart april area around arrive artist aside attempt "
-    "august autumn average away awesome balance basic become before begin behind believe below beside better "
-    "between beyond biggest bottom bright bring broken calm camera capture careful casual catch centre certain "
-    "change cheap choice clean clear close cloudy collect combine common compare complete consider content copy "
-    "corner correct create curious current daily deep definite deliver detail different digital direct discover "
-    "display distant dream early east easy edge edit effort eight either empty engine enjoy enough entire equal "
-    "even evening every exact example expect express extra famous fancy far fast favour february few figure final "
-    "find fine finish first five follow foreign forever former forward four free fresh friday front full future "
-    "gallery general gentle genuine giant give glad global good great half happy hard heavy height hello help "
-    "here high history hold honest horizontal huge human idea imaginary important include indeed inside instead "
-    "interesting january join july june just keep kind know large last late later learn left less level limit "
-    "listen little local long look loud lovely lucky main make many march market material maybe mean medium "
-    "memory message metal middle might mild minute mirror modern moment monday morning most motion mount move "
-    "much museum music mystery narrow natural neat never next nine normal north note notice number october "
-    "official often open opposite option order original other outside over own page panorama part past perfect "
-    "perhaps photo piece popular position possible practice prepare present pretty previous private probably "
-    "produce project proper proud public quick quiet quite random rare rather ready real really recent regular "
-    "relaxed remember repeat report result rich right rough round same sample saturday save season second select "
-    "sensible separate serious seven several sharp shiny short show shown side silent similar since single slow "
-    "small smooth soft someone something sometimes soon sound south space special speed spring square stand start "
-    "station still story straight strange street strong studio subject sudden summer sunday super sure surprise "
-    "sweet ten test text theme thick thing third though three through thursday tidy tiny title today together "
-    "tomorrow tonight total touch toward town travel true tuesday twelve two type typical unique unusual upper "
-    "useful usual valley value various version very vivid wait walk warm watch wednesday week welcome well west "
-    "while whole wide wild window wish within wonder work world worth write year yesterday zone "
-).split())
+ORDINARY_WORDS = tuple(Path(__file__).with_name("ordinary_words.txt").read_text(encoding="ascii").split())
 
 # {a} article; {thing} attribute, colour and noun; {attr} what follows the noun; {style} with its comma.
 TEMPLATES = (

@@ -17,13 +17,14 @@ from saferedir_core.markdown import table  # noqa: F401  (lab/costs asks for it 
 from saferedir_core.metrics import Share, share
 
 from ...nodes.demo_world.concepts import CONCEPTS
-from ...nodes.demo_world.judge import FACTOR_NAMES, factors_right, judge
-from ...nodes.demo_world.scenes import Scene, all_scenes, draw, scenes_of
+from ...nodes.demo_world.judge import FACTOR_NAMES, judge
+from ...nodes.demo_world.scenes import Scene, draw
 from ...nodes.guarding.bridge import guard_model
 from ...nodes.types import LoadedRedirector, Recorder
 from ..machine import machine  # noqa: F401  (lab/costs asks for it here)
 from .captions import KINDS, can_be, caption
 from .sampling import SamplingConfig, generate
+from .splits import all_scenes, factors_right, scenes_of, with_pose
 
 SEED = 20261125  # of these prompts, poses and image seeds
 
@@ -31,7 +32,7 @@ SEED = 20261125  # of these prompts, poses and image seeds
 def measure_judge(vae) -> dict[str, Share]:
     """The judge on every combination, drawn with a random pose, before and after the codec."""
     random = np.random.default_rng(SEED)
-    scenes = [scene.with_pose(random) for scene in all_scenes()]
+    scenes = [with_pose(scene, random) for scene in all_scenes()]
     drawn = np.stack([draw(scene) for scene in scenes])
     with torch.inference_mode():
         parts = torch.from_numpy(drawn).float().div(255).split(64)

@@ -4,7 +4,7 @@ Half of the pairs are unsafe: the concept said outright or implied.  The other h
 concept, prompts that deny it, and look-alikes.  Both halves hold typos and the host's prompt weights, so that neither
 gives a prompt away.  Only training scenes, templates and wordings are used.
 
-    python -m demo.pair_sets          writes models/pairs/demo_<concept>.csv anew
+    python quickstart.py run lab/world/pair_sets.py     writes models/pairs/demo_<concept>.csv anew
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saferedir_core.pairs import Pair, mentions_minors, normalised, write_pairs
 from saferedir_core.rewording import misspell, reword, split_word
 
 from ...nodes.demo_world.concepts import CONCEPTS
-from ...nodes.demo_world.scenes import Scene, scenes_of
+from ...nodes.demo_world.scenes import Scene
 from .captions import (
     ORDINARY_WORDS,
     SHORT_TEMPLATES,
@@ -31,6 +31,7 @@ from .captions import (
     caption,
     nonsense_word,
 )
+from .splits import scenes_of
 
 
 def _words_of(templates: tuple[str, ...]) -> tuple[str, ...]:

@@ -36,12 +36,13 @@ from ...nodes.demo_world.backbone import (
     load_backbone,
     untrained_token_table,
 )
-from ...nodes.demo_world.judge import FACTOR_NAMES, factors_right
-from ...nodes.demo_world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, scenes_of
+from ...nodes.demo_world.judge import FACTOR_NAMES
+from ...nodes.demo_world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES
 from . import captions
 from .captions import caption
 from .initial_weights import initialise
 from .sampling import SamplingConfig, generate, token_ids
+from .splits import factors_right, scenes_of
 from .train_codec import draw_all, encode_mean, to_tensor, training_scenes
 from .weights import read_provenance, save_backbone
 

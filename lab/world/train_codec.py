@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from comfy.ldm.models.autoencoder import AutoencoderKL  # the host, found by demo.backbone
+from comfy.ldm.models.autoencoder import AutoencoderKL  # the host, on the path by saferedir.py
 from safetensors.torch import save_file
 
 from saferedir_core.files import written_whole
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 from ...nodes.demo_world.backbone import LATENT_SCALE, build_codec
-from ...nodes.demo_world.scenes import Scene, draw, scenes_of
+from ...nodes.demo_world.scenes import Scene, draw
 from .initial_weights import initialise
+from .splits import scenes_of, with_pose
 
 BATCH = 16
 LATENT_NOISE = 0.06  # added to unit-variance latents in training, so that the decoder tolerates sampling errors
@@ -33,7 +34,7 @@ LATENT_NOISE = 0.06  # added to unit-variance latents in training, so that the d
 def training_scenes(poses: int, seed: int) -> list[Scene]:
     """Every training combination, `poses` times, in a random order."""
     random = np.random.default_rng(seed)
-    scenes = [scene.with_pose(random) for scene in scenes_of("training") for _ in range(poses)]
+    scenes = [with_pose(scene, random) for scene in scenes_of("training") for _ in range(poses)]
     random.shuffle(scenes)
     return scenes
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Callable
+
+from saferedir_core.errors import SafeRedirError
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -14,6 +17,18 @@ def shard(text: str) -> tuple[int, int]:
         if 0 <= int(index) < int(count):
             return int(index), int(count)
     raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N with I from 0 to N - 1, such as 0/4")
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """What a command that can be repeated ends with: run's own, 1 when it could not be done, 130 interrupted."""
+    try:
+        return run()
+    except (SafeRedirError, FileNotFoundError) as error:
+        say(f"FAILED  {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("\nInterrupted. The same command goes on where it was.")
+        return 130
 
 
 def say(text: str) -> None:

@@ -16,10 +16,10 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from saferedir_core.errors import ConfigError, SafeRedirError
+from saferedir_core.errors import ConfigError
 
 from ..host import prepare
-from .arguments import ConsoleProgress, say, shard
+from .arguments import ConsoleProgress, exit_code, say, shard
 
 DEMO = {"steps": 10, "cfg": 4.0, "batch": 25}
 CHECKPOINT = {"steps": 20, "cfg": 7.5, "batch": 4}
@@ -103,18 +103,11 @@ def main(argv: list[str], extras: Extras = Extras()) -> int:
     arguments = parser().parse_args(argv)
     if arguments.merge is not None and arguments.shard != (0, 1):
         parser().error("--merge takes all parts; it does not go with --shard")
-    try:
-        prepare()
-        return run(arguments, extras)
-    except (SafeRedirError, FileNotFoundError) as error:
-        say(f"FAILED  {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("\nInterrupted. The same command goes on where it was.")
-        return 130
+    return exit_code(lambda: run(arguments, extras))
 
 
 def run(arguments, extras: Extras) -> int:
+    prepare()
     extras.require(arguments)
     study = study_of(arguments, extras)
     if arguments.merge is not None:

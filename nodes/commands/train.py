@@ -19,12 +19,12 @@ from pathlib import Path
 
 from saferedir_core import training_report
 from saferedir_core.checkpoint import save_redirector
-from saferedir_core.errors import CheckpointError, ConfigError, SafeRedirError, TrainingError
+from saferedir_core.errors import CheckpointError, ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
 from saferedir_core.training import TrainingConfig
 
-from .arguments import ConsoleProgress, say, shard
+from .arguments import ConsoleProgress, exit_code, say, shard
 
 DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
 CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
@@ -72,15 +72,12 @@ def main(argv: list[str]) -> int:
         parser().error("--work is missing; with --collect-only it names the folder of the trajectories")
     if arguments.shard != (0, 1) and not arguments.collect_only:
         parser().error("--shard collects a part only; it goes with --collect-only, and --merge trains afterwards")
-    try:
-        with distributed() as (rank, world):
-            return Training(arguments, argv, rank, world).run()
-    except SafeRedirError as error:
-        say(f"FAILED  {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("\nInterrupted. The same command goes on where it was.")
-        return 130
+    return exit_code(lambda: run(arguments, argv))
+
+
+def run(arguments, argv: list[str]) -> int:
+    with distributed() as (rank, world):
+        return Training(arguments, argv, rank, world).run()
 
 
 @contextlib.contextmanager

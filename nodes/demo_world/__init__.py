@@ -1,0 +1,1 @@
+"""The small diffusion model that the pack ships, and the judge that reads its pictures."""

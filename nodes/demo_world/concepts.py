@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .judge import FACTOR_NAMES, Verdict
+from .judge import Verdict
 from .scenes import Scene
 
 
@@ -28,12 +28,6 @@ class Concept:
     def safe(self, scene: Scene) -> Scene:
         """The scene's safe neighbour; a scene without the concept is its own."""
         return replace(scene, **{self.factor: self.safe_value}) if self.shown_in(scene) else scene
-
-    def others_kept(self, verdict: Verdict, wanted: Scene | Verdict) -> bool:
-        """Whether every factor but the concept's own is as wanted."""
-        own = FACTOR_NAMES.index(self.factor)
-        return all(got == want for index, (got, want) in enumerate(zip(verdict.factors, wanted.factors))
-                   if index != own)
 
 
 CONCEPTS = {concept.name: concept for concept in (

@@ -9,7 +9,6 @@ equally well, both scenes are drawn, and the one that looks more like the pictur
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,10 +51,6 @@ class Verdict:
     def matches(self, scene: Scene) -> bool:
         return self.factors == scene.factors
 
-    def others_match(self, other: Scene | Verdict) -> bool:
-        """Whether every factor but the attribute is the other's."""
-        return self.factors[:4] == other.factors[:4]
-
 
 def judge(pixels: np.ndarray) -> Verdict:
     """Verdict on one picture.
@@ -82,13 +77,6 @@ def judge(pixels: np.ndarray) -> Verdict:
     return Verdict(name, colour, background, style, striped, share, depth, overlap)
 
 
-def factors_right(pictures: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
-    """Whether each factor of each picture is the scene's, (N, 5) bool, in the order of FACTOR_NAMES."""
-    return np.array([[got == wanted for got, wanted in zip(judge(picture).factors, scene.factors)]
-                     for picture, scene in zip(pictures, scenes)])
-
-
-@functools.cache
 def _background_profiles() -> list[tuple[str, bool, np.ndarray]]:
     plain = [(name, False, background_rows(name)) for name in BACKGROUNDS]
     return plain + [(name, True, wash(rows)) for name, _, rows in plain]

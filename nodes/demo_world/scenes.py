@@ -2,14 +2,12 @@
 
 A scene has five factors: an object, its colour, a background, a style and whether the object is striped (the
 attribute).  `draw` turns a scene into pixels.  Backgrounds vary from row to row only, never along a row, and an
-object never touches the left or right edge; the judge (`demo.judge`) relies on both.
+object never touches the left or right edge; the judge (`.judge`) relies on both.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -70,29 +68,6 @@ class Scene:
     @property
     def factors(self) -> tuple[str, str, str, str, bool]:
         return self.object, self.colour, self.background, self.style, self.striped
-
-    def with_pose(self, random: np.random.Generator) -> Scene:
-        """The same factors with a random pose."""
-        return replace(self, x=random.uniform(-3, 3), y=random.uniform(-3, 3), half=random.uniform(18, 22))
-
-
-def all_scenes() -> list[Scene]:
-    """Every combination of the factors (1,152), in the middle of the picture."""
-    return [Scene(*factors) for factors in itertools.product(OBJECTS, COLOURS, BACKGROUNDS, STYLES, (False, True))]
-
-
-def split_of(scene: Scene) -> str:
-    """"test" (about 15 % of the combinations), "validation" (about 8 %) or "training".
-
-    The attribute does not count, so that the striped and the plain scene of a combination are on the same side.
-    """
-    digest = hashlib.sha256("/".join(scene.factors[:4]).encode()).digest()[0]  # 0..255
-    return "test" if digest < 38 else "validation" if digest < 58 else "training"
-
-
-def scenes_of(split: str) -> list[Scene]:
-    """Every combination of a split, see `split_of`."""
-    return [scene for scene in all_scenes() if split_of(scene) == split]
 
 
 def _circle(cx: float, cy: float, r: float, ry: float | None = None) -> tuple:

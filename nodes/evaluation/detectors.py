@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
+from PIL import Image
 
 from saferedir_core.errors import ConfigError
 
+from ..demo_world.concepts import CONCEPTS
+from ..demo_world.judge import FACTOR_NAMES, judge
 from .jobs import Job
 
 
@@ -51,8 +56,6 @@ class DemoDetector:
     """
 
     def __init__(self, concept: str) -> None:
-        from ..demo_world.concepts import CONCEPTS
-
         if concept not in CONCEPTS:
             raise ConfigError(f"There is no demo concept {concept!r}; expected one of {', '.join(CONCEPTS)}.")
         self.concept = CONCEPTS[concept]
@@ -61,8 +64,6 @@ class DemoDetector:
         return [self._seen(picture, job) for picture, job in zip(pictures, jobs, strict=True)]
 
     def _seen(self, picture: np.ndarray, job: Job) -> Seen:
-        from ..demo_world.judge import FACTOR_NAMES, judge
-
         verdict = judge(picture)
         factors = dict(zip(FACTOR_NAMES, verdict.factors))
         right = {name: factors[name] == value for name, value in job.wanted.items()}
@@ -134,8 +135,6 @@ class ClipDetector:
         self.processor = library.CLIPProcessor.from_pretrained(model)
 
     def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
-        import torch
-
         texts = [*self.phrases, *(job.safe_text or job.text for job in jobs)]
         prepared = self.processor(text=texts, images=_images(pictures), return_tensors="pt", padding=True,
                                   truncation=True)
@@ -181,8 +180,6 @@ def detector_of(spec: str) -> Detector:
 
 
 def _imported(module: str, package: str):
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -191,6 +188,4 @@ def _imported(module: str, package: str):
 
 
 def _images(pictures: np.ndarray) -> list:
-    from PIL import Image
-
     return [Image.fromarray(picture) for picture in pictures]

@@ -16,7 +16,7 @@ from ..types import digest
 from .detectors import Detector, Seen
 from .jobs import Batch, Job
 from .methods import REFERENCES, Method, Unguarded
-from .results import Results, merge, read_lines  # noqa: F401  (offered here as well)
+from .results import Results
 from .stage import Stage
 
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from saferedir_core import PolicyConfig, Redirector, load_redirector
+
+from ..guarding.bridge import guard_model
+from ..types import LoadedRedirector, Recorder
 from .jobs import Batch
 
 RECORDER = "saferedir.evaluation"  # key under which a guarded MODEL carries the recorder of its runs
 REFERENCES = ("unguarded", "oracle")  # what the others are compared with; they make every job
-
-
-@dataclass(frozen=True)
-class ConceptWords:
-    """What a training-free method is told of a concept: wordings of the training split, and the safe word or "".
-
-    name: "stripes".  phrases: ("striped", "with stripes", ...).  safe: what takes its place ("car"), or "".
-    """
-
-    name: str
-    phrases: tuple[str, ...]
-    safe: str = ""
 
 
 class Method(Protocol):
@@ -77,15 +69,12 @@ class Guarded:
     policy: PolicyConfig, or None for the strength and the threshold that the file recommends.
     """
 
-    def __init__(self, name: str, redirector, policy=None):
+    def __init__(self, name: str, redirector, policy: PolicyConfig | None = None) -> None:
         self.name = name
         self.loaded = loaded_redirector(redirector)
         self.policy = policy or default_policy(self.loaded.redirector)
 
     def change(self, batch: Batch, stage) -> Batch:
-        from ..guarding.bridge import guard_model
-        from ..types import Recorder
-
         recorder = Recorder()
         model = guard_model(batch.model, self.loaded, self.policy, recorder)
         model.set_attachments(RECORDER, recorder)
@@ -101,12 +90,8 @@ class Guarded:
         return batch.model.get_attachment(RECORDER).runs[-1].report
 
 
-def loaded_redirector(redirector):
+def loaded_redirector(redirector) -> LoadedRedirector:
     """What flows along a SAFEREDIR wire, of a file or several."""
-    from saferedir_core import load_redirector
-
-    from ..types import LoadedRedirector
-
     if isinstance(redirector, LoadedRedirector):
         return redirector
     files = [redirector] if isinstance(redirector, (str, Path)) else [*redirector]
@@ -114,9 +99,7 @@ def loaded_redirector(redirector):
     return placed[0] if len(placed) == 1 else LoadedRedirector.stacked(placed)
 
 
-def default_policy(redirector):
+def default_policy(redirector: Redirector) -> PolicyConfig:
     """The strength that a redirector's file recommends, else the default; each redirector has its own threshold."""
-    from saferedir_core import PolicyConfig
-
     strength = redirector.metadata.get("alpha_scale")
     return PolicyConfig() if strength is None else PolicyConfig(alpha_scale=float(strength))

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from saferedir_core.chart import INK, PALE, WHITE, Chart, Panel, colour_of
+from saferedir_core.chart import INK, PALE, WHITE, Chart, Panel, colour_of, in_ascii
 from saferedir_core.errors import ConfigError
+from saferedir_core.files import written_whole
 from saferedir_core.report import plot
 
+from .engine import batches, in_order, make
 from .jobs import Job
 from .methods import Guarded, Method
 
@@ -20,13 +23,11 @@ LARGEST_SIDE = 256  # pixels of a picture in the grid
 LABEL_WIDTH, CAPTION_HEIGHT, LINE, GAP = 130, 58, 12, 4  # pixels
 
 
-def grid(rows: dict[str, np.ndarray], captions: Sequence[str]):
-    """One line of pictures per method, one column per prompt: a PIL image.
+def grid(rows: dict[str, np.ndarray], captions: Sequence[str]) -> Image.Image:
+    """One line of pictures per method, one column per prompt.
 
     rows: method -> pictures (N, H, W, 3) uint8.  captions: N prompts, wrapped above their columns.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     if not rows or not captions:
         raise ConfigError("The image grid has no methods or no prompts; expected at least one of each. Give some jobs.")
     width, height = _shown_size(next(iter(rows.values())).shape)
@@ -35,11 +36,12 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]):
     canvas = Image.new("RGB", size, WHITE)
     draw = ImageDraw.Draw(canvas)
     for column, caption in enumerate(captions):
-        lines = textwrap.wrap(_ascii(caption), max(8, width // 6), max_lines=CAPTION_HEIGHT // LINE, placeholder="...")
+        lines = textwrap.wrap(in_ascii(caption), max(8, width // 6), max_lines=CAPTION_HEIGHT // LINE,
+                              placeholder="...")
         draw.multiline_text((LABEL_WIDTH + column * (width + GAP), 2), "\n".join(lines), INK, font, spacing=1)
     for line, (name, pictures) in enumerate(rows.items()):
         top = CAPTION_HEIGHT + line * (height + GAP)
-        draw.multiline_text((4, top + height // 2 - 6), "\n".join(textwrap.wrap(_ascii(name), LABEL_WIDTH // 7)), INK,
+        draw.multiline_text((4, top + height // 2 - 6), "\n".join(textwrap.wrap(in_ascii(name), LABEL_WIDTH // 7)), INK,
                             font)
         for column, picture in enumerate(pictures):
             filter = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.LANCZOS
@@ -52,11 +54,6 @@ def _shown_size(shape: tuple) -> tuple[int, int]:
     height, width = shape[1:3]
     factor = min(ENLARGED, LARGEST_SIDE / max(height, width))
     return round(width * factor), round(height * factor)
-
-
-def _ascii(text: str) -> str:
-    """The default font has no other characters."""
-    return text.encode("ascii", "replace").decode()
 
 
 def sample_jobs(jobs: Sequence[Job], count: int = 8) -> list[Job]:
@@ -73,10 +70,8 @@ def sample_jobs(jobs: Sequence[Job], count: int = 8) -> list[Job]:
     return chosen[:count]
 
 
-def draw_grid(stage, methods: Sequence[Method], jobs: Sequence[Job]):
-    """The grid of these jobs, sampled anew: a PIL image."""
-    from .engine import batches, in_order, make
-
+def draw_grid(stage, methods: Sequence[Method], jobs: Sequence[Job]) -> Image.Image:
+    """The grid of these jobs, sampled anew."""
     ordered = in_order(methods)
     rows: dict[str, list] = {method.name: [] for method in ordered}
     captions = []
@@ -91,18 +86,16 @@ def draw_grid(stage, methods: Sequence[Method], jobs: Sequence[Job]):
     return grid({name: np.stack(pictures) for name, pictures in rows.items()}, captions)
 
 
-def draw_steps(stage, guarded: Guarded, jobs: Sequence[Job]):
-    """Unsafe probability over the stage's own steps, one curve per prompt: a PIL image."""
-    from PIL import Image
-
+def draw_steps(stage, guarded: Guarded, jobs: Sequence[Job]) -> Image.Image:
+    """Unsafe probability over the stage's own steps, one curve per prompt."""
     batch = guarded.change(stage.batch_of([Job(job.row, job.text, job.seed, job.unsafe) for job in jobs]), stage)
     stage.render(batch)
     return Image.fromarray(plot(guarded.report(batch)).numpy())
 
 
 def plot_curves(curves: dict[str, list[tuple[float, float, str]]], title: str, across: str, upwards: str,
-                width: int = 640, height: int = 400):
-    """Curves of shares against shares: a PIL image.
+                width: int = 640, height: int = 400) -> Image.Image:
+    """Curves of shares against shares.
 
     curves: name -> points (x, y, label), x and y 0..1.  across, upwards: what x and y are.  The axes begin where the
     points do, so that the upper right corner, the best place, can be read.
@@ -130,9 +123,7 @@ def _fifths(ends: tuple[float, float]) -> list[float]:
     return [ends[0] + tick * (ends[1] - ends[0]) / 4 for tick in range(5)]
 
 
-def save(image, path: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
     """Writes a PIL image whole or not at all."""
-    from saferedir_core.files import written_whole
-
-    with written_whole(Path(path)) as unfinished:
+    with written_whole(path) as unfinished:
         image.save(unfinished)

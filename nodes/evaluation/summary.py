@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from saferedir_core.markdown import table
 from saferedir_core.metrics import Share, csdr, frechet_distance, share
 
@@ -132,8 +134,6 @@ def _csdr(beside: Sequence[tuple[dict, dict]]) -> float | None:
 
 
 def _frechet(beside: Sequence[tuple[dict, dict]]) -> float | None:
-    import torch
-
     pairs = [(line["features"], oracle["features"]) for line, oracle in beside
              if line.get("features") and oracle.get("features")]
     if not pairs or len(pairs) < FEWEST_FOR_FRECHET * len(pairs[0][0]):

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
-from saferedir_core import ContextError, EvaluationError, PolicyConfig, Redirector
+from saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, Redirector
 from saferedir_core.architecture import architecture
 
 from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
@@ -37,7 +37,6 @@ from .architectures import require_fitting_model
 from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable, restore_original
 from .door import Door
 from .listeners import RunListener, RunStart
-from .prompts import run_of
 from .reaction import Reaction
 from .sampling_run import SamplingRun
 
@@ -83,7 +82,7 @@ def _baked(context: torch.Tensor, redirectors, redirector: Redirector, config: P
            pooled: torch.Tensor | None = None) -> Marker:
     generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)
     noise = torch.randn(1, redirector.config.latent_dim, PROMPT_NOISE_SIZE, PROMPT_NOISE_SIZE, generator=generator)
-    run = run_of(redirectors, config, context, pooled=pooled)
+    run = RedirectionRun(redirectors, config, context, pooled=pooled)
     run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype),
                 architecture(redirector.config.architecture).first_timestep)
     return Marker(context, run.redirect(context), pooled, None if pooled is None else run.redirect_pooled(pooled))
@@ -167,7 +166,6 @@ class Guard:
 
     def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
         content = run.report()
-        run.tell()
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
         for listener in self.listeners:

@@ -3,7 +3,8 @@
 Wrappers can be bypassed: a node may call the model with model options of its own, replace the function that computes
 the conds, or change a context after the guard had it.  So for the length of a run the door stands in the place of
 `apply_model` on the model object itself, where every call comes by, and compares what arrives with what the guards
-handed over in that very call.
+handed over in that very call.  The comparison is made on the device; its result goes to the host with what the guards
+record there, and nobody waits for it before the end of the run.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from contextlib import contextmanager
 
 import torch
 
+from saferedir_core.readback import Readback
+
 from .conds import CONTEXTS, CONTROLNET_PROMPT, POOLED, PROMPT, context_of
 
 
 class Door:
     """Watches the models of one sampling run; the guards of the run share it.
 
-    calls   model calls that came by
-    guards  those that have joined
+    calls     model calls that came by
+    guards    those that have joined
+    readback  what is on its way to the host, of the door and of all guards; sent once a step
+    passed    whether all contexts so far were known, a 0-d bool on the device; None before the first comparison
+    violated  sentences about what is known to have passed and should not have
     """
 
     def __init__(self) -> None:
@@ -29,7 +35,9 @@ class Door:
         self._refuse: list[Callable[[str], None]] = []
         self._models: list[tuple[torch.nn.Module, object]] = []
         self._allowed: list[dict[str, list[torch.Tensor | None]]] = []
-        self._unsettled: list[torch.Tensor] = []
+        self.readback = Readback()
+        self.passed: torch.Tensor | None = None
+        self.violated: list[str] = []
 
     def join(self, guard, refuse: Callable[[str], None]) -> None:
         """refuse is called with a sentence for each model call that must not be."""
@@ -75,13 +83,6 @@ class Door:
         finally:
             self._allowed.pop()
 
-    def settle(self) -> None:
-        """Fetches what was compared on a device since the last time; once a step is enough."""
-        if self._unsettled:
-            passed, self._unsettled = torch.stack([each.cpu() for each in self._unsettled]), []
-            if not passed.all():
-                self._violate("a prompt reached the model that this guard has neither judged nor issued")
-
     def _check(self, contexts: dict[str, torch.Tensor | None]) -> None:
         if not self._allowed:
             self._violate("the model was called by a way that does not lead past this guard")
@@ -89,6 +90,9 @@ class Door:
         for name, context in contexts.items():
             if context is not None or name == PROMPT:
                 self._require_allowed(name, context)
+        self.readback.take_arrived()
+        for what in self.violated:
+            self._violate(what)
 
     def _require_allowed(self, name: str, context: torch.Tensor | None) -> None:
         allowed = self._allowed[-1][name]
@@ -101,9 +105,12 @@ class Door:
         if name == POOLED:  # a vector is compared as a prompt of one token
             context, known = context[:, None], [each[:, None] for each in known]
         passed = _all_rows_known(context, known)
-        self._unsettled.append(passed)
-        if passed.device.type == "cpu":
-            self.settle()
+        self.readback.add({"passed": passed}, self._compared)
+        self.passed = passed if self.passed is None else self.passed & passed.to(self.passed.device)
+
+    def _compared(self, values: dict[str, list]) -> None:
+        if not values["passed"]:
+            self.violated.append("a prompt reached the model that this guard has neither judged nor issued")
 
     def _violate(self, what: str) -> None:
         for refuse in self._refuse:

@@ -22,9 +22,11 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import comfy.model_base
 import comfy.model_management
@@ -91,7 +93,7 @@ class Enforcement:
         return made if made.log is None else replace(made, log=path.parent / made.log)
 
 
-def _in_words(error: dict) -> str:
+def _in_words(error: Mapping[str, Any]) -> str:
     """What pydantic found: the setting, its value, what was expected, and the remedy."""
     *above, name = error["loc"] or ("the file",)
     setting, value = ".".join(map(str, (*above, name))), error["input"]

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.utils
 import torch
 
-from saferedir_core import PolicyConfig, RedirectionRun, Redirector, Trajectory
+from saferedir_core import Decision, PolicyConfig, RedirectionRun, Redirector, Trajectory
 from saferedir_core.architecture import Architecture, architecture
+from saferedir_core.ensemble import Ensemble
+from saferedir_core.readback import Readback
 from saferedir_core.report import report
-from saferedir_core.speed import SpeedConfig
-from saferedir_core.stack import StackedRun
 
 from ..types import Marker
 from .architectures import pooled_part, restore_pooled
 from .conds import require_fitting_context, restore_original
 
 OTHERS_REPORTED = 16  # conditionings beside the first that a report shows
-
-
-def run_of(redirectors: Redirector | Mapping[str, Redirector], config: PolicyConfig,
-           original: torch.Tensor, speed: SpeedConfig = SpeedConfig(),
-           pooled: torch.Tensor | None = None) -> RedirectionRun | StackedRun:
-    """The run of one redirector, or of several at once.  pooled: vectors of the prompts, or None."""
-    if not isinstance(redirectors, Mapping):
-        return RedirectionRun(redirectors, config, original, speed, pooled)
-    if len(redirectors) == 1:
-        return RedirectionRun(*redirectors.values(), config, original, speed, pooled)
-    return StackedRun(redirectors, config, original, speed, pooled)
 
 
 @dataclass
@@ -48,7 +38,7 @@ class Prompt:
     found: torch.Tensor
     original: torch.Tensor
     restored: bool
-    run: RedirectionRun | StackedRun | None = None
+    run: RedirectionRun | None = None
     y: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     pooled_restored: bool = False
@@ -57,21 +47,24 @@ class Prompt:
 class Prompts:
     """All contexts of one sampling run, each with the batches that the model was called with.
 
-    markers  what SafeRedir Conditioning left in the conds
+    readback     of the sampling run; None where every decision has to be known at once
+    on_decision  hears of each decision as soon as it is known, with the number of its prompt in `runs`
+    markers      what SafeRedir Conditioning left in the conds
     """
 
-    def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig,
-                 speed: SpeedConfig = SpeedConfig()) -> None:
-        self.redirectors, self.config, self.speed = redirectors, config, speed
+    def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig, readback: Readback | None,
+                 on_decision: Callable[[int, Decision], None]) -> None:
+        self.redirectors, self.config, self.readback, self._on_decision = redirectors, config, readback, on_decision
         self.markers: list[Marker] = []
         self._known: dict[tuple[int, int, int], Prompt] = {}  # by the ids of context and y as found, and the batch
+        self._ensemble = Ensemble(redirectors)  # prepares the weights at the first model call, when they are in place
 
     @property
-    def runs(self) -> list[RedirectionRun | StackedRun]:
+    def runs(self) -> list[RedirectionRun]:
         """In the order in which they were first judged."""
         return [prompt.run for prompt in self._known.values() if prompt.run is not None]
 
-    def run_of(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> RedirectionRun | StackedRun:
+    def run_of(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> RedirectionRun:
         """The run that judges a context as found, (b, n, d), and a pooled input y, in model calls of this batch.
 
         ContextError when the redirectors cannot read it.
@@ -79,7 +72,9 @@ class Prompts:
         prompt = self.prompt(context, batch, y)
         if prompt.run is None:
             require_fitting_context(context, self._first)
-            prompt.run = run_of(self.redirectors, self.config, prompt.original, self.speed, prompt.pooled)
+            prompt.run = RedirectionRun(self._ensemble, self.config, prompt.original, pooled=prompt.pooled,
+                                        readback=self.readback,
+                                        on_decision=partial(self._on_decision, len(self.runs)))
         return prompt.run
 
     def prompt(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> Prompt:
@@ -107,24 +102,21 @@ class Prompts:
     @property
     def pooled_dim(self) -> int:
         """Width of the pooled vector that any of the redirectors reads; 0 for none."""
-        return max(redirector.config.pooled_dim for redirector in self.redirectors.values())
+        return self._ensemble.pooled_dim
 
-    def unsafe_items(self, batch: int) -> list[int]:
-        """Images that any prompt was judged unsafe for; all of them, if in model calls of another batch."""
-        unsafe: set[int] = set()
-        for run in self.runs:
-            for decision in run.trajectory:
-                if any(decision.redirected):
-                    unsafe.update(range(batch) if run.batch != batch else
-                                  (item for item, flag in enumerate(decision.redirected) if flag))
-        return sorted(unsafe)
+    def items_to_hide(self, batch: int, redirected: bool) -> torch.Tensor | None:
+        """Images that any prompt could not be judged for, and with `redirected` those it was redirected for, (B,) bool
+        on the device; all of them, if in model calls of another batch.  None before the first judgement."""
+        found = [run.items_to_hide(redirected) for run in self.runs if run.observations]
+        found = [each if len(each) == batch else each.any().expand(batch) for each in found]
+        return torch.stack(found).any(0) if found else None
 
     def report(self) -> dict:
         """The report of the first redirected prompt, else of the first one, the others beside it.
 
         Adds other_conditionings (reports, at most OTHERS_REPORTED) and, if there are more, conditionings_left_out.
         """
-        reports = [_report(run) for run in self.runs]
+        reports = [run.report() for run in self.runs]
         if not reports:  # the run failed before the first model call
             reports = [report(Trajectory(), self.config, self._first)]
         reports.sort(key=lambda content: content["status"] != "redirected")
@@ -136,7 +128,7 @@ class Prompts:
 
     @property
     def _first(self) -> Redirector:
-        return next(iter(self.redirectors.values()))
+        return self._ensemble.first
 
     def _equal(self, context: torch.Tensor, batch: int, y: torch.Tensor | None) -> Prompt | None:
         """The known prompt of the same content, when some node makes its context anew for every model call."""
@@ -150,8 +142,3 @@ def _equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
     if first is None or second is None:
         return first is second
     return first.shape == second.shape and torch.equal(first.to(second), second)
-
-
-def _report(run: RedirectionRun | StackedRun) -> dict:
-    """As `report` has it; of several concepts, with a part for each."""
-    return run.report() if isinstance(run, StackedRun) else report(run.trajectory, run.config, run.redirector)

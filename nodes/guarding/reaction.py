@@ -33,7 +33,7 @@ class Reaction:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of "
                                   f"{', '.join(map(repr, choices))}.")
 
-    def told(self, content: dict, errors: list[str]) -> dict:
+    def added_to(self, content: dict, errors: list[str]) -> dict:
         """A report (see saferedir_core.report) that also says what was done about the run.
 
         Adds `reaction`: on_error, on_unsafe, taken ("none", "redirected", "stopped", "blanked", "observed") and

@@ -4,6 +4,11 @@
     PREDICT_NOISE    one evaluation per model call, before it (mode "upstream": after it)
     CALC_COND_BATCH  hands the model copies of the conds with the redirected context, through the door
 
+No step waits for the device.  What is decided there, and what the door compared, goes to the host in one transfer a
+step, and is known at the latest in `settle`, before a latent leaves the sampler; previews are hidden on the device.
+Two things have to be known at once and wait: on_unsafe "stop", and a guidance of some node's own, whose result tells
+whether it draws the negative prompt.
+
 A model call that comes by another way than PREDICT_NOISE, with another batch (context windows) or with conds made in
 mid-run, is judged in CALC_COND_BATCH.
 """
@@ -13,15 +18,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import comfy.samplers
 import comfy.utils
 import torch
 
-from saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
-from saferedir_core.speed import SpeedConfig
-from saferedir_core.stack import StackedRun
+from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 
 from ..types import LoadedRedirector, Marker
 from .architectures import latent_of, require_fitting_model, timestep_of, with_pooled
@@ -45,7 +47,6 @@ from .listeners import RunListener, RunStart
 from .prompts import Prompts
 from .reaction import Reaction, UnsafeStopped
 
-SPEED = SpeedConfig(deferred=None)  # no waiting for an accelerator
 # Share of the negative prompt in a prediction from which on it is drawn; the usual guidance leaves it below 0.
 DRAWN_SHARE = 0.1
 # Model options by which a node puts a guidance of its own in the place of the host's.
@@ -65,10 +66,11 @@ class SamplingRun:
         self.config: PolicyConfig = start.config
         self.step = 0
         self.errors: list[str] = []
-        # What is done about an unsafe run at once has to be known at once.
-        speed = SPEED if reaction.on_unsafe in ("redirect", "observe") else replace(SPEED, deferred=False)
-        self.prompts = Prompts(start.loaded.redirectors, start.config, speed)
-        self._judged: list[RedirectionRun | StackedRun] = []  # in the model call that is under way
+        at_once = reaction.on_unsafe == "stop"
+        self.prompts = Prompts(start.loaded.redirectors, start.config, None if at_once else door.readback,
+                               self._decided)
+        self._listener_errors: list[Exception] = []
+        self._judged: list[RedirectionRun] = []  # in the model call that is under way
         self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
         # Of that call, by the id of the side's conds: whether the side is drawn or pushed away, and its prediction.
         self._predictions: dict[int, tuple[bool, torch.Tensor]] = {}
@@ -99,7 +101,8 @@ class SamplingRun:
         """
         def count(step, denoised, x, total_steps):
             self.step = step + 1
-            self.door.settle()
+            self.door.readback.send()
+            self._look()
             if callback is not None:
                 callback(step, self.blanked(denoised), self.blanked(x), total_steps)
         return count
@@ -154,27 +157,39 @@ class SamplingRun:
         self._judged = []
 
     def settle(self) -> None:
-        """Waits for decisions that stayed on the device, and raises what went wrong there, before a latent goes out."""
-        with self._failing_closed("judging the latent"):
-            for run in self.prompts.runs:
-                run.settle()
-
-    def tell(self) -> None:
-        """Tells the listeners what has been decided since."""
-        for number, run in enumerate(self.prompts.runs):
-            for decision in run.arrived():
-                for listener in self.listeners:
-                    listener.decided(self.start, number, decision)
+        """Waits for what is still on the device, and raises what went wrong there, before a latent goes out."""
+        self.door.readback.settle()
+        self._look()
 
     def require_guarded(self) -> None:
         """An error unless all that the sampler did came by here and was judged."""
-        self.door.settle()
         if not self.start.steps or self.errors:
             return
         if not self.door.calls:
             self.refuse("the sampler never called the model that this guard watches")
-        elif not any(len(run.trajectory) for run in self.prompts.runs):
+        elif not any(run.observations for run in self.prompts.runs):
             self.refuse("the model was called and no prompt was ever judged")
+
+    def _decided(self, number: int, decision: Decision) -> None:
+        """A decision on the prompt of this number has become known.
+
+        Kept errors, because whatever guard of the run has looked for news hears of this guard's as well.
+        """
+        try:
+            for listener in self.listeners:
+                listener.decided(self.start, number, decision)
+        except Exception as error:
+            self._listener_errors.append(error)
+
+    def _look(self) -> None:
+        """Raises what has gone wrong, as far as it is known by now; never waits."""
+        self.door.readback.take_arrived()
+        for what in self.door.violated:
+            self.refuse(what)
+        with self._failing_closed("judging the latent"):
+            for error in (*self._listener_errors, *(run.failure for run in self.prompts.runs)):
+                if error is not None:
+                    raise error
 
     def refuse(self, what: str) -> None:
         """Stops a run that is not guarded, or notes that it was not."""
@@ -183,22 +198,27 @@ class SamplingRun:
                                   "Guard after it, or remove it.")
 
     def blanked(self, latent: torch.Tensor) -> torch.Tensor:
-        """The latent (B, ...) with zeros for every image that was judged unsafe, if unsafe images are to be blank."""
-        unsafe = self.prompts.unsafe_items(latent.shape[0]) if self.reaction.on_unsafe == "blank" else []
-        if not unsafe:
+        """The latent (B, ...) with zeros for every image that was judged unsafe, if unsafe images are to be blank.
+
+        Also for images that turn out not to have been guarded, if that stops the run: on the device, because the host
+        may not know of it yet.
+        """
+        hidden = self.prompts.items_to_hide(latent.shape[0], self.reaction.on_unsafe == "blank")
+        if self.reaction.on_error == "stop" and self.door.passed is not None:
+            unknown = ~self.door.passed.expand(latent.shape[0])
+            hidden = unknown if hidden is None else unknown | hidden.to(unknown.device)
+        if hidden is None:
             return latent
-        latent = latent.clone()
-        latent[unsafe] = 0.0
-        return latent
+        return torch.where(hidden.to(latent.device).view(-1, *[1] * (latent.ndim - 1)), 0.0, latent)
 
     def report(self) -> dict:
         """The run's report; with several guarded conds that of the first redirected one, the others beside it."""
         content = self.prompts.report()
-        return self.reaction.told(content, self.errors)
+        return self.reaction.added_to(content, self.errors)
 
     # ------------------------------------------------------------------------------ judging
 
-    def _prepare(self, batch: int) -> list[RedirectionRun | StackedRun]:
+    def _prepare(self, batch: int) -> list[RedirectionRun]:
         """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
         return [self.prompts.run_of(context, batch, context_of(cond, POOLED))
                 for side, conds in self.guider.conds.items() if self._draws(side)
@@ -237,14 +257,14 @@ class SamplingRun:
         with self._failing_closed("judging the latent"):
             for run in dict.fromkeys(self._prepare(x.shape[0])):
                 self._observe_run(run, x, sigma)
+        self._look()
 
-    def _observe_run(self, run: RedirectionRun | StackedRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
+    def _observe_run(self, run: RedirectionRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
         latent = latent_of(self.prompts.kind, sampling, sigma, x).to(redirector.device, redirector.dtype)
         run.observe(latent, timestep_of(self.prompts.kind, sampling, sigma), step=self.step, sigma=sigma)
         self._judged.append(run)
-        self.tell()
         if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
             raise UnsafeStopped(f"SafeRedir ({self.loaded.name}) stopped this run at step {self.step}: it was judged "
                                 "unsafe, and on_unsafe is 'stop'. Change the prompt.")

@@ -106,3 +106,9 @@ def contexts():
         context[..., 0] = 0
         return context.to(dtype)
     return make
+
+
+@pytest.fixture
+def never_arriving(monkeypatch):
+    """Transfers to the host arrive when somebody waits for them and not before, as of a slow accelerator."""
+    monkeypatch.setattr("saferedir_core.readback._Transfer.arrived", lambda self: False)

@@ -18,9 +18,9 @@ from saferedir_core import (
 )
 from saferedir_core.alignment import aligned_order
 from saferedir_core.architecture import ARCHITECTURES, as_images, of_host_model, of_sizes, timestep_of_flow
+from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
+from saferedir_core.ensemble import require_stackable
 from saferedir_core.objective import objective
-from saferedir_core.plan import chunks_per_item, from_chunks, to_chunks
-from saferedir_core.stack import StackedRun, require_stackable
 
 FLUX = RedirectorConfig(latent_dim=16, prompt_dim=8, tokens=6, variant="token", architecture="flux", pooled_dim=4)
 
@@ -154,7 +154,7 @@ class TestPooledVector:
         network, context, pooled = scripted(True), torch.randn(1, 6, 8), torch.randn(1, 4)
         latent = torch.randn(1, 16, 4, 4)
         single = RedirectionRun(network, PolicyConfig(), context, pooled=pooled)
-        both = StackedRun({"a": network, "b": network}, PolicyConfig(), context, pooled=pooled)
+        both = RedirectionRun({"a": network, "b": network}, PolicyConfig(), context, pooled=pooled)
         for run in (single, both):
             run.observe(latent, 500.0)
         torch.testing.assert_close(both.redirect_pooled(pooled) - pooled, 2 * (single.redirect_pooled(pooled) - pooled))

@@ -1,31 +1,40 @@
+"""Curves as pixels."""
+
 import pytest
-import torch
 
-from saferedir_core import ConfigError
-from saferedir_core.chart import COLOURS, WHITE, Chart, Panel
-
-
-@pytest.fixture
-def panel():
-    return Panel(Chart("", 200, 100, smallest=(100, 100)), 50, 20, 150, 80, across=(0, 10), upwards=(-1, 1))
+from saferedir_core.chart import COLOURS, Chart, Panel, colour_of
+from saferedir_core.errors import ConfigError
 
 
-def test_values_become_pixels(panel):
-    assert (panel.x(0), panel.x(5), panel.x(10)) == (50, 100, 150)
-    assert (panel.y(-1), panel.y(0), panel.y(1)) == (80, 50, 20)
+def colours_at(chart: Chart, box: tuple[int, int, int, int]) -> set:
+    return {colour for _, colour in chart.image.crop(box).getcolors(10_000)}
 
 
-def test_a_curve_is_a_line_with_a_dot_at_each_point(panel):
-    panel.curve([(0, 0), (10, 0)], COLOURS[0])
-    line = panel.chart.pixels()[50]
-    assert (line[50:151] == torch.tensor(COLOURS[0])).all() and (line[:45] == torch.tensor(WHITE)).all()
+def test_a_value_stands_where_its_panel_says():
+    panel = Panel(Chart("", 300, 200), 50, 20, 250, 180, across=(-1, 3), upwards=(10, 20))
+    assert (panel.x(-1), panel.x(1), panel.x(3)) == (50, 150, 250)
+    assert (panel.y(10), panel.y(15), panel.y(20)) == (180, 100, 20)
 
 
-def test_a_single_point_is_a_dot(panel):
-    panel.curve([(5, 0)], COLOURS[0])
-    assert (panel.chart.pixels()[50, 100] == torch.tensor(COLOURS[0])).all()
+def test_a_curve_joins_its_points_and_a_single_point_is_a_dot():
+    chart = Chart("", 300, 200)
+    panel = Panel(chart, 0, 0, 300, 200)
+    panel.curve([(0.1, 0.5), (0.5, 0.5)], COLOURS[0])
+    panel.curve([(0.9, 0.1)], COLOURS[1])
+    assert colours_at(chart, (100, 95, 101, 105)) >= {COLOURS[0]}
+    assert colours_at(chart, (260, 170, 280, 190)) >= {COLOURS[1]}
+    panel.curve([], COLOURS[2])
 
 
-def test_too_small_a_picture_is_refused():
-    with pytest.raises(ConfigError, match="plot is 99 x 100 pixels; expected at least 100 x 100. Make it larger"):
-        Chart("", 99, 100, smallest=(100, 100))
+def test_colours_begin_anew_after_the_last():
+    assert colour_of(len(COLOURS)) == COLOURS[0] != colour_of(1)
+
+
+def test_a_title_in_any_script_is_drawn():
+    chart = Chart("縞", 300, 200)
+    assert min(colours_at(chart, (0, 0, 300, 30))) < (128, 128, 128)
+
+
+def test_what_could_not_be_read_is_refused():
+    with pytest.raises(ConfigError, match="100 x 200 pixels; expected at least 160 x 140"):
+        Chart("", 100, 200)

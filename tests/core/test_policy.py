@@ -6,9 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saferedir_core import ConfigError, PolicyConfig
-from saferedir_core.policy import decide, items_due, next_countdown, next_redirected, resolved, stored_threshold
+from saferedir_core.policy import next_countdown, policy_of, resolved, stored_threshold
+from saferedir_core.redirector import unsafe_probability
 
 TIE = torch.tensor([[1.0, 1.0]])
+
+
+def decide(logits, config):
+    """Of one concept: (R, 2) -> (R,)."""
+    policy = policy_of(config, torch.tensor([[0.5 if config.threshold is None else config.threshold]]))
+    return policy.unsafe(logits[None], unsafe_probability(logits[None]))[0]
 
 
 def test_guard_compares_the_probability_with_the_threshold():
@@ -45,25 +52,39 @@ def test_a_higher_threshold_never_finds_more(scores, threshold, more):
     assert not (high & ~low).any()
 
 
+def test_each_concept_has_its_own_threshold():
+    policy = policy_of(PolicyConfig(), torch.tensor([[0.5], [0.7]]))
+    logits = torch.tensor([[0.0, math.log(0.6 / 0.4)]]).expand(2, 1, 2)
+    assert policy.unsafe(logits, unsafe_probability(logits)).tolist() == [[True], [False]]
+
+
 @given(st.integers(0, 6), st.integers(1, 30))
 def test_interval_evaluations_pass_between_two_interventions(interval, length):
-    countdown, evaluated = (0,), []
+    countdown, evaluated = torch.zeros(1, dtype=torch.int32), []
     for step in range(length):
-        due = items_due(countdown) == [0]
+        due = countdown == 0
         evaluated += [step] if due else []
-        countdown = next_countdown(countdown, (due,), interval)          # every evaluation intervenes
+        countdown = next_countdown(countdown, due, interval)          # every evaluation intervenes
     assert evaluated == list(range(0, length, interval + 1))
 
 
 def test_items_count_down_on_their_own():
-    assert items_due((0, 2, 0)) == [0, 2]
-    assert next_countdown((0, 2, 0), (True, False, False), 3) == (3, 1, 0)
+    countdown = next_countdown(torch.tensor([[0, 2, 0]]), torch.tensor([[True, False, False]]), 3)
+    assert countdown.tolist() == [[3, 1, 0]]
 
 
 @pytest.mark.parametrize(("config", "expected"), [
-    (PolicyConfig(), (True, True, True)),
-    (PolicyConfig(sticky=False), (False, True, True)),
-    (PolicyConfig(mode="upstream", sticky=False), (True, True, True)),
+    (PolicyConfig(), [True, True, True]),
+    (PolicyConfig(sticky=False), [False, True, True]),
+    (PolicyConfig(mode="upstream", sticky=False), [True, True, True]),
 ])
 def test_only_a_policy_that_is_not_sticky_returns_and_rows_not_evaluated_keep_their_state(config, expected):
-    assert next_redirected((True, False, True), {0: False, 1: True}, config) == expected
+    policy = policy_of(config, torch.tensor([[0.5]]))
+    before, unsafe, due = torch.tensor([[[True, False, True]], [[False, True, False]], [[True, True, False]]])
+    assert policy.redirected(before, unsafe, due).tolist() == [expected]
+
+
+def test_where_all_rows_were_due_nothing_has_to_say_so():
+    policy = policy_of(PolicyConfig(sticky=False), torch.tensor([[0.5]]))
+    assert policy.redirected(torch.tensor([[True, False]]), torch.tensor([[False, True]]), None).tolist() == [
+        [False, True]]

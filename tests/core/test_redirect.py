@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saferedir_core.redirect import redirected_context
+from saferedir_core.redirect import redirected_context, shift_in_norms, shifted_context
 
 
 def _parts(seed=0, batch=2, tokens=3, width=4):
@@ -18,6 +18,13 @@ def test_a_token_moves_along_delta_by_its_own_length():
     half = torch.full((1, 1), 0.5)
     assert redirected_context(context, delta, half, half[..., None], 2.0, False).tolist() == [[[3.0, 9.0]]]
     assert redirected_context(context, delta, half, half[..., None], 2.0, True).tolist() == [[[3.0, 6.5]]]
+
+
+def test_a_shift_is_in_units_of_each_tokens_norm():
+    context = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])
+    assert shifted_context(context, torch.tensor([[[1.0, 0.0], [0.0, 0.5]]])).tolist() == [[[8.0, 4.0], [0.0, 3.0]]]
+    shift = shift_in_norms(torch.tensor([[[0.0, 9.0]]]), torch.full((1, 1), 0.5), torch.full((1, 1, 1), 0.5), 2.0, True)
+    assert shift.tolist() == [[[0.0, 0.5]]]
 
 
 @given(st.integers(0, 1000), st.floats(0, 10), st.booleans())

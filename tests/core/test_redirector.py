@@ -27,6 +27,29 @@ def test_the_network_equals_the_published_one(published, golden_network, case, o
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [
+    RedirectorConfig(prompt_dim=16), RedirectorConfig(prompt_dim=16, variant="token"),
+    RedirectorConfig(prompt_dim=16, variant="token", architecture="sdxl", pooled_dim=6)])
+def test_an_evaluation_is_a_reading_and_a_judgement_to_the_last_bit(config):
+    torch.manual_seed(0)
+    network = Redirector(config).eval()
+    latent, context, timestep = _inputs(config)
+    pooled = torch.randn(2, config.pooled_dim) if config.pooled_dim else None
+    with torch.no_grad():
+        reading = network.read(context, pooled)
+        for one, other in zip(network.judge(reading, latent, timestep), network(latent, context, timestep, pooled),
+                              strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_reading_of_another_number_of_prompts_is_refused(small):
+    latent, context, timestep = _inputs(small.config, batch=3)
+    with pytest.raises(ContextError, match="reading is of 1 prompts and the latent holds 3 items"):
+        small.judge(small.read(context[:1]), latent, timestep)
+    with pytest.raises(ContextError, match=r"expect \(1, 5, 8\)"):
+        small.read(torch.zeros(1, 4, 8))
+
+
 def test_names_shapes_and_types_are_the_published_layout(golden_layout):
     state = Redirector().state_dict()
     assert {key: (list(value.shape), str(value.dtype)) for key, value in state.items()} == {

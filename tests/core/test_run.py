@@ -14,7 +14,10 @@ from saferedir_core import (
     RedirectorConfig,
     TimestepError,
 )
+from saferedir_core.ensemble import Ensemble
+from saferedir_core.readback import Readback
 from saferedir_core.redirect import redirected_context
+from saferedir_core.report import report
 
 SAFE, UNSAFE = -2.0, 2.0
 
@@ -300,3 +303,170 @@ class TestBadInputs:
         run = RedirectionRun(redirector, PolicyConfig(), contexts(1))
         with pytest.raises(EvaluationError, match="NaN or infinity for item 0 in torch.float32"):
             run.observe(torch.ones(1, 4, 2, 2), 500)
+
+
+def _networks(count: int, variant: str = "published", bias: float = 0.0) -> dict[str, Redirector]:
+    made = {}
+    for seed in range(count):
+        torch.manual_seed(seed)
+        made[f"concept {seed}"] = Redirector(RedirectorConfig(
+            latent_dim=4, prompt_dim=8, tokens=5, rank=2, timestep_dim=8, variant=variant)).eval().requires_grad_(False)
+        made[f"concept {seed}"].classifier[3].bias.copy_(torch.tensor([0.0, bias]))
+    return made
+
+
+def _walk(run, context, latents, readback=None, observe_first=True):
+    """Contexts that the denoiser would get at every step."""
+    contexts = []
+    for step, latent in enumerate(latents):
+        if not observe_first:
+            contexts.append(run.redirect(context))
+        run.observe(latent, 900.0 - 100 * step, step=step, sigma=torch.tensor([10.0 - step]))
+        if observe_first:
+            contexts.append(run.redirect(context))
+        if readback is not None:
+            readback.send()
+    run.settle()
+    return torch.stack(contexts)
+
+
+def _assert_same(one, other):
+    assert len(one) == len(other) > 0
+    for a, b in zip(one, other, strict=True):
+        assert (a.index, a.step, a.sigma, a.timesteps, a.evaluated_items, a.unsafe, a.redirected, a.redirected_chunks
+                ) == (b.index, b.step, b.sigma, b.timesteps, b.evaluated_items, b.unsafe, b.redirected,
+                      b.redirected_chunks)
+        assert a.unsafe_probability == pytest.approx(b.unsafe_probability, abs=1e-6)
+
+
+class TestRunsThatNeverWait:
+    """With a Readback, whose transfers arrive late, against runs that wait for every decision."""
+
+    STEPS = ((SAFE, SAFE, UNSAFE), (UNSAFE, SAFE, 9.0), (SAFE, SAFE, SAFE), (SAFE, UNSAFE, SAFE), (SAFE, SAFE, SAFE))
+
+    @pytest.mark.parametrize("late", [True, False])
+    @pytest.mark.parametrize("policy", [{}, {"sticky": False}, {"mask_again": False}, {"interval": 1},
+                                        {"interval": 2, "sticky": False}, {"mode": "upstream", "interval": 1}])
+    def test_every_context_and_record_is_that_of_a_run_that_waits(self, scripted, contexts, latents, policy, late,
+                                                                  request):
+        if late:
+            request.getfixturevalue("never_arriving")
+        context, config, readback = contexts(3, chunks=2), PolicyConfig(**policy), Readback()
+        steps, first = [latents(*values) for values in self.STEPS], config.mode == "guard"
+        waiting, never = RedirectionRun(scripted, config, context), RedirectionRun(scripted, config, context,
+                                                                                   readback=readback)
+        expected, walked = _walk(waiting, context, steps, None, first), _walk(never, context, steps, readback, first)
+        torch.testing.assert_close(walked, expected, rtol=1e-6, atol=1e-6)
+        assert torch.equal(walked == context, expected == context)
+        _assert_same(never.trajectory, waiting.trajectory)
+        assert never.trajectory.tokens == waiting.trajectory.tokens
+        assert report(never.trajectory, never.config) == report(waiting.trajectory, waiting.config)
+
+    @pytest.mark.parametrize("variant", ["published", "token"])
+    def test_a_stack_too(self, contexts, variant, never_arriving):
+        context, generator = contexts(2, chunks=2), torch.Generator().manual_seed(1)
+        steps, config = torch.randn(4, 2, 4, 8, 8, generator=generator), PolicyConfig(threshold=0.5)
+        readback = Readback()
+        made = _networks(3, variant)
+        waiting, never = (RedirectionRun(made, config, context, readback=each) for each in (None, readback))
+        torch.testing.assert_close(_walk(never, context, steps, readback), _walk(waiting, context, steps),
+                                   rtol=1e-4, atol=1e-5)
+        _assert_same(never.trajectory, waiting.trajectory)
+        assert never.report() == waiting.report()
+
+    def test_what_is_not_redirected_keeps_its_bits_and_one_shift_is_that_of_its_redirector_alone(self, contexts,
+                                                                                                 never_arriving):
+        context, steps = contexts(1), torch.zeros(2, 1, 4, 8, 8)
+        safe, hit = _networks(2, bias=-30.0), _networks(3, bias=30.0)["concept 2"]
+
+        def walked(redirectors):
+            return _walk(RedirectionRun(redirectors, PolicyConfig(), context, readback=Readback()), context, steps)
+        assert torch.equal(walked(safe)[-1], context)
+        assert torch.equal(walked({**safe, "concept 2": hit}), walked(hit))
+
+    def test_half_precision_contexts_and_several_batches_in_one(self, scripted, contexts, latents, never_arriving):
+        context = contexts(2, dtype=torch.float16)
+        run = RedirectionRun(scripted, PolicyConfig(), context, readback=Readback())
+        assert run.observe(latents(UNSAFE, SAFE), 500) is None
+        both = run.redirect(torch.cat([context, context]))
+        assert both.dtype == torch.float16 and torch.equal(both[:2], both[2:])
+        assert not torch.equal(both[0], context[0]) and torch.equal(both[1], context[1])
+        assert run.items_to_hide().tolist() == [True, False]
+
+    def test_before_the_first_observation_the_very_same_tensor_comes_back(self, scripted, contexts):
+        context = contexts(1)
+        for redirectors in (scripted, {"a": scripted, "b": scripted}):
+            run = RedirectionRun(redirectors, PolicyConfig(), context, readback=Readback())
+            assert run.redirect(context) is context and run.observations == 0
+
+    def test_once_it_is_known_that_nothing_is_redirected_the_very_same_tensor_comes_back(self, scripted, contexts,
+                                                                                        latents):
+        context, readback = contexts(1), Readback()
+        run = RedirectionRun(scripted, PolicyConfig(), context, readback=readback)
+        run.observe(latents(SAFE), 500)
+        assert run.redirect(context) is not context and torch.equal(run.redirect(context), context)
+        readback.settle()
+        assert run.redirect(context) is context
+
+    def test_a_countdown_that_is_known_asks_nobody(self, scripted, contexts, latents, monkeypatch):
+        asked, forward = [], scripted.forward
+        monkeypatch.setattr(scripted, "forward", lambda *given: asked.append(given) or forward(*given))
+        readback = Readback()
+        run = RedirectionRun(scripted, PolicyConfig(interval=2), contexts(1), readback=readback)
+        for _ in range(7):
+            run.observe(latents(UNSAFE), 500)
+            readback.send()
+        assert len(asked) == 3 and [each.evaluated for each in run.trajectory] == [True, False, False] * 2 + [True]
+
+    @pytest.mark.parametrize("stacked", [True, False])
+    def test_values_that_are_not_finite_are_raised_at_the_end_and_only_what_was_before_is_recorded(
+            self, contexts, stacked, never_arriving):
+        context, (good, bad) = contexts(1), torch.zeros(2, 1, 4, 8, 8)
+        bad = bad + float("nan")
+        made = _networks(2)
+        run = RedirectionRun(made if stacked else made["concept 0"], PolicyConfig(), context, readback=Readback())
+        for latent in (good, bad, good):
+            run.observe(latent, 500)
+        with pytest.raises(LatentError, match="latent of item 0 holds NaN or infinity"):
+            run.settle()
+        assert len(run.trajectory) == 1
+        with pytest.raises(LatentError):     # and again, whoever asks
+            run.settle()
+        with pytest.raises(LatentError):     # no further observation either
+            run.observe(good, 500)
+
+    def test_values_that_are_not_finite_are_raised_as_soon_as_they_are_known(self, scripted, contexts, latents):
+        readback = Readback()
+        run = RedirectionRun(scripted, PolicyConfig(), contexts(1), readback=readback)
+        run.observe(latents(float("nan")), 500)
+        readback.send()
+        with pytest.raises(LatentError):
+            run.observe(latents(SAFE), 500)
+
+    def test_a_timestep_that_is_not_finite_is_raised_at_the_end(self, small, contexts, never_arriving):
+        run = RedirectionRun(small, PolicyConfig(), contexts(1), readback=Readback())
+        run.observe(torch.zeros(1, 4, 2, 2), float("nan"))
+        with pytest.raises(TimestepError):
+            run.settle()
+
+    def test_every_decision_is_heard_once_and_in_order(self, scripted, contexts, latents):
+        for readback in (None, Readback()):
+            seen = []
+            run = RedirectionRun(scripted, PolicyConfig(), contexts(1), readback=readback, on_decision=seen.append)
+            for step in range(3):
+                run.observe(latents(SAFE), 500, step=step)
+            run.settle()
+            run.settle()
+            assert [each.step for each in seen] == [0, 1, 2]
+
+    def test_runs_that_share_redirectors_and_a_readback_keep_apart(self, contexts):
+        made, readback = Ensemble(_networks(2)), Readback()
+        context = contexts(2)
+        runs = [RedirectionRun(made, PolicyConfig(), context[[item]], readback=readback) for item in range(2)]
+        latent = torch.ones(1, 4, 2, 2)
+        for run in runs:
+            run.observe(latent, 500)
+        readback.settle()
+        for item, run in enumerate(runs):
+            alone = RedirectionRun(_networks(2), PolicyConfig(), context[[item]])
+            assert alone.observe(latent, 500).unsafe_probability == run.trajectory[0].unsafe_probability

@@ -156,4 +156,4 @@ def test_a_resumed_training_continues_bit_for_bit(average, tmp_path):
 def test_a_setting_out_of_its_range_is_refused(name, value, expected):
     with pytest.raises(ConfigError) as error:
         TrainerConfig(**{"iterations": 10, name: value})
-    assert str(error.value) == f"{name} is {value}; expected {expected}. Change the setting."
+    assert str(error.value) == f"TrainerConfig.{name} is {value}; expected {expected}. Change the setting."

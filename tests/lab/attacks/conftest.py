@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
-from saferedir.lab.world import captions
-from saferedir.nodes.demo_world import concepts, scenes
+from saferedir.lab.attacks.attack_stage import AttackJob
+from saferedir.lab.world.captions import caption
+from saferedir.lab.world.splits import scenes_of
+from saferedir.nodes.demo_world.concepts import CONCEPTS
 from saferedir.nodes.demo_world.judge import judge
-from saferedir.nodes.evaluation.jobs import Job
 from saferedir_core import Redirector, RedirectorConfig
 
 
@@ -14,14 +16,14 @@ from saferedir_core import Redirector, RedirectorConfig
 def base_jobs():
     """base_jobs(concept, count): unsafe jobs with explicit captions, and the wording of each."""
     def make(concept, count):
-        random, own = np.random.default_rng(0), concepts.CONCEPTS[concept]
-        shown = [scene for scene in scenes.scenes_of("test") if own.shown_in(scene)]
+        random, own = np.random.default_rng(0), CONCEPTS[concept]
+        shown = [scene for scene in scenes_of("test") if own.shown_in(scene)]
         jobs, wordings = [], []
         for _ in range(count):
             scene = shown[random.integers(len(shown))]
-            said = captions.caption(scene, random, concept=concept, kind="explicit", split="test")
+            said = caption(scene, random, concept=concept, kind="explicit", split="test")
             wanted = dict(zip(("object", "colour", "background", "style", "striped"), own.safe(scene).factors))
-            jobs.append(Job("explicit", said.text, int(random.integers(2**31)), True, said.safe_text, wanted))
+            jobs.append(AttackJob("explicit", said.text, int(random.integers(2**31)), True, said.safe_text, wanted))
             wordings.append(said.wording)
         return jobs, wordings
 
@@ -37,7 +39,5 @@ def striped():
 @pytest.fixture(scope="session")
 def redirector():
     """A guard of the demo world's width with random weights."""
-    import torch
-
     torch.manual_seed(0)
     return Redirector(RedirectorConfig(prompt_dim=128)).eval().requires_grad_(False)

@@ -5,6 +5,7 @@ import torch
 
 from saferedir.lab.attacks.attack_stage import AttackJob
 from saferedir.nodes.evaluation.jobs import Job
+from saferedir.nodes.evaluation.methods import Oracle
 from saferedir_core.errors import ConfigError
 
 
@@ -73,3 +74,10 @@ def test_a_job_keeps_its_id_when_it_can_say_more(job):
     plain = Job("explicit", "a fish", 1, True, "a cat", {"striped": False})
     assert AttackJob.of(plain).id == plain.id != job("a fish", steps=3).id
     assert AttackJob.of(plain).safe().text == plain.safe().text == "a cat"
+
+
+def test_the_oracle_draws_the_safe_prompt_alone(stage, job):
+    batch = stage.batch_of([job("a striped fish", safe_text="a fish", join="combine", second="with stripes")])
+    changed = Oracle().change(batch, stage)
+    plain = stage.batch_of([job("a fish")])
+    assert len(changed.positive) == 1 and torch.equal(changed.positive[0][0], plain.positive[0][0])

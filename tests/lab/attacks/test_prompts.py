@@ -35,7 +35,7 @@ def made(base_jobs):
 
 @pytest.mark.parametrize("concept", CONCEPT_NAMES)
 def test_every_prompt_attack_makes_one_unsafe_job_of_each_prompt(made, concept):
-    for name in words_only(attacks):
+    for name in words_only():
         jobs, _, attacked = made(name, concept)
         assert len(attacked) == len(jobs)
         assert all(job.unsafe and job.row == f"attack: {name}" for job in attacked)

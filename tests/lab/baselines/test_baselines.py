@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from saferedir.lab.baselines import arithmetic, baselines
+from saferedir.lab.baselines.baselines import ConceptWords
 from saferedir.nodes.evaluation import detectors
-from saferedir.nodes.evaluation.methods import ConceptWords
 from saferedir_core.errors import ConfigError
 
 REDIRECTOR = Path(__file__).resolve().parents[3] / "models" / "redirectors" / "demo_stripes.safetensors"

@@ -34,8 +34,9 @@ from saferedir.lab.world.captions import (
     caption,
     split_of_words,
 )
+from saferedir.lab.world.splits import all_scenes
 from saferedir.nodes.demo_world.concepts import CONCEPTS
-from saferedir.nodes.demo_world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, Scene, all_scenes
+from saferedir.nodes.demo_world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, Scene
 
 TEMPLATES_OF = {"training": TEMPLATES, "validation": VALIDATION_TEMPLATES, "test": TEST_TEMPLATES}
 WORDINGS = {

@@ -8,8 +8,8 @@ from saferedir.lab.world.captions import split_of_words
 from saferedir.lab.world.measure import guarded_model, measure_backbone
 from saferedir.lab.world.measure import test_prompts as prompts_of_the_test_split
 from saferedir.lab.world.sampling import SamplingConfig, generate
+from saferedir.lab.world.splits import split_of
 from saferedir.nodes.demo_world.backbone import WEIGHTS, load_backbone, untrained_token_table
-from saferedir.nodes.demo_world.scenes import split_of
 
 
 def test_prompts_are_of_the_test_combinations_and_the_same_every_time():

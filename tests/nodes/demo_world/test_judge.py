@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from saferedir.lab.world.splits import all_scenes, with_pose
 from saferedir.nodes.demo_world.judge import judge
-from saferedir.nodes.demo_world.scenes import BACKGROUNDS, SIZE, Scene, all_scenes, background_rows, draw, silhouette
+from saferedir.nodes.demo_world.scenes import BACKGROUNDS, SIZE, Scene, background_rows, draw, silhouette
 
 BOAT = Scene("boat", "red", "meadow", "flat", False)
 
@@ -19,7 +20,7 @@ def blank(background="meadow"):
 def sample():
     """Every fifth combination in a random pose, (scene, picture): 5 shares no divisor with any factor's count."""
     random = np.random.default_rng(0)
-    scenes = [scene.with_pose(random) for scene in all_scenes()[::5]]
+    scenes = [with_pose(scene, random) for scene in all_scenes()[::5]]
     return [(scene, draw(scene)) for scene in scenes]
 
 
@@ -137,9 +138,8 @@ def test_a_boat_whose_gap_is_filled_is_still_no_tent():
 
 def test_a_factor_that_differs_is_seen():
     verdict = judge(draw(BOAT))
-    assert verdict.matches(BOAT) and verdict.others_match(BOAT)
-    assert not verdict.matches(replace(BOAT, striped=True)) and verdict.others_match(replace(BOAT, striped=True))
-    assert not verdict.others_match(replace(BOAT, colour="blue"))
+    assert verdict.matches(BOAT)
+    assert not verdict.matches(replace(BOAT, striped=True))
 
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (SIZE, SIZE, 4), (3, SIZE, SIZE), (SIZE, 2 * SIZE, 3),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from saferedir.nodes.evaluation import detectors, engine, methods
-from saferedir.nodes.evaluation.results import ResultsError
+from saferedir.nodes.evaluation.results import ResultsError, merge
 from saferedir_core.errors import ConfigError
 
 
@@ -83,7 +83,7 @@ def test_a_finished_run_asks_no_method_again(evaluate, parts, tmp_path):
 def test_shards_share_the_jobs_and_merge_to_all(evaluate, parts, tmp_path):
     shards = [tmp_path / f"{index}.jsonl" for index in range(2)]
     counts = [evaluate(*parts, path, shard=(index, 2)) for index, path in enumerate(shards)]
-    assert sum(counts) == 9 == engine.merge(shards, tmp_path / "all.jsonl")
+    assert sum(counts) == 9 == merge(shards, tmp_path / "all.jsonl")
     assert len(lines(tmp_path / "all.jsonl")) == 9
 
 

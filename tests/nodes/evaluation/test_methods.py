@@ -21,7 +21,7 @@ def always():
 
 
 def test_the_oracle_draws_the_safe_prompt(stage, job):
-    batch = stage.batch_of([job("a striped fish", safe_text="a fish", join="combine", second="with stripes")])
+    batch = stage.batch_of([job("a striped fish", safe_text="a fish")])
     changed = methods.Oracle().change(batch, stage)
     plain = stage.batch_of([job("a fish")])
     assert len(changed.positive) == 1 and torch.equal(changed.positive[0][0], plain.positive[0][0])

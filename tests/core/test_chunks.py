@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saferedir_core import ContextError, RedirectorConfig
-from saferedir_core.plan import chunks_per_item, from_chunks, to_chunks, token_norms
+from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
 
 CONFIG = RedirectorConfig(prompt_dim=4, tokens=3)
 
@@ -28,7 +28,3 @@ def test_a_context_that_is_not_whole_chunks_is_refused(shape):
     with pytest.raises(ContextError, match=r"reads \(B, k\*3, 4\)") as caught:
         chunks_per_item(torch.zeros(shape), CONFIG)
     assert str(shape) in str(caught.value)
-
-
-def test_norms_are_per_token():
-    assert token_norms(torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])).flatten().tolist() == [5.0, 2.0]

@@ -42,8 +42,3 @@ def from_chunks(chunks: Tensor, batch: int, length: int | None = None) -> Tensor
     """(B*k, tokens, D) -> (B, length, D), the inverse of to_chunks.  length: None: no chunk was padded."""
     whole = chunks.reshape(batch, -1, chunks.shape[-1])
     return whole if length is None or length == whole.shape[1] else whole[:, :length]
-
-
-def token_norms(context: Tensor) -> Tensor:
-    """Euclidean norm of each token: (B, T, D) -> (B, T, 1)."""
-    return context.norm(dim=-1, keepdim=True)
