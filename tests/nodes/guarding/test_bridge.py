@@ -264,7 +264,7 @@ class TestFailingClosed:
     def test_a_conditioning_of_another_width_is_refused_before_sampling(self, scripted, guard, contexts_seen):
         guarded, _ = guard(scripted(unsafe=True))
         seen = contexts_seen(guarded)
-        with pytest.raises(core.ContextError, match="768 wide.* and the redirector 128"):
+        with pytest.raises(core.SafeRedirError, match="768 wide.* and the redirector 128"):
             sample(guarded, [[torch.zeros(1, 77, 768), {}]], [[torch.zeros(1, 77, 768), {}]])
         assert not seen
 
