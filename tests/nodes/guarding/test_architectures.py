@@ -187,7 +187,7 @@ def test_a_prompt_that_was_cut_is_still_refused_where_prompts_have_chunks(models
                                           ("zimage", "flux")])
 def test_a_redirector_for_another_kind_is_refused_with_both_names(models, redirector, guard, model, other):
     kinds = architecture.ARCHITECTURES
-    with pytest.raises(core.SafeRedirError) as error:
+    with pytest.raises(core.ContextError) as error:
         guard(models(model), redirector(other, unsafe=False))
     assert kinds[model].title in str(error.value) and kinds[other].title in str(error.value)
     assert f"Load a redirector for {kinds[model].title}" in str(error.value)
@@ -201,7 +201,7 @@ def test_with_warnings_only_a_wrong_kind_is_noted_in_the_report(models, redirect
 
 def test_a_model_of_an_unknown_kind_is_refused(redirector, guard):
     refiner = tiny("SDXLRefiner", {**UNET, "num_classes": "sequential", "adm_in_channels": POOLED + 5 * 256})
-    with pytest.raises(core.SafeRedirError, match="of the kind 'SDXLRefiner'.*expected one of: Stable"):
+    with pytest.raises(core.ContextError, match="of the kind 'SDXLRefiner'.*expected one of: Stable"):
         guard(refiner, redirector("sdxl", unsafe=False))
 
 
@@ -215,7 +215,7 @@ def test_a_model_that_is_put_in_after_the_guard_is_looked_at_again(models, redir
 
 def test_conditioning_names_the_kinds_when_a_prompt_is_of_another(redirector):
     context = torch.randn(1, 77, 2048)
-    with pytest.raises(core.SafeRedirError, match="Diffusion 1.x; .*Prompts of Stable Diffusion XL"):
+    with pytest.raises(core.ContextError, match="Diffusion 1.x; .*Prompts of Stable Diffusion XL"):
         bridge.redirect_conditioning([[context, {}]], redirector("sd1", unsafe=False).redirectors,
                                                    core.PolicyConfig())
 
@@ -223,7 +223,7 @@ def test_conditioning_names_the_kinds_when_a_prompt_is_of_another(redirector):
 def test_enforcement_refuses_a_model_that_no_redirector_is_for(models, redirector):
     enforcer = enforce.Enforcer(enforce.Enforcement(("x",)), (redirector("sd1", unsafe=False),),
                                 enforce.DecisionLog(None))
-    with pytest.raises(core.SafeRedirError, match=r"Flux\.1 .* Stable Diffusion 1\.x"):
+    with pytest.raises(core.ContextError, match=r"Flux\.1 .* Stable Diffusion 1\.x"):
         enforcer._guard_for(models("flux"))
 
 
