@@ -137,7 +137,7 @@ class Redirector(nn.Module):
         require_chunk(context, len(context), self.config)
         context = context.to(self.dtype)
         pooled = pooled_per_item(pooled, context, self.config)
-        keys, values, means = zip(*(head.read(context) for head in self.cross_attn.heads), strict=True)
+        keys, values, means = zip(*(PromptHead.read(head, context) for head in self.cross_attn.heads), strict=True)
         token_mask = self.mask_predictor(context)                                      # (P, T)
         gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (P, T, 1)
         of_variant = {}

@@ -65,7 +65,7 @@ def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str,
     policy      threshold is the lowest in use
     """
     parts = [{"concept": name, **report(each, configs[name], redirectors[name])} for name, each in trajectories.items()]
-    lowest = min(configs.values(), key=lambda each: each.threshold)
+    lowest = min(configs.values(), key=lambda each: each.threshold or USUAL_THRESHOLD)
     verdict = " ".join(f"{part['concept']}: {part['verdict']}" for part in parts)
     return {**report(together, lowest), "verdict": verdict, "concepts": parts}
 

@@ -138,7 +138,7 @@ def test_the_readme_quotes_the_benchmark():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     figures = figures_of((PROJECT / "docs" / "benchmark.md").read_text(encoding="utf-8"))
     for title in ("FSR", "benign images bit-identical", "attack success: white-box search through the guard"):
-        values = [next(each.value for each in figures[concept] if each.name == title) for concept in figures]
+        values = [next(each["value"] for each in figures[concept] if each["name"] == title) for concept in figures]
         assert f"| {', '.join(f'{value:.1f} %' for value in values)} |" in readme, title
     assert len(readme.split()) <= 900
 

@@ -33,12 +33,12 @@ NOTES = {
            "the remainder of the very run it was in.",
     "evaluation": "The published policy evaluates the whole network at every check and asks the host for the verdict; "
                   "weights are the same, random, and always say unsafe.",
-    "counts": "Host waits: those of a guarded run of 20 steps in the host's sampler (demo world), less those of the "
-              "same run unguarded, between its first and its last model call; every way to read a tensor's value "
-              "counts, and transfers of the guard never arrive by themselves. Operations and memory: of a run's evaluation, "
-              "redirection and record at SD 1.5 size, 512 x 512, batch 1; an operation is one kernel launch or more. "
-              "Several concepts share their encoders, and their heads are evaluated as one, as on a GPU. 'All at most' "
-              "is the worst moment, preparing a run included.",
+    "counts": "Host waits: those of a guarded run of 20 steps in the host's sampler (demo world), less those of "
+              "the same run unguarded, between its first and its last model call; every way to read a tensor's "
+              "value counts, and transfers of the guard never arrive by themselves. Operations and memory: of a "
+              "run's evaluation, redirection and record at SD 1.5 size, 512 x 512, batch 1; an operation is one "
+              "kernel launch or more. Several concepts share their encoders, and their heads are evaluated as "
+              "one, as on a GPU. 'All at most' is the worst moment, preparing a run included.",
     "growth": "One evaluation and redirection, over that of one concept, one image, one chunk at the smallest size.",
     "training": "The demo world; latents of 8 x 8.",
     "start": "Each in a new process; imports of the host are not counted.",

@@ -3,6 +3,7 @@
 import pytest
 
 from saferedir.nodes import evaluate
+from saferedir_core import ConfigError, PairsError
 
 
 @pytest.fixture
@@ -41,11 +42,12 @@ def test_prompts_are_lines_or_a_file_of_the_input_folder(node, tmp_path):
     assert node.jobs_of("mine.csv", 1)[0].safe_text == "a fish"
 
 
-@pytest.mark.parametrize("text, message", [
-    ("a striped fish =>", "safe_text of a pair is ''"), ("", "no pair"), ("missing.csv", "no file 'missing.csv'"),
-    ("../outside.csv", "no file"), ("a => b\na", "unsafe here and harmless"),
+@pytest.mark.parametrize("text, error, message", [
+    ("a striped fish =>", PairsError, "safe_text of a pair is ''"), ("", PairsError, "no pair"),
+    ("missing.csv", ConfigError, "no file 'missing.csv'"), ("../outside.csv", ConfigError, "no file"),
+    ("a => b\na", PairsError, "unsafe here and harmless"),
 ])
-def test_prompts_that_cannot_be_used_are_refused(node, tmp_path, text, message):
+def test_prompts_that_cannot_be_used_are_refused(node, tmp_path, text, error, message):
     (tmp_path / "outside.csv").write_text("unsafe,safe,concept\na striped fish,a fish,stripes\n")
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(error, match=message):
         node.jobs_of(text, 1)

@@ -83,4 +83,4 @@ def test_an_entry_of_the_clients_own_is_not_overwritten():
 
 
 def test_the_version_is_the_packs():
-    assert entry.PACK_VERSION == re.search(r'^version = "(.+)"', PYPROJECT.read_text(encoding="utf-8"), re.M)[1]
+    assert entry.declared("version") == re.search(r'^version = "(.+)"', PYPROJECT.read_text(encoding="utf-8"), re.M)[1]

@@ -179,7 +179,7 @@ def test_prompts_of_any_length_are_judged_where_the_text_encoder_makes_any(model
 
 def test_a_prompt_that_was_cut_is_still_refused_where_prompts_have_chunks(models, redirector, guard):
     guarded, _ = guard(models("sdxl"), redirector("sdxl", unsafe=False))
-    with pytest.raises(Exception, match="expected a multiple of 77"):
+    with pytest.raises(core.SafeRedirError, match="expected a multiple of 77"):
         sample(guarded, conditioning(76, 1), conditioning(77, 2))
 
 
@@ -209,7 +209,7 @@ def test_a_model_that_is_put_in_after_the_guard_is_looked_at_again(models, redir
     guarded, _ = guard(models("sd3"), redirector("sd3", unsafe=False))
     guarded = guarded.clone()
     guarded.model = models("flux").model
-    with pytest.raises(Exception, match=r"The model is Flux\.1 .* made for Stable Diffusion 3\.x"):
+    with pytest.raises(core.SafeRedirError, match=r"The model is Flux\.1 .* made for Stable Diffusion 3\.x"):
         sample(guarded, conditioning(256, 1), conditioning(256, 2))
 
 
@@ -245,7 +245,7 @@ def test_a_pooled_vector_that_was_never_judged_stops_the_run(models, redirector,
     def swap(apply_model, args):
         return apply_model(args["input"], args["timestep"], **{**args["c"], "y": args["c"]["y"] + 1})
     guarded.set_model_unet_function_wrapper(swap)
-    with pytest.raises(Exception, match="neither judged nor issued"):
+    with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
         sample(guarded, conditioning(77, 1), conditioning(77, 2))
 
 

@@ -251,26 +251,27 @@ class TestConditioningNode:
         assert bridge.restore_original(averaged, [baked[0][1]["saferedir"]], 77) is averaged
 
     def test_an_empty_conditioning_is_refused(self, scripted, bake):
-        with pytest.raises(Exception, match="conditioning is empty; expected at least one prompt"):
+        with pytest.raises(core.ContextError, match="conditioning is empty; expected at least one prompt"):
             bake([], scripted(unsafe=True))
 
 
 class TestFailingClosed:
     def test_a_redirector_of_another_width_is_refused_when_the_graph_is_built(self, scripted, guard):
-        with pytest.raises(Exception, match="prompts that are 128 wide and the redirector 'scripted' was made for 768"):
+        with pytest.raises(core.ContextError,
+                           match="prompts that are 128 wide and the redirector 'scripted' was made for 768"):
             guard(scripted(unsafe=True, width=768))
 
     def test_a_conditioning_of_another_width_is_refused_before_sampling(self, scripted, guard, contexts_seen):
         guarded, _ = guard(scripted(unsafe=True))
         seen = contexts_seen(guarded)
-        with pytest.raises(Exception, match="768 wide.* and the redirector 128"):
+        with pytest.raises(core.SafeRedirError, match="768 wide.* and the redirector 128"):
             sample(guarded, [[torch.zeros(1, 77, 768), {}]], [[torch.zeros(1, 77, 768), {}]])
         assert not seen
 
     def test_a_nan_latent_stops_sampling(self, prompts, scripted, guard, contexts_seen):
         guarded, recorder = guard(scripted(unsafe=True))
         seen = contexts_seen(guarded)
-        with pytest.raises(Exception, match="no unguarded image comes out.*NaN or infinity"):
+        with pytest.raises(core.SafeRedirError, match="no unguarded image comes out.*NaN or infinity"):
             sample(guarded, prompts("a fish"), prompts(""), latent=torch.full((1, 4, 8, 8), float("nan")))
         assert not seen and recorder.runs[-1].latent_digest is None
 
@@ -279,11 +280,11 @@ class TestFailingClosed:
         guarded, _ = guard(loaded)
         seen = contexts_seen(guarded)
         loaded.redirector.forward = lambda *_: 1 / 0
-        with pytest.raises(Exception, match="division by zero"):
+        with pytest.raises(core.SafeRedirError, match="division by zero"):
             sample(guarded, prompts("a fish"), prompts(""))
         assert not seen
 
     def test_an_empty_positive_conditioning_is_refused(self, prompts, scripted, guard):
         guarded, _ = guard(scripted(unsafe=True))
-        with pytest.raises(Exception, match="positive conditioning is empty"):
+        with pytest.raises(core.SafeRedirError, match="positive conditioning is empty"):
             sample(guarded, [], prompts(""))

@@ -16,7 +16,7 @@ import nodes
 import saferedir_core as core
 from saferedir.nodes import types
 from saferedir.nodes.guarding import bridge
-from saferedir.nodes.guarding.reaction import Reaction
+from saferedir.nodes.guarding.reaction import Reaction, UnsafeStopped
 
 STEPS, BATCH = 2, 2
 
@@ -87,7 +87,7 @@ class TestWaysAroundTheGuard:
                                             transformer_options={})
             return [out, out]
         guarded.set_model_sampler_calc_cond_batch_function(shortcut)
-        with pytest.raises(Exception, match="a way that does not lead past this guard"):
+        with pytest.raises(core.SafeRedirError, match="a way that does not lead past this guard"):
             sample(guarded, prompts("a striped red fish"), prompts(""))
         assert recorder.runs[-1].latent_digest is None
 
@@ -113,7 +113,7 @@ class TestWaysAroundTheGuard:
             c = {**args["c"], "c_crossattn": other.expand(len(args["input"]), -1, -1)}
             return apply_model(args["input"], args["timestep"], **c)
         guarded.set_model_unet_function_wrapper(swap)
-        with pytest.raises(Exception, match="neither judged nor issued"):
+        with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
             sample(guarded, prompts("a red fish"), prompts(""))
 
     def test_a_function_around_the_model_that_halves_the_batch_is_let_through(self, demo_world, prompts, scripted,
@@ -132,7 +132,7 @@ class TestWaysAroundTheGuard:
         guarded, _ = guard(scripted(unsafe=True))
         stripped = guarded.clone()
         stripped.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, "saferedir")
-        with pytest.raises(Exception, match="the guard is not part of this run"):
+        with pytest.raises(core.EvaluationError, match="the guard is not part of this run"):
             sample(stripped, prompts("a striped red fish"), prompts(""))
 
     def test_a_wrapper_that_takes_the_guards_own_wrappers_out_of_the_run_is_noticed(self, prompts, scripted, guard):
@@ -144,7 +144,7 @@ class TestWaysAroundTheGuard:
                 wrappers[kind] = {}
             return executor(*args, **kwargs)
         guarded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "stripper", strip)
-        with pytest.raises(Exception, match="a way that does not lead past this guard"):
+        with pytest.raises(core.SafeRedirError, match="a way that does not lead past this guard"):
             sample(guarded, prompts("a striped red fish"), prompts(""))
 
     def test_without_predict_noise_the_run_is_judged_where_the_conds_are_computed(self, prompts, scripted, guard):
@@ -167,7 +167,7 @@ class TestWaysAroundTheGuard:
         guider = comfy.samplers.CFGGuider(guarded)
         guider.set_conds(prompts("a fish"), prompts(""))
         latent = torch.zeros(1, 4, 8, 8)
-        with pytest.raises(Exception, match="never called the model that this guard watches"):
+        with pytest.raises(core.SafeRedirError, match="never called the model that this guard watches"):
             guider.sample(torch.randn_like(latent), latent, Elsewhere(), torch.tensor([14.0, 1.0, 0.0]))
 
     def test_conds_that_a_node_makes_in_mid_run_are_judged_at_every_call(self, demo_world, prompts, scripted, guard):
@@ -279,7 +279,7 @@ class TestWaysAroundTheGuard:
     def test_gligen_phrases_are_refused(self, prompts, scripted, guard):
         guarded, _ = guard(scripted(unsafe=False))
         positive = [[context, {**options, "gligen": ("position", None, [])}] for context, options in prompts("a fish")]
-        with pytest.raises(Exception, match="GLIGEN phrases"):
+        with pytest.raises(core.SafeRedirError, match="GLIGEN phrases"):
             sample(guarded, positive, prompts(""))
 
     def test_the_guard_of_the_negative_model_alone_is_refused(self, demo_world, prompts, scripted, guard):
@@ -292,7 +292,7 @@ class TestWaysAroundTheGuard:
         guider.set_conds(prompts("a striped red fish"), prompts(""))
         guider.set_cfg(4.0)
         latent = torch.zeros(1, 4, 8, 8)
-        with pytest.raises(Exception, match="the guard is not part of this run"):
+        with pytest.raises(core.EvaluationError, match="the guard is not part of this run"):
             guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
                           torch.tensor([14.0, 1.0, 0.0]))
 
@@ -341,7 +341,7 @@ class TestTwoGuards:
             return executor(*args, **kwargs)
         first.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "between", add)
         second, _ = guard(scripted(unsafe=False), model=first)
-        with pytest.raises(Exception, match="neither judged nor issued"):
+        with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
             sample(second, prompts("a fish"), prompts(""))
 
 
@@ -358,7 +358,7 @@ class TestReactions:
     def test_stop_ends_an_unsafe_run_before_the_model_is_called(self, prompts, scripted, guard):
         guarded, recorder = guard(scripted(unsafe=True), on_unsafe="stop")
         seen = contexts_at(guarded)
-        with pytest.raises(Exception, match="it was judged unsafe, and on_unsafe is 'stop'"):
+        with pytest.raises(UnsafeStopped, match="it was judged unsafe, and on_unsafe is 'stop'"):
             sample(guarded, prompts("a striped red fish"), prompts(""))
         assert not seen and recorder.runs[-1].report["reaction"]["taken"] == "stopped"
 
@@ -388,7 +388,7 @@ class TestReactions:
         assert all(preview[0].any() and not preview[1].any() for preview in previews)
 
     def test_an_unknown_reaction_is_refused(self):
-        with pytest.raises(ValueError, match="on_unsafe is 'ignore'; expected one of 'redirect'"):
+        with pytest.raises(core.ConfigError, match="on_unsafe is 'ignore'; expected one of 'redirect'"):
             Reaction(on_unsafe="ignore")
 
 

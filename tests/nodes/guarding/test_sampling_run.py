@@ -77,7 +77,7 @@ def test_images_and_reports_are_the_same_whenever_decisions_are_known(demo_world
 def test_a_nan_latent_gives_no_image_though_nobody_looks_while_sampling(prompts, scripted, guard, arriving):
     arriving("late")
     guarded, recorder = guard(scripted(unsafe=False))
-    with pytest.raises(Exception, match="no unguarded image comes out.*NaN or infinity"):
+    with pytest.raises(core.SafeRedirError, match="no unguarded image comes out.*NaN or infinity"):
         sample(guarded, prompts("a fish"), prompts(""), latent=torch.full((1, 4, 8, 8), float("nan")))
     assert recorder.runs[-1].latent_digest is None and recorder.runs[-1].report["status"] == "not_evaluated"
 
@@ -133,7 +133,8 @@ def test_a_prompt_that_was_not_judged_stops_the_run_as_soon_as_that_is_known(pro
     guarded, _ = guard(scripted(unsafe=False))
     put_in(guarded, prompts("a striped red fish")[0][0])
     seen = []
-    guarded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda executor, *args, **kwargs: seen.append(args))
+    guarded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test",
+                                 lambda executor, *args, **kwargs: seen.append(args))
     with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
         sample(guarded, prompts("a red fish"), prompts(""))
     assert seen == []
