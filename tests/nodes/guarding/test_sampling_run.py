@@ -133,7 +133,8 @@ def test_a_prompt_that_was_not_judged_stops_the_run_as_soon_as_that_is_known(pro
     guarded, _ = guard(scripted(unsafe=False))
     put_in(guarded, prompts("a striped red fish")[0][0])
     seen = []
-    guarded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda executor, *args, **kwargs: seen.append(args))
+    guarded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test",
+                                 lambda executor, *args, **kwargs: seen.append(args))
     with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
         sample(guarded, prompts("a red fish"), prompts(""))
     assert seen == []
