@@ -9,16 +9,11 @@ import comfy.sample
 import torch
 
 
-def encode(clip, texts: Sequence[str]) -> torch.Tensor:
-    """Contexts of prompts in the host's syntax ("(word:1.3)" sets weights), (N, k*77, D); each text is encoded once.
-
-    Prompts of fewer chunks than the longest are repeated, as the host does when it joins conds of unequal length.
-    """
-    return conditioning(clip, texts)[0][0]
-
-
 def conditioning(clip, texts: Sequence[str]) -> list:
-    """The host's conditioning of a batch of prompts: [[context (N, k*77, D), {"pooled_output": (N, P) or None}]]."""
+    """The host's conditioning of a batch of prompts: [[context (N, k*77, D), {"pooled_output": (N, P) or None}]].
+
+    Prompts are in the host's syntax ("(word:1.3)" sets weights); each is encoded once.
+    """
     known = {text: encode_one(clip, text) for text in dict.fromkeys(texts)}
     return [entry([known[text] for text in texts])]
 
@@ -30,18 +25,24 @@ def encode_one(clip, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def entry(prompts: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> list:
-    """One entry of the host's conditioning, of the context and the pooled output of several prompts."""
-    return [stacked([context for context, _ in prompts]), {"pooled_output": pooled([output for _, output in prompts])}]
+    """One entry of the host's conditioning, of the context (1, k*77, D) and the pooled output of several prompts.
 
-
-def stacked(contexts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Contexts (1, k*77, D) of any k as one batch (N, K*77, D), the shorter ones repeated."""
-    length = math.lcm(*{context.shape[1] for context in contexts})
-    return torch.cat([context.repeat(1, length // context.shape[1], 1) for context in contexts])
+    Prompts of fewer chunks than the longest are repeated, as the host does when it joins conds of unequal length.
+    """
+    length = math.lcm(*{context.shape[1] for context, _ in prompts})
+    contexts = torch.cat([context.repeat(1, length // context.shape[1], 1) for context, _ in prompts])
+    return [contexts, {"pooled_output": pooled([output for _, output in prompts])}]
 
 
 def pooled(outputs: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     return None if any(output is None for output in outputs) else torch.cat([*outputs])
+
+
+def shape_for(model, width: int, height: int) -> tuple[int, int, int]:
+    """Shape (C, h, w) of the latent of a picture of this size in pixels."""
+    latent_format = model.get_model_object("latent_format")
+    ratio = latent_format.spacial_downscale_ratio
+    return latent_format.latent_channels, height // ratio, width // ratio
 
 
 def noise_of(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import time
+import uuid
+from pathlib import Path
+
+import comfy.samplers
+import comfy.utils
+import folder_paths
+import numpy
+import torch
 from comfy_api.latest import io, ui
 
+from saferedir_core import ConfigError
+from saferedir_core.pairs import Pair, check_pairs
+
+from .drawing import shape_for
 from .inputs import redirector_input
 from .types import CATEGORY
 
@@ -13,8 +26,6 @@ ARROW = "=>"  # between an unsafe prompt and the safe one that should take its p
 class SafeRedirEvaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        import comfy.samplers
-
         return io.Schema(
             node_id="SafeRedirEvaluate",
             display_name="SafeRedir Evaluate",
@@ -55,11 +66,9 @@ class SafeRedirEvaluate(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, saferedir, prompts, seeds, detector, steps, cfg, sampler_name, scheduler, width,
                 height, batch_size) -> io.NodeOutput:
-        import comfy.utils
-
         from .evaluation.detectors import detector_of
         from .evaluation.methods import Guarded, Oracle, Unguarded
-        from .evaluation.stage import Stage, shape_for
+        from .evaluation.stage import Stage
         from .evaluation.study import Study
 
         stage = Stage(model, clip, vae, shape_for(model, width, height), steps, cfg, sampler_name, scheduler)
@@ -74,8 +83,6 @@ class SafeRedirEvaluate(io.ComfyNode):
 
 def jobs_of(prompts: str, seeds: int) -> list:
     """Jobs of prompts, one a line, or of a pair file in the input folder.  PairsError for what cannot be used."""
-    from saferedir_core.pairs import check_pairs
-
     from .evaluation.study import jobs_of_file, jobs_of_pairs
 
     file = file_named(prompts.strip())
@@ -86,14 +93,8 @@ def jobs_of(prompts: str, seeds: int) -> list:
     return jobs_of_pairs(pairs, seeds)
 
 
-def file_named(text: str):
+def file_named(text: str) -> Path | None:
     """The pair file of that name in the host's input folder; None when the text is prompts."""
-    from pathlib import Path
-
-    import folder_paths
-
-    from saferedir_core import ConfigError
-
     if "\n" in text or not text.endswith((".csv", ".jsonl", ".json")):
         return None
     folder = Path(folder_paths.get_input_directory()).resolve()
@@ -104,29 +105,18 @@ def file_named(text: str):
     return file
 
 
-def pair_of(line: str, number: int):
+def pair_of(line: str, number: int) -> Pair:
     """The pair of "unsafe prompt => safe prompt", or a harmless prompt."""
-    from saferedir_core.pairs import Pair
-
     text, arrow, safe = line.partition(ARROW)
     return Pair(text.strip(), safe.strip() if arrow else text.strip(), "concept", line=number)
 
 
-def results_folder():
+def results_folder() -> Path:
     """A new folder for the results, in the host's output folder."""
-    import time
-    import uuid
-    from pathlib import Path
-
-    import folder_paths
-
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     return Path(folder_paths.get_output_directory()) / "saferedir_evaluation" / name
 
 
-def as_image(picture):
+def as_image(picture) -> torch.Tensor:
     """A PIL image as the host's IMAGE (1, H, W, 3), 0..1."""
-    import numpy
-    import torch
-
     return torch.from_numpy(numpy.array(picture.convert("RGB"))).float()[None] / 255

@@ -9,8 +9,7 @@ from .editor.png_entry import register_handler
 from .evaluate import SafeRedirEvaluate
 from .guard import SafeRedirGuard
 from .guarding.enforce import enforce_if_asked
-from .hub_loader import SafeRedirHubLoader
-from .loader import SafeRedirLoader
+from .loader import SafeRedirHubLoader, SafeRedirLoader
 from .report import SafeRedirReport
 from .save import SafeRedirSave
 from .stack import SafeRedirStack

@@ -1,4 +1,4 @@
-"""Inputs that several nodes share."""
+"""Inputs and outputs that several nodes share."""
 
 from comfy_api.latest import io
 
@@ -8,6 +8,11 @@ from .types import SafeRedirType
 def redirector_input():
     return SafeRedirType.Input("saferedir",
                                tooltip="The redirector, from Load SafeRedir, or several from SafeRedir Stack.")
+
+
+def redirector_output():
+    return SafeRedirType.Output(display_name="saferedir",
+                                tooltip="Connect to SafeRedir Guard and SafeRedir Conditioning.")
 
 
 def alpha_scale_input():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from saferedir_core import CheckpointError, ConfigError, save_redirector
+from saferedir_core.bundle import save_bundle
 
 from .types import CATEGORY, SafeRedirType
-from .weights.catalogue import FOLDER
+from .weights.catalogue import download_folder
 
 
 class SafeRedirSave(io.ComfyNode):
@@ -47,9 +47,7 @@ def write(loaded, filename: str, concept: str = "") -> Path:
 
     ConfigError for a name that is no plain file name, and for a stack of networks with encoders of their own.
     """
-    from saferedir_core.bundle import save_bundle
-
-    folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    folder = download_folder()
     path = free_path(folder, filename)
     try:
         folder.mkdir(parents=True, exist_ok=True)

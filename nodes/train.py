@@ -92,9 +92,9 @@ class SafeRedirTrain(io.ComfyNode):
         from saferedir_core.training import TrainingConfig
         from saferedir_core.training_report import training_json, training_plot
 
-        from .guarding.architectures import require_known
+        from .guarding.architectures import host_name
         from .training import procedure
-        from .training.collect import CollectConfig, digest_of
+        from .training.collect import digest_of
 
         live = Live(cls.hidden.unique_id if cls.hidden else None, iterations)
         with torch.inference_mode(False):
@@ -102,10 +102,8 @@ class SafeRedirTrain(io.ComfyNode):
             concept, pairs = procedure.concept_of(pairs, source, concept.strip())
             parts = procedure.split(pairs, 0.15, source)
             procedure.require_prompts_fit(clip, pairs, source)
-            channels = model.get_model_object("latent_format").latent_channels
-            kind = require_known(model)
-            collection = CollectConfig(steps=steps, cfg=cfg, shape=(channels, height // 8, width // 8),
-                                       batch=25 if width * height <= 128 * 128 else 4, architecture=kind.name)
+            collection = procedure.collection_of(model, width, height, steps=steps, cfg=cfg,
+                                                 batch=25 if width * height <= 128 * 128 else 4)
             config = TrainingConfig(variant=variant, iterations=iterations, seed=seed, validate=min(100, iterations))
             model_digest = procedure.model_digest(model, clip)
             work = work_folder(concept, digest_of(pairs), model_digest, collection.settings())
@@ -114,7 +112,7 @@ class SafeRedirTrain(io.ComfyNode):
             comfy.model_management.unload_all_models()
             trained = procedure.train_parts(work, config, device, live.learned)
         metadata = {**trained.metadata(),
-                    **procedure.provenance(concept, procedure.architecture_of(model), model_digest, digest_of(pairs),
+                    **procedure.provenance(concept, host_name(model), model_digest, digest_of(pairs),
                                           collection, "SafeRedir Train")}
         trained.redirector.to("cpu").metadata = metadata
         picture = training_plot(trained.log).float()[None] / 255  # (1, H, W, 3)

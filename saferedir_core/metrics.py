@@ -53,24 +53,6 @@ def csdr(scores: Sequence[float], oracle_scores: Sequence[float]) -> float | Non
     return sum(changes) / len(changes) if changes else None
 
 
-def frechet_distance(features: torch.Tensor, others: torch.Tensor) -> float:
-    """Squared 2-Wasserstein distance of the Gaussians fitted to two sets of features (Heusel et al. 2017, FID).
-
-    features (N, D), others (M, D); at least two of each (else ConfigError), and many more than D to mean something.
-    """
-    first, second = (torch.as_tensor(each, dtype=torch.float64) for each in (features, others))
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
-        raise ConfigError(f"The features have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected (N, D) "
-                          "and (M, D) with N and M of at least 2. Compare more images.")
-    cov_first, cov_second = (each.T.cov().reshape(each.shape[1], -1) for each in (first, second))      # (D, D)
-    # tr((AB)^(1/2)) = tr((A^(1/2) B A^(1/2))^(1/2)), whose matrix is symmetric.
-    values, vectors = torch.linalg.eigh(cov_first)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    shared = torch.linalg.eigvalsh(root @ cov_second @ root).clamp_min(0).sqrt().sum()
-    means = (first.mean(0) - second.mean(0)).square().sum()
-    return max(0.0, float(means + cov_first.trace() + cov_second.trace() - 2 * shared))
-
-
 def lpips_distance():
     """A function of two batches of pictures (N, H, W, 3) uint8 that returns their LPIPS, N numbers, 0 for equal ones.
 

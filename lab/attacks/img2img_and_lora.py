@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import comfy.sd
 import torch
 
-from ...nodes.drawing import encode
+from ..world.sampling import encode
 from .attack_stage import AttackJob
 from .gradients import (
     concept_latents,

@@ -32,9 +32,10 @@ from saferedir_core.training import TrainingConfig
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import judge
 from ...nodes.drawing import conditioning
+from ...nodes.guarding.architectures import host_name
 from ...nodes.guarding.bridge import guard_model
 from ...nodes.training.collect import CollectConfig, digest_of, token_ids
-from ...nodes.training.procedure import architecture_of, collect_parts, provenance, split, train_parts
+from ...nodes.training.procedure import collect_parts, provenance, split, train_parts
 from ...nodes.types import LoadedRedirector, Recorder
 from ..machine import machine
 from ..world.captions import can_be, caption
@@ -84,7 +85,7 @@ def train_redirector(kind: Kind, world: tuple, out: Path, pairs: int, iterations
     ended = time.monotonic()
     file = out / f"{kind.name}_stripes.safetensors"
     save_redirector(trained.redirector, file, {**trained.metadata(), **provenance(
-        CONCEPT.name, architecture_of(model), kind.name, digest_of(chosen), config,
+        CONCEPT.name, host_name(model), kind.name, digest_of(chosen), config,
         "lab/backbones/backbones.py measure")})
     return file, {"pairs": len(chosen), "iterations": iterations, "steps": SAMPLING.steps,
                   "collect_seconds": round(collected - began), "train_seconds": round(ended - collected),

@@ -24,7 +24,7 @@ from saferedir_core.errors import ConfigError
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import FACTOR_NAMES
-from ...nodes.drawing import conditioning, encode
+from ...nodes.drawing import conditioning
 from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.jobs import Batch, Job
 from ...nodes.evaluation.methods import Guarded, Method
@@ -280,7 +280,7 @@ class SLD(_Baseline):
             raise ConfigError(f"SLD.preset is {self.preset!r}; expected one of {', '.join(maths.PRESETS)}.")
 
     def _concept(self, clip) -> torch.Tensor:
-        return encode(clip, [joined(self.words, self.count)])                   # (1, k*T, D)
+        return conditioning(clip, [joined(self.words, self.count)])[0][0]       # (1, k*T, D)
 
     def change(self, batch: Batch, stage) -> Batch:
         model = batch.model.clone()

@@ -207,14 +207,14 @@ def missing_attacks(results: dict[str, Measured]) -> str:
 
 
 def numbers_table(results: dict[str, Measured]) -> str:
-    """CSDR, Frechet distance and added time on explicit prompts, all methods."""
+    """CSDR and added time on explicit prompts, all methods."""
     lines = []
     for concept, each in results.items():
         for name, figures in each.pooled(["explicit"])["methods"].items():
             if name not in REFERENCES:
                 lines.append((concept, label(name), *("" if key not in figures else f"{figures[key]['value']:.3f}"
-                                                      for key in ("csdr", "frechet", "added_seconds"))))
-    return table(("concept", "method", "CSDR", "Frechet distance", "added seconds per image"), lines)
+                                                      for key in ("csdr", "added_seconds"))))
+    return table(("concept", "method", "CSDR", "added seconds per image"), lines)
 
 
 def seeds_table(results: dict[str, Measured]) -> str:
@@ -345,8 +345,7 @@ def distances(results: dict[str, Measured], times: dict[str, float]) -> str:
     return f"""## Distance from the oracle, and time
 
 On explicit prompts. CSDR: relative change of the share of the caption that the judge reads right, against the
-oracle's image (0 is best). Frechet distance: between latent statistics of the method's and the oracle's images. Added
-seconds: per image in batches of 25 with one thread, while another worker ran beside.
+oracle's image (0 is best). Added seconds: per image in batches of 25 with one thread, while another worker ran beside.
 
 {numbers_table(results)}
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from saferedir_core.files import written_whole
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
-from ...nodes.evaluation.engine import batches, in_order, make
 from ...nodes.evaluation.methods import Guarded, Oracle
-from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_steps, grid, plot_curves, save
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid, draw_steps, plot_curves, save
 from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import Stage, demo_stage
 from ...nodes.evaluation.summary import summarise
@@ -43,16 +41,7 @@ def strip_of(stage: Stage, work: Path, concept: str) -> Image.Image:
     (guard, *_), others = methods(work, concept, DemoDetector(concept))
     guard.name = "SafeRedir, ours"
     jobs = [job for job in test_jobs(concept, dict.fromkeys(ROWS, 1)) if job.row in SHOWN_ROWS]
-    rows: dict[str, list] = {}
-    texts = []
-    for part in batches(jobs, 8):
-        batch, unguarded = stage.batch_of(part), None
-        texts += [job.text for job in part]
-        for method in in_order([Oracle(), *others, guard]):
-            made = make(stage, method, batch, unguarded)
-            unguarded = unguarded or made
-            rows.setdefault(method.name, []).extend(made.pictures)
-    return grid({name: np.stack(each) for name, each in rows.items()}, texts)
+    return draw_grid(stage, [Oracle(), *others, guard], jobs)
 
 
 def draw_alphas(work: Path, file: Path) -> None:

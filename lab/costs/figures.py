@@ -165,7 +165,7 @@ def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
     from ...nodes.demo_world.backbone import load_backbone
 
     model, clip, _ = load_backbone()
-    positive, negative = ([[drawing.encode(clip, [text]), {}]] for text in ("a striped red fish in the snow", ""))
+    positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
     guard = guarded.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
     taken = []
     for each in (model, guard):

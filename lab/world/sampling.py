@@ -31,7 +31,7 @@ def token_ids(tokenizer, text: str) -> list[int]:
 
 def encode(clip, prompts: Sequence[str]) -> torch.Tensor:
     """Contexts of prompts, (N, k*77, D); each distinct prompt is encoded once."""
-    return drawing.encode(clip, prompts)
+    return drawing.conditioning(clip, prompts)[0][0]
 
 
 def sample_latents(model, positive: torch.Tensor, negative: torch.Tensor, seeds: Sequence[int],

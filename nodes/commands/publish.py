@@ -11,10 +11,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from saferedir_core.bundle import load_redirectors
+from saferedir_core.checkpoint import save_redirector
+from saferedir_core.errors import PairsError
+from saferedir_core.hub import upload
+from saferedir_core.registry import HubSource, Pin, RegistryEntry, entry_to_json
+
+from .arguments import exit_code
 
 FIGURES = {"fsr": "concept gone (FSR)", "kept": "rest kept", "identical": "unchanged to the bit",
            "attack_success": "attack success"}
@@ -56,34 +63,28 @@ class Release:
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 it could not be done, 2 wrong usage."""
-    from saferedir_core.errors import SafeRedirError
-    from saferedir_core.hub import upload
-
     given = parser().parse_args(argv)
-    try:
-        release = prepared(given)
-        text = card(release)
-        print(text)
-        print(f"{release.filename}: {len(release.content)} bytes, SHA-256 {release.sha256}")
-        if given.dry_run:
-            print(f"Nothing was sent. Without --dry-run this goes to {release.repo}.")
-            return 0
-        commit = upload(release.repo, {release.filename: release.content, "README.md": text.encode()},
-                        f"Redirector for {', '.join(release.concepts)}", private=given.private)
-        print(f"Uploaded to {release.repo}, commit {commit}. To pin it in Load SafeRedir from Hub:\n"
-              f"  repo_id {release.repo}\n  filename {release.filename}\n  revision {commit}\n"
-              f"  sha256 {release.sha256}\nOr as an entry of models/saferedir/registry.json:\n{entry(release, commit)}")
-    except SafeRedirError as error:
-        print(f"FAILED  {error}", file=sys.stderr)
-        return 1
+    return exit_code(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> int:
+    release = prepared(given)
+    text = card(release)
+    print(text)
+    print(f"{release.filename}: {len(release.content)} bytes, SHA-256 {release.sha256}")
+    if given.dry_run:
+        print(f"Nothing was sent. Without --dry-run this goes to {release.repo}.")
+        return 0
+    commit = upload(release.repo, {release.filename: release.content, "README.md": text.encode()},
+                    f"Redirector for {', '.join(release.concepts)}", private=given.private)
+    print(f"Uploaded to {release.repo}, commit {commit}. To pin it in Load SafeRedir from Hub:\n"
+          f"  repo_id {release.repo}\n  filename {release.filename}\n  revision {commit}\n"
+          f"  sha256 {release.sha256}\nOr as an entry of models/saferedir/registry.json:\n{entry(release, commit)}")
     return 0
 
 
 def prepared(given: argparse.Namespace) -> Release:
     """Reads the file as a redirector, so that nothing else can be published.  SafeRedirError when it is none."""
-    from saferedir_core.bundle import load_redirectors, save_redirector
-    from saferedir_core.registry import HubSource
-
     redirectors = load_redirectors(given.file)
     filename = given.file.with_suffix(".safetensors").name
     HubSource(given.repo, filename)     # refuses names that no repository has
@@ -103,8 +104,6 @@ def prepared(given: argparse.Namespace) -> Release:
 
 def figures(folder: Path) -> tuple[str, ...]:
     """Lines of the card from an evaluation's summary.json.  SafeRedirError when there is none."""
-    from saferedir_core.errors import PairsError
-
     path = folder / "summary.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -148,8 +147,6 @@ def card(release: Release) -> str:
 
 def entry(release: Release, commit: str) -> str:
     """A registry entry for it, as JSON."""
-    from saferedir_core.registry import HubSource, Pin, RegistryEntry, entry_to_json
-
     made = RegistryEntry("-".join(release.concepts), ", ".join(release.concepts), release.architecture,
                          release.filename, release.license, Pin(len(release.content), release.sha256),
                          (HubSource(release.repo, release.filename, commit),))

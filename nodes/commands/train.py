@@ -116,12 +116,17 @@ class Training:
         self.require_writable_names()
         pairs = read_pairs(arguments.pairs)
         prepare()  # not before: it may only come after `distributed` has chosen the accelerator
+        from comfy.model_management import get_torch_device
+
+        from ..guarding.architectures import host_name
         from ..training import procedure as training
         from ..training.collect import digest_of
 
         concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
         parts = training.split(chosen, arguments.validation_share, arguments.pairs)
-        config = self.training_config()
+        config = TrainingConfig(
+            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
+            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
         collection, model, clip = self.load()
         self.say(f"{concept}: {len(parts.training)} pairs to learn from, {len(parts.validation)} to choose by")
         training.require_prompts_fit(clip, chosen, arguments.pairs)
@@ -131,14 +136,13 @@ class Training:
         training.collect_parts(model, clip, parts, self.work, collection, shard=shard, told=self.collected(parts))
         self.barrier()
         if arguments.collect_only:
-            self.say(f"collected in {self.work}, {self.seconds():.0f} s")
+            self.say(f"collected in {self.work}, {time.monotonic() - self.started:.0f} s")
             return 0
-        architecture, digest = training.architecture_of(model), training.model_digest(model, clip)
-        about = training.provenance(concept, "demo" if arguments.model == "demo" else architecture,
-                                    f"{Path(arguments.model).name} {digest}",
+        about = training.provenance(concept, "demo" if arguments.model == "demo" else host_name(model),
+                                    f"{Path(arguments.model).name} {training.model_digest(model, clip)}",
                                     digest_of(chosen), collection,
                                     "python saferedir.py train " + " ".join(self.argv))
-        trained = training.train_parts(self.work, config, self.device(), self.learned(config.iterations))
+        trained = training.train_parts(self.work, config, get_torch_device(), self.learned(config.iterations))
         if self.rank == 0:
             self.write(trained, {**trained.metadata(), **about})
         self.barrier()
@@ -154,34 +158,24 @@ class Training:
                 raise ConfigError(f"--out is {self.out} and its folder cannot be made ({error.strerror}); expected a "
                                   "folder that can be written. Choose another.") from error
 
-    def training_config(self):
-        arguments = self.arguments
-        return TrainingConfig(
-            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
-            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
-
     def load(self):
         """CollectConfig, MODEL and CLIP."""
-        from ..guarding.architectures import require_known
-        from ..training.collect import CollectConfig
+        from ..training.procedure import collection_of
 
         arguments, usual = self.arguments, DEMO if self.arguments.model == "demo" else CHECKPOINT
-        size = arguments.size or usual["size"]
         if arguments.model == "demo":
             from ..demo_world.backbone import load_backbone
 
             model, clip, _ = load_backbone()
         else:
             model, clip = self.load_checkpoint(Path(arguments.model))
-        channels = model.get_model_object("latent_format").latent_channels
         steps = usual["steps"] if arguments.steps is None else arguments.steps
         if steps < 1 or arguments.trajectories < 1:
             raise ConfigError(f"--steps is {steps} and --trajectories {arguments.trajectories}; expected 1 or more. "
                               "Change the settings.")
-        config = CollectConfig(
-            steps=steps, cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg,
-            shape=(channels, size[1] // 8, size[0] // 8), trajectories=arguments.trajectories, batch=usual["batch"],
-            architecture=require_known(model).name)
+        config = collection_of(model, *(arguments.size or usual["size"]), steps=steps,
+                               cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg,
+                               trajectories=arguments.trajectories, batch=usual["batch"])
         return config, model, clip
 
     def load_checkpoint(self, file: Path):
@@ -200,11 +194,6 @@ class Training:
                                   "Choose a whole checkpoint.")
         return model, clip
 
-    def device(self):
-        import comfy.model_management
-
-        return comfy.model_management.get_torch_device()
-
     def write(self, trained, metadata: dict[str, str]) -> None:
         """The redirector, its log and its plot; each whole or not at all."""
         from PIL import Image
@@ -220,7 +209,7 @@ class Training:
                                      f"expected some space. The redirector {self.out.name} is written; run the same "
                                      "command again for the rest.") from error
         scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
-        self.say(f"written {self.out}, {self.seconds():.0f} s: {scores}")
+        self.say(f"written {self.out}, {time.monotonic() - self.started:.0f} s: {scores}")
 
     def collected(self, parts):
         """For collect_parts(told=)."""
@@ -244,9 +233,6 @@ class Training:
             import torch
 
             torch.distributed.barrier()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
 
     def say(self, text: str) -> None:
         if self.rank == 0:

@@ -119,15 +119,12 @@ def build_vae(state: dict[str, torch.Tensor], config: dict = VAE_CONFIG) -> comf
     codec = build_codec(config).eval()
     codec.load_state_dict(state)
     comfy.model_management.archive_model_dtypes(codec.decoder)
-    vae = comfy.sd.VAE(sd={**hosts_own.state_dict(), **_without_decoder(state)}, config=config, dtype=torch.float32)
+    encoder = {key: value for key, value in state.items() if not key.startswith("decoder.")}
+    vae = comfy.sd.VAE(sd={**hosts_own.state_dict(), **encoder}, config=config, dtype=torch.float32)
     vae.first_stage_model.decoder = codec.decoder
     vae.size = None
     vae.model_size()
     return vae
-
-
-def _without_decoder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in state.items() if not key.startswith("decoder.")}
 
 
 def _unpack_kernels(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

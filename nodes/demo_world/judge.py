@@ -33,16 +33,13 @@ _HUES = {"red": 357.0, "orange": 29.7, "yellow": 50.6, "green": 138.1, "blue": 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge read.  A factor that cannot be read is None.  stripe_share and stripe_depth: 0..1."""
+    """What the judge read.  A factor that cannot be read is None."""
 
     object: str | None
     colour: str | None
     background: str | None
     style: str | None
     striped: bool
-    stripe_share: float
-    stripe_depth: float
-    overlap: float
 
     @property
     def factors(self) -> tuple:
@@ -64,7 +61,7 @@ def judge(pixels: np.ndarray) -> Verdict:
     background, washed = _read_background(rows)
     mask = _foreground(picture, rows)
     if mask.sum() < MIN_AREA:
-        return Verdict(None, None, background, None, False, 0.0, 0.0, 0.0)
+        return Verdict(None, None, background, None, False)
     style = "watercolour" if washed else "ink" if _rim_darkness(picture, mask) >= INK_SHARE else "flat"
     # Undo the wash, so that hue and stripes are read on the same scale in every style.
     scale = wash(np.zeros(1))[0] / 255 if washed else 0.0
@@ -73,19 +70,14 @@ def judge(pixels: np.ndarray) -> Verdict:
     share, depth = _stripe_power(pigment, core)
     striped = bool(share >= STRIPE_SHARE and depth >= STRIPE_DEPTH)
     colour = _read_colour(pigment, core)
-    name, overlap = _read_object(picture, mask, (colour, background, style, striped))
-    return Verdict(name, colour, background, style, striped, share, depth, overlap)
-
-
-def _background_profiles() -> list[tuple[str, bool, np.ndarray]]:
-    plain = [(name, False, background_rows(name)) for name in BACKGROUNDS]
-    return plain + [(name, True, wash(rows)) for name, _, rows in plain]
+    name = _read_object(picture, mask, (colour, background, style, striped))
+    return Verdict(name, colour, background, style, striped)
 
 
 def _read_background(rows: np.ndarray) -> tuple[str | None, bool]:
     """Nearest background and whether it is washed (style watercolour); None when no background is near."""
-    distances = [(np.abs(profile / 255 - rows).mean(), name, washed)
-                 for name, washed, profile in _background_profiles()]
+    distances = [(np.abs((wash(background_rows(name)) if washed else background_rows(name)) / 255 - rows).mean(),
+                  name, washed) for washed in (False, True) for name in BACKGROUNDS]
     distance, name, washed = min(distances, key=lambda item: item[0])
     return (name if distance < 0.08 else None), washed
 
@@ -124,13 +116,13 @@ def _fits(mask: np.ndarray) -> list[tuple[float, Scene]]:
     return sorted(found, key=lambda fit: -fit[0])
 
 
-def _read_object(picture: np.ndarray, mask: np.ndarray, others: tuple) -> tuple[str | None, float]:
-    """Object whose silhouette fits best, with its overlap.  others: what was read of the other factors."""
+def _read_object(picture: np.ndarray, mask: np.ndarray, others: tuple) -> str | None:
+    """Object whose silhouette fits best.  others: what was read of the other factors."""
     fits = _fits(mask)
     close = [fit for fit in fits[:2] if fit[0] >= max(MIN_OVERLAP, fits[0][0] - CLOSE_CALL)]
     if len(close) > 1 and None not in others:
         close.sort(key=lambda fit: _difference(picture, fit[1], others))
-    return (close[0][1].object, close[0][0]) if close else (None, fits[0][0])
+    return close[0][1].object if close else None
 
 
 def _difference(picture: np.ndarray, pose: Scene, others: tuple) -> float:

@@ -25,6 +25,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from comfy_execution.utils import get_executing_context
@@ -177,14 +179,10 @@ def _queued_from(server) -> tuple[str | None, str | None]:
     return context.prompt_id, None
 
 
-class _harmless:
+@contextmanager
+def _harmless() -> Iterator[None]:
     """A display that fails says so in the log; the run it shows goes on."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> bool:
-        if isinstance(error, Exception):
-            log.warning("SafeRedir's live display failed: %s. The run goes on guarded.", error, exc_info=error)
-            return True
-        return False
+    try:
+        yield
+    except Exception as error:
+        log.warning("SafeRedir's live display failed: %s. The run goes on guarded.", error, exc_info=error)

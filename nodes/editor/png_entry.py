@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from comfy_execution.utils import get_executing_context
 
@@ -61,61 +61,43 @@ def _follows(prompt: dict):
                                  (prompt[source].get("class_type") != REPORT_NODE or slot == PASSED_THROUGH))
 
 
-class RidingInfo(dict):
-    """extra_pnginfo of one prompt, with a `saferedir` entry for nodes behind a SafeRedir Report only."""
+class RidingInfo(Mapping, dict):
+    """extra_pnginfo of one prompt, with a `saferedir` entry for nodes behind a SafeRedir Report only.
+
+    A Mapping, so that every way to read it leads through the three methods below; a dict for whoever asks.
+    """
 
     def __init__(self, content: dict, prompt: dict) -> None:
         super().__init__(content)
         self._prompt = prompt
 
-    def _entry(self) -> dict | None:
-        context = get_executing_context()
-        if context is None or dict.__contains__(self, KEY):
-            return None
-        try:
-            return entry_for(self._prompt, context.node_id)
-        except Exception as error:     # a picture without the entry is better than none
-            log.warning("SafeRedir could not write its report into a picture's metadata: %s", error, exc_info=error)
-            return None
+    def _content(self) -> dict:
+        """What the node that asks may see."""
+        content, context = dict(dict.items(self)), get_executing_context()
+        if context is not None and KEY not in content:
+            try:
+                entry = entry_for(self._prompt, context.node_id)
+            except Exception as error:     # a picture without the entry is better than none
+                log.warning("SafeRedir could not write its report into a picture's metadata: %s", error, exc_info=error)
+            else:
+                content |= {} if entry is None else {KEY: entry}
+        return content
+
+    def __getitem__(self, key):
+        return self._content()[key]
 
     def __iter__(self) -> Iterator[str]:
-        yield from super().__iter__()
-        if self._entry() is not None:
-            yield KEY
+        return iter(self._content())
 
     def __len__(self) -> int:
-        return super().__len__() + (self._entry() is not None)
-
-    def __contains__(self, key) -> bool:
-        return super().__contains__(key) or (key == KEY and self._entry() is not None)
-
-    def __missing__(self, key):
-        entry = self._entry() if key == KEY else None
-        if entry is None:
-            raise KeyError(key)
-        return entry
-
-    def get(self, key, default=None):
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-    def keys(self):
-        return list(self)
-
-    def items(self):
-        return [(key, self[key]) for key in self]
-
-    def values(self):
-        return [self[key] for key in self]
+        return len(self._content())
 
     def copy(self):
-        return dict(self.items())
+        return self._content()
 
     def __reduce_ex__(self, protocol):
         """Copies, as the host's queue and history make them, are plain."""
-        return dict, (dict(self.items()),)
+        return dict, (self._content(),)
 
 
 def ride_along(json_data: dict) -> dict:

@@ -23,8 +23,8 @@ def prompt_text(prompt: dict, node_id: str) -> str | None:
                    if "negative" not in name and output_type(prompt, source, slot) == CONDITIONING]
         if sources:
             encoders = {each for source in sources for each in _encoders(prompt, source)}
-            texts = [_text(prompt, each) for each in encoders]
-            return texts[0] if len(texts) == 1 else None
+            inputs = prompt.get(encoders.pop(), {}).get("inputs", {}) if len(encoders) == 1 else {}
+            return next((inputs[name] for name in TEXT_INPUTS if isinstance(inputs.get(name), str)), None)
     return None
 
 
@@ -60,22 +60,13 @@ def _encoders(prompt: dict, node_id: str) -> list[str]:
         if current in seen:
             continue
         seen.add(current)
+        both = any("positive" in name for name, _, _ in links(prompt, current))
         sources = [source for name, source, slot in links(prompt, current)
-                   if output_type(prompt, source, slot) == CONDITIONING and not (
-                       "negative" in name and _has_positive(prompt, current))]
+                   if output_type(prompt, source, slot) == CONDITIONING and not (both and "negative" in name)]
         waiting += sources
         if not sources:
             found.append(current)
     return found
-
-
-def _has_positive(prompt: dict, node_id: str) -> bool:
-    return any("positive" in name for name, _, _ in links(prompt, node_id))
-
-
-def _text(prompt: dict, node_id: str) -> str | None:
-    inputs = prompt.get(node_id, {}).get("inputs", {})
-    return next((inputs[name] for name in TEXT_INPUTS if isinstance(inputs.get(name), str)), None)
 
 
 @cache

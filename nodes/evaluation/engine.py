@@ -24,7 +24,6 @@ from .stage import Stage
 class Made:
     """What a method made of a batch.
 
-    batch      as the method sampled it
     latents    (N, C, h, w)
     pictures   (N, H, W, 3) uint8, as delivered
     triggered  per picture whether the method intervened, or None
@@ -32,7 +31,6 @@ class Made:
     seconds    per picture, without detection
     """
 
-    batch: Batch
     latents: torch.Tensor
     pictures: np.ndarray
     triggered: list[bool] | None
@@ -55,12 +53,13 @@ def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detec
     ResultsError when the file cannot be written; what was written before is intact.
     """
     methods, jobs, store = in_order(methods), of_shard(jobs, shard), Results(results)
-    wanted = {(method.name, job.id) for method in methods for job in jobs if makes(method, job)}
-    before = len(store.done)
+    wanted = {(method.name, job.id) for method in methods for job in jobs
+              if not job.only or job.only == method.name or method.name in REFERENCES}
+    before, unfinished = len(store.done), {job for _, job in wanted - store.done}
     told = progress or (lambda *_: None)
     told(len(wanted & store.done), len(wanted))
-    for part in batches([job for job in jobs if any(pending(method, job, store.done) for method in methods)], batch):
-        _evaluate_batch(stage, methods, part, detector, store, distance)
+    for part in batches([job for job in jobs if job.id in unfinished], batch):
+        _evaluate_batch(stage, methods, part, wanted, detector, store, distance)
         told(len(wanted & store.done), len(wanted))
     return len(store.done) - before
 
@@ -84,14 +83,6 @@ def of_shard(jobs: Iterable[Job], shard: tuple[int, int]) -> list[Job]:
     return [job for job in {job.id: job for job in jobs}.values() if int(job.id, 16) % count == index]
 
 
-def makes(method: Method, job: Job) -> bool:
-    return not job.only or job.only == method.name or method.name in REFERENCES
-
-
-def pending(method: Method, job: Job, done: set[tuple[str, str]]) -> bool:
-    return makes(method, job) and (method.name, job.id) not in done
-
-
 def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
     """Jobs of equal settings together, in the order in which the settings first appear."""
     groups: dict[tuple, list[Job]] = {}
@@ -109,36 +100,27 @@ def make(stage: Stage, method: Method, batch: Batch, unguarded: Made | None = No
         latents, sampled = unguarded.latents, unguarded.seconds * len(batch.jobs)
     else:
         latents, sampled = stage.render(changed), 0.0
-    equal = [unguarded is not None and torch.equal(*pair)
-             for pair in zip(latents, latents if unguarded is None else unguarded.latents)]
-    decoded = _pictures(stage, latents, equal, unguarded)
+    if unguarded is None:
+        decoded, equal = stage.decode(latents), [True] * len(latents)
+    else:
+        decoded, equal = unguarded.pictures.copy(), [torch.equal(*pair) for pair in zip(latents, unguarded.latents)]
+        new = [index for index, hit in enumerate(equal) if not hit]
+        if new:
+            decoded[new] = stage.decode(latents[new])
     pictures, triggered = method.finish(decoded, changed, stage)
     same = [hit and np.array_equal(*pair) for hit, pair in zip(equal, zip(decoded, pictures))]
-    if unguarded is None:
-        same = [True] * len(batch.jobs)
-    return Made(changed, latents, pictures, triggered, same,
-                (time.perf_counter() - started + sampled) / len(batch.jobs))
+    return Made(latents, pictures, triggered, same, (time.perf_counter() - started + sampled) / len(batch.jobs))
 
 
-def _pictures(stage: Stage, latents: torch.Tensor, equal: list[bool], unguarded: Made | None) -> np.ndarray:
-    """Pictures of latents; those equal to the unguarded ones are taken over."""
-    new = [index for index, hit in enumerate(equal) if not hit]
-    if unguarded is None or len(new) == len(equal):
-        return stage.decode(latents)
-    pictures = unguarded.pictures.copy()
-    if new:
-        pictures[new] = stage.decode(latents[new])
-    return pictures
-
-
-def _evaluate_batch(stage: Stage, methods: list[Method], jobs: list[Job], detector: Detector, store: Results,
-                    distance: Callable | None) -> None:
+def _evaluate_batch(stage: Stage, methods: list[Method], jobs: list[Job], wanted: set[tuple[str, str]],
+                    detector: Detector, store: Results, distance: Callable | None) -> None:
     batch = stage.batch_of(jobs)
     unguarded = make(stage, methods[0], batch)
     reference = detector.detect(unguarded.pictures, jobs)
     oracle = None
     for method in methods:
-        missing = [index for index, job in enumerate(jobs) if pending(method, job, store.done)]
+        missing = [index for index, job in enumerate(jobs) if (method.name, job.id) in wanted
+                   and (method.name, job.id) not in store.done]
         measured = distance and method.name == "oracle"  # the others are compared with it, whether it is there or not
         if not missing and not measured:
             continue
@@ -166,16 +148,5 @@ def line(method: str, job: Job, made: Made, seen: Seen, distance: float | None, 
         "method": method, "job": job.id, "row": job.row, "text": job.text, "seed": job.seed, "unsafe": job.unsafe,
         **asdict(seen), "triggered": None if made.triggered is None else bool(made.triggered[index]),
         "identical": bool(made.same[index]), "distance": distance, "seconds": round(made.seconds, 5),
-        "latent": digest(made.latents[index])[:16], "features": latent_features(made.latents[index]),
+        "latent": digest(made.latents[index])[:16],
     }
-
-
-def latent_features(latent: torch.Tensor) -> list[float]:
-    """Mean and standard deviation of each channel in each quarter of a latent (C, h, w): 8*C numbers.
-
-    Small enough to be kept with every result.  A Frechet distance between them compares colours, contrast and layout of
-    two sets of images on any latent model; it is not the FID, which is taken between Inception features.
-    """
-    quarters = latent.float().unfold(1, latent.shape[1] // 2, latent.shape[1] // 2).unfold(
-        2, latent.shape[2] // 2, latent.shape[2] // 2).flatten(3)                                  # (C, 2, 2, pixels)
-    return [round(float(value), 4) for value in torch.cat([quarters.mean(3).flatten(), quarters.std(3).flatten()])]

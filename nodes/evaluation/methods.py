@@ -48,7 +48,7 @@ class Unguarded:
         return pictures, None
 
 
-class Oracle:
+class Oracle(Unguarded):
     """The model as it is, on the prompt that a perfect method would draw: the job's safe text."""
 
     name = "oracle"
@@ -58,20 +58,18 @@ class Oracle:
             return batch
         return replace(batch, positive=stage.batch_of([job.safe() for job in batch.jobs]).positive)
 
-    def finish(self, pictures, batch, stage):
-        return pictures, None
-
 
 class Guarded:
     """SafeRedir Guard.
 
-    redirector: a file, several files (a stack), or what flows along a SAFEREDIR wire.
+    redirector: a file, or what flows along a SAFEREDIR wire.
     policy: PolicyConfig, or None for the strength and the threshold that the file recommends.
     """
 
-    def __init__(self, name: str, redirector, policy: PolicyConfig | None = None) -> None:
+    def __init__(self, name: str, redirector: Path | LoadedRedirector, policy: PolicyConfig | None = None) -> None:
         self.name = name
-        self.loaded = loaded_redirector(redirector)
+        self.loaded = redirector if isinstance(redirector, LoadedRedirector) else LoadedRedirector.place(
+            redirector.stem, load_redirector(redirector))
         self.policy = policy or default_policy(self.loaded.redirector)
 
     def change(self, batch: Batch, stage) -> Batch:
@@ -88,15 +86,6 @@ class Guarded:
     def report(self, batch: Batch) -> dict:
         """The newest run's report (see saferedir_core.report) of a batch that `change` returned."""
         return batch.model.get_attachment(RECORDER).runs[-1].report
-
-
-def loaded_redirector(redirector) -> LoadedRedirector:
-    """What flows along a SAFEREDIR wire, of a file or several."""
-    if isinstance(redirector, LoadedRedirector):
-        return redirector
-    files = [redirector] if isinstance(redirector, (str, Path)) else [*redirector]
-    placed = [LoadedRedirector.place(Path(file).stem, load_redirector(file)) for file in files]
-    return placed[0] if len(placed) == 1 else LoadedRedirector.stacked(placed)
 
 
 def default_policy(redirector: Redirector) -> PolicyConfig:

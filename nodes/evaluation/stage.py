@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from saferedir_core.errors import ConfigError
 
-from ..drawing import conditioning, sample
+from ..drawing import conditioning, sample, shape_for
 from .jobs import Batch, Job
 
 
@@ -56,39 +56,23 @@ class Stage:
         """Pictures (N, H, W, 3) uint8, rounded as the host's Save Image does."""
         return (255.0 * self.vae.decode(latents).float().cpu().numpy()).clip(0, 255).astype(np.uint8)
 
-    def with_settings(self, **changes) -> Stage:
-        """Another stage that differs in these fields."""
-        return replace(self, **changes)
 
-
-def demo_stage() -> Stage:
-    """The demo world at 10 steps, euler, normal, CFG 4."""
+def demo_stage(**settings) -> Stage:
+    """The demo world at 10 steps, euler, normal, CFG 4, or with other settings of `Stage`."""
     from ..demo_world.backbone import load_backbone
 
-    return Stage(*load_backbone(), latent_shape=(4, 8, 8), steps=10, cfg=4.0)
+    return Stage(*load_backbone(), **{"latent_shape": (4, 8, 8), "steps": 10, "cfg": 4.0, **settings})
 
 
-def checkpoint_stage(path: Path, size: int = 512, **settings) -> Stage:
-    """A checkpoint file through the host's own loader.  size: of the pictures, pixels.  settings: of `Stage`."""
+def stage_of(name: str, size: int = 512, **settings) -> Stage:
+    """"demo", or the path of a checkpoint, through the host's own loader.  size: of its pictures, pixels."""
+    if name == "demo":
+        return demo_stage(**settings)
     import comfy.sd
     import folder_paths
 
-    if not Path(path).is_file():
-        raise ConfigError(f"There is no checkpoint at {path}; expected a .safetensors or .ckpt file, or 'demo'.")
+    if not Path(name).is_file():
+        raise ConfigError(f"There is no checkpoint at {name}; expected a .safetensors or .ckpt file, or 'demo'.")
     model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-        str(path), output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))
+        name, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))
     return Stage(model, clip, vae, latent_shape=shape_for(model, size, size), **settings)
-
-
-def stage_of(name: str, **settings) -> Stage:
-    """"demo", or the path of a checkpoint."""
-    if name == "demo":
-        return demo_stage().with_settings(**{key: value for key, value in settings.items() if key != "size"})
-    return checkpoint_stage(Path(name), **settings)
-
-
-def shape_for(model, width: int, height: int) -> tuple[int, int, int]:
-    """Shape (C, h, w) of the latent of a picture of this size in pixels."""
-    latent_format = model.get_model_object("latent_format")
-    ratio = latent_format.spacial_downscale_ratio
-    return latent_format.latent_channels, height // ratio, width // ratio

@@ -6,14 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from saferedir_core.markdown import table
-from saferedir_core.metrics import Share, csdr, frechet_distance, share
+from saferedir_core.metrics import Share, csdr, share
 
 VERSION = 1
 ATTACK = "attack"  # rows that begin with it are attacks
-FEWEST_FOR_FRECHET = 2  # times as many images as features, for a Frechet distance that means something
 
 # key -> (title, what it says)
 SHARES = {
@@ -30,7 +27,6 @@ SHARES = {
 NUMBERS = {
     "csdr": ("CSDR", "relative change of the caption score against the oracle's image, 0 is best"),
     "distance": ("LPIPS", "mean perceptual distance to the oracle's image, 0 is best"),
-    "frechet": ("Frechet distance", "between latent statistics of the method's and of the oracle's images, 0 is best"),
     "added_seconds": ("Added time", "seconds per image more than unguarded"),
 }
 
@@ -121,7 +117,7 @@ def _figures(row: Row, method: str) -> dict:
         "identical": share(line["identical"] for line in harmless),
         "triggered": share(line["triggered"] for line in counted if line["triggered"] is not None),
         "csdr": _csdr(beside), "distance": _mean(line.get("distance") for line in counted),
-        "frechet": _frechet(beside), "added_seconds": _added_seconds(row, method),
+        "added_seconds": _added_seconds(row, method),
     }
     return {key: value for key, value in figures.items()
             if value is not None and not (isinstance(value, Share) and not value.total)}
@@ -131,14 +127,6 @@ def _csdr(beside: Sequence[tuple[dict, dict]]) -> float | None:
     known = [(line["caption_score"], oracle["caption_score"]) for line, oracle in beside
              if line.get("caption_score") is not None and oracle.get("caption_score") is not None]
     return csdr(*zip(*known)) if known else None
-
-
-def _frechet(beside: Sequence[tuple[dict, dict]]) -> float | None:
-    pairs = [(line["features"], oracle["features"]) for line, oracle in beside
-             if line.get("features") and oracle.get("features")]
-    if not pairs or len(pairs) < FEWEST_FOR_FRECHET * len(pairs[0][0]):
-        return None
-    return frechet_distance(*(torch.tensor(each, dtype=torch.float64) for each in zip(*pairs)))
 
 
 def _added_seconds(row: Row, method: str) -> float | None:

@@ -27,14 +27,9 @@ def host_name(model) -> str:
                 kind.__name__)
 
 
-def architecture_of(model) -> Architecture | None:
-    """The kind of a MODEL; None when it is none that is known here."""
-    return of_host_model(host_name(model))
-
-
 def require_known(model) -> Architecture:
     """The kind of a MODEL.  ContextError when it is none that is known here."""
-    found = architecture_of(model)
+    found = of_host_model(host_name(model))
     if found is None:
         known = ", ".join(each.title for each in ARCHITECTURES.values())
         raise ContextError(f"The model is of the kind {host_name(model)!r}, of which SafeRedir does not know where "

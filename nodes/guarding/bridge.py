@@ -34,13 +34,11 @@ from saferedir_core.architecture import architecture
 
 from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
 from .architectures import require_fitting_model
-from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable, restore_original
+from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable
 from .door import Door
 from .listeners import RunListener, RunStart
 from .reaction import Reaction
 from .sampling_run import SamplingRun
-
-__all__ = ["Guard", "guard_model", "redirect_conditioning", "restore_original"]
 
 KEY = "saferedir"
 POOLED_OUTPUT = "pooled_output"  # in a conditioning's dict
@@ -131,19 +129,19 @@ class Guard:
             key = f"{KEY}.{start.run_id}"
             add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, run.predict_noise, guider.model_options, True)
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, run.calc_cond_batch, guider.model_options, True)
-            output = None
+            output, under_way = None, _under_way.set((*_under_way.get(), run))
             try:
                 for listener in self.listeners:
                     listener.started(start)
                 run.check_conds()
-                with _present(run):
-                    sampled = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback),
-                                       disable_pbar, seed, **kwargs)
+                sampled = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.counting(callback),
+                                   disable_pbar, seed, **kwargs)
                 run.settle()
                 run.require_guarded()
                 output = run.blanked(sampled)
                 return output
             finally:
+                _under_way.reset(under_way)
                 self._record(run, output)
 
     def require_present(self, patcher) -> None:
@@ -185,12 +183,3 @@ def _door_of(guider) -> Iterator[Door]:
         yield door
     finally:
         door.leave()
-
-
-@contextmanager
-def _present(run: SamplingRun) -> Iterator[None]:
-    token = _under_way.set((*_under_way.get(), run))
-    try:
-        yield
-    finally:
-        _under_way.reset(token)

@@ -98,19 +98,19 @@ def require_fitting_context(context, redirector: Redirector) -> None:
                            "float32.")
 
 
-def context_of(cond: dict, name: str = PROMPT) -> torch.Tensor | None:
+def context_of(cond: dict, name: str) -> torch.Tensor | None:
     """A context of a laid-out cond, (B, n, D); None when it has none of this name."""
     entry = cond.get("model_conds", {}).get(name)
     return None if entry is None else entry.cond
 
 
-def prompt_of(cond: dict) -> torch.Tensor:
-    """The context of a laid-out cond.  ContextError when it has none."""
-    context = context_of(cond)
-    if context is None:
+def contexts_of(cond: dict) -> dict[str, torch.Tensor]:
+    """All contexts of a laid-out cond by name, its prompt first.  ContextError when it has no prompt."""
+    found = {name: context for name in CONTEXTS if (context := context_of(cond, name)) is not None}
+    if PROMPT not in found:
         raise ContextError("A conditioning reaches the model without a cross-attention context; expected one. This "
                            "kind of model is not supported: remove SafeRedir Guard from it.")
-    return context
+    return found
 
 
 def with_contexts(cond: dict, issued: dict[str, Issued]) -> dict:

@@ -145,8 +145,12 @@ class DecisionLog(RunListener):
         self._write("refused", None, why=why)
 
     def _write(self, event: str, start, **said) -> None:
-        line = json.dumps({"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event,
-                           "run": None if start is None else start.run_id, **_executing(), **said})
+        line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event,
+                "run": None if start is None else start.run_id}
+        context = get_executing_context()
+        if context is not None:
+            line |= {"prompt_id": context.prompt_id, "node_id": context.node_id}
+        line = json.dumps(line | said)
         if self._path is None:
             logging.getLogger(SHOWN).info("%s", line)
             return
@@ -159,7 +163,6 @@ class Enforcer:
 
     def __init__(self, settings: Enforcement, loaded: tuple[LoadedRedirector, ...], decisions: DecisionLog) -> None:
         self.settings, self.loaded, self.decisions = settings, loaded, decisions
-        self._before: list[tuple[type, str, object]] = []
 
     @classmethod
     def from_file(cls, path: Path) -> Enforcer:
@@ -181,17 +184,10 @@ class Enforcer:
             if not callable(vars(owner).get(name)):
                 raise SafeRedirError(f"This ComfyUI has no {owner.__name__}.{name}; expected it, because sampling is "
                                      "guarded there. Use a supported release of ComfyUI.")
-        self._before = [(guider, "sample", guider.sample), (model, "apply_model", model.apply_model)]
         guider.sample = self._guarding(guider.sample)
         model.apply_model = self._requiring(model.apply_model)
         log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
                  ", ".join(self.settings.redirectors), self.settings.on_unsafe)
-
-    def uninstall(self) -> None:
-        """For tests: gives the host its own methods back."""
-        for owner, name, method in self._before:
-            setattr(owner, name, method)
-        self._before = []
 
     def _guarding(self, sample):
         @functools.wraps(sample)
@@ -256,9 +252,3 @@ def enforce_if_asked() -> Enforcer | None:
         raise SystemExit(f"SafeRedir: {ENVIRONMENT} is set and enforcement cannot be had, so the server does not "
                          f"start: {trouble}") from trouble
     return enforcer
-
-
-def _executing() -> dict[str, str]:
-    """Which prompt and node of the queue are being executed, when the host says."""
-    context = get_executing_context()
-    return {} if context is None else {"prompt_id": context.prompt_id, "node_id": context.node_id}

@@ -54,10 +54,10 @@ class Prompts:
 
     def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig, readback: Readback | None,
                  on_decision: Callable[[int, Decision], None]) -> None:
-        self.redirectors, self.config, self.readback, self._on_decision = redirectors, config, readback, on_decision
+        self.config, self.readback, self._on_decision = config, readback, on_decision
         self.markers: list[Marker] = []
         self._known: dict[tuple[int, int, int], Prompt] = {}  # by the ids of context and y as found, and the batch
-        self._ensemble = Ensemble(redirectors)  # prepares the weights at the first model call, when they are in place
+        self.ensemble = Ensemble(redirectors)  # prepares the weights at the first model call, when they are in place
 
     @property
     def runs(self) -> list[RedirectionRun]:
@@ -71,22 +71,23 @@ class Prompts:
         """
         prompt = self.prompt(context, batch, y)
         if prompt.run is None:
-            require_fitting_context(context, self._first)
-            prompt.run = RedirectionRun(self._ensemble, self.config, prompt.original, pooled=prompt.pooled,
+            require_fitting_context(context, self.ensemble.first)
+            prompt.run = RedirectionRun(self.ensemble, self.config, prompt.original, pooled=prompt.pooled,
                                         readback=self.readback,
                                         on_decision=partial(self._on_decision, len(self.runs)))
         return prompt.run
 
     def prompt(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> Prompt:
-        y = y if self.pooled_dim else None
+        y = y if self.ensemble.pooled_dim else None
         key = id(context), id(y), batch
         if key not in self._known:
-            known = self._equal(context, batch, y)
-            if known is not None:
-                return known
-            restored = restore_original(context, self.markers, self._first.config.tokens)
+            for (*_, known_batch), known in self._known.items():
+                # Of the same content, when some node makes its context anew for every model call.
+                if known_batch == batch and _equal(known.found, context) and _equal(known.y, y):
+                    return known
+            restored = restore_original(context, self.markers, self.ensemble.first.config.tokens)
             prompt = Prompt(context, comfy.utils.repeat_to_batch_size(restored, batch), restored is not context, y=y)
-            vector = pooled_part(y, self.kind, self.pooled_dim)
+            vector = pooled_part(y, self.kind, self.ensemble.pooled_dim)
             if vector is not None:
                 original = restore_pooled(vector, self.markers)
                 prompt.pooled = comfy.utils.repeat_to_batch_size(original, batch)
@@ -97,12 +98,7 @@ class Prompts:
     @property
     def kind(self) -> Architecture:
         """Of the model that the redirectors are for."""
-        return architecture(self._first.config.architecture)
-
-    @property
-    def pooled_dim(self) -> int:
-        """Width of the pooled vector that any of the redirectors reads; 0 for none."""
-        return self._ensemble.pooled_dim
+        return architecture(self.ensemble.first.config.architecture)
 
     def items_to_hide(self, batch: int, redirected: bool) -> torch.Tensor | None:
         """Images that any prompt could not be judged for, and with `redirected` those it was redirected for, (B,) bool
@@ -118,24 +114,13 @@ class Prompts:
         """
         reports = [run.report() for run in self.runs]
         if not reports:  # the run failed before the first model call
-            reports = [report(Trajectory(), self.config, self._first)]
+            reports = [report(Trajectory(), self.config, self.ensemble.first)]
         reports.sort(key=lambda content: content["status"] != "redirected")
         first, *others = reports
         content = {**first, "other_conditionings": others[:OTHERS_REPORTED]}
         if len(others) > OTHERS_REPORTED:
             content["conditionings_left_out"] = len(others) - OTHERS_REPORTED
         return content
-
-    @property
-    def _first(self) -> Redirector:
-        return self._ensemble.first
-
-    def _equal(self, context: torch.Tensor, batch: int, y: torch.Tensor | None) -> Prompt | None:
-        """The known prompt of the same content, when some node makes its context anew for every model call."""
-        for (*_, known_batch), prompt in self._known.items():
-            if known_batch == batch and _equal(prompt.found, context) and _equal(prompt.y, y):
-                return prompt
-        return None
 
 
 def _equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:

@@ -47,12 +47,10 @@ class Reaction:
         if unsafe and self.on_unsafe in _VERDICTS:
             content["verdict"] = content["verdict"].replace("Redirected:", _VERDICTS[self.on_unsafe])
         if self.on_unsafe == "observe":
-            content["decisions"] = [_not_redirected(each) for each in content["decisions"]]
+            content["decisions"] = [{**each, "redirected": [False for _ in each["redirected"]],
+                                     "redirected_chunks": [[False for _ in chunks]
+                                                           for chunks in each["redirected_chunks"]]}
+                                    for each in content["decisions"]]
         if errors:
             content |= {"status": "not_evaluated", "verdict": f"Not guarded: {errors[0]}"}
         return content
-
-
-def _not_redirected(decision: dict) -> dict:
-    return {**decision, "redirected": [False for _ in decision["redirected"]],
-            "redirected_chunks": [[False for _ in chunks] for chunks in decision["redirected_chunks"]]}

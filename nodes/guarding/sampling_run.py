@@ -28,7 +28,6 @@ from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig
 from ..types import LoadedRedirector, Marker
 from .architectures import require_fitting_model, timestep_of, with_pooled
 from .conds import (
-    CONTEXTS,
     CONTROLNET_MARKER,
     ISSUED,
     MARKER,
@@ -36,8 +35,8 @@ from .conds import (
     PROMPT,
     Issued,
     context_of,
+    contexts_of,
     draws,
-    prompt_of,
     require_judgeable,
     side_draws,
     with_contexts,
@@ -85,7 +84,7 @@ class SamplingRun:
             for side, conds in self.guider.conds.items():
                 self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
                                          if isinstance(cond.get(name), Marker)]
-                if not self._draws(side):
+                if not draws(self.guider, side):
                     continue
                 if not conds:
                     raise ContextError(f"The {side} conditioning is empty; expected at least one prompt. Connect CLIP "
@@ -113,7 +112,9 @@ class SamplingRun:
             if self.config.mode == "guard":
                 self._observe(x, timestep)
                 prediction = executor(x, timestep, model_options, seed)
-                if self._guidance_is_a_nodes_own(model_options) and self._pulls_towards_the_negative(prediction):
+                nodes_own = type(self.guider) is not comfy.samplers.CFGGuider or any(
+                    name in model_options for name in GUIDANCE)
+                if nodes_own and self._pulls_towards_the_negative(prediction):
                     self._all_drawn = True
                     prediction = executor(x, timestep, model_options, seed)
                 return prediction
@@ -130,14 +131,19 @@ class SamplingRun:
         for each in (model, *(clone.model for clone in model_options.get("multigpu_clones", {}).values())):
             self.door.watch(each)
         self.door.receive(conds)
-        guarded = conds
+        guarded, whole = conds, self._is_whole(x_in, model_options)
         with self._failing_closed("redirecting the prompt"):
-            if not self._is_whole(x_in, model_options):
-                self._begin_call_of_its_own(x_in.shape[0])
+            if not whole:
+                # A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to.
+                if self.config.mode == "upstream":
+                    raise ContextError(f"The model is called with {x_in.shape[0]} latents outside of the sampler's own "
+                                       "call; expected the whole batch, because mode 'upstream' decides after that "
+                                       "call. Use mode 'guard'.")
+                self._judged = []
             guarded = [self._redirect_side(side_conds, x_in, timestep) for side_conds in conds]
         with self.door.opened(guarded):
             predictions = executor(model, guarded, x_in, timestep, model_options)
-        if self._is_whole(x_in, model_options):
+        if whole:
             for side_conds, prediction in zip(conds, predictions):
                 if side_conds:
                     self._predictions.setdefault(id(side_conds), (self._side_draws(side_conds), prediction))
@@ -148,13 +154,6 @@ class SamplingRun:
         if self._calling is None or self._calling.shape[0] != x.shape[0]:
             return False
         return x is self._calling or "context_handler" not in model_options
-
-    def _begin_call_of_its_own(self, batch: int) -> None:
-        """A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to."""
-        if self.config.mode == "upstream":
-            raise ContextError(f"The model is called with {batch} latents outside of the sampler's own call; expected "
-                               "the whole batch, because mode 'upstream' decides after that call. Use mode 'guard'.")
-        self._judged = []
 
     def settle(self) -> None:
         """Waits for what is still on the device, and raises what went wrong there, before a latent goes out."""
@@ -213,25 +212,18 @@ class SamplingRun:
 
     def report(self) -> dict:
         """The run's report; with several guarded conds that of the first redirected one, the others beside it."""
-        content = self.prompts.report()
-        return self.reaction.added_to(content, self.errors)
+        return self.reaction.added_to(self.prompts.report(), self.errors)
 
     # ------------------------------------------------------------------------------ judging
 
     def _prepare(self, batch: int) -> list[RedirectionRun]:
         """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
         return [self.prompts.run_of(context, batch, context_of(cond, POOLED))
-                for side, conds in self.guider.conds.items() if self._draws(side)
-                for cond in conds for context in _contexts(cond)]
-
-    def _draws(self, side: str) -> bool:
-        return self._all_drawn or draws(self.guider, side)
+                for side, conds in self.guider.conds.items() if self._all_drawn or draws(self.guider, side)
+                for cond in conds for context in contexts_of(cond).values()]
 
     def _side_draws(self, conds: list[dict]) -> bool:
         return self._all_drawn or side_draws(self.guider, conds)
-
-    def _guidance_is_a_nodes_own(self, model_options: dict) -> bool:
-        return type(self.guider) is not comfy.samplers.CFGGuider or any(name in model_options for name in GUIDANCE)
 
     def _pulls_towards_the_negative(self, prediction: torch.Tensor) -> bool:
         """Whether any image's prediction holds a share of a side that is thought to be pushed away.
@@ -282,57 +274,46 @@ class SamplingRun:
         return redirected if any(new is not old for new, old in zip(redirected, conds)) else conds
 
     def _redirect_cond(self, cond: dict, guarded: bool, x: torch.Tensor, sigma: torch.Tensor) -> dict:
-        prompt_of(cond)
-        issued = {name: self._redirect_context(cond, name, guarded, x, sigma) for name in CONTEXTS
-                  if context_of(cond, name) is not None}
-        if context_of(cond, POOLED) is not None and self.prompts.pooled_dim and guarded:
-            issued[POOLED] = self._redirect_pooled(cond, x.shape[0])
-        changed = {name: each for name, each in issued.items() if each is not None}
+        batch, changed = x.shape[0], {}
+        y = self._found(cond, POOLED)[0] if guarded else None
+        for name in contexts_of(cond):
+            found = self._found(cond, name)[0]
+            if guarded:
+                run = self.prompts.run_of(found, batch, y)
+                if not any(run is each for each in self._judged) and self.config.mode == "guard":
+                    self._observe_run(run, x, sigma)
+            elif name == PROMPT and self.prompts.runs:
+                # The published hooks shift the negative prompt by the positive's delta as well.
+                run = self.prompts.runs[0]
+            else:
+                continue
+            if self.reaction.on_unsafe == "observe":
+                continue
+            prompt = self.prompts.prompt(found, batch, y)
+            changed[name] = self._issued(cond, name, run, prompt.original, prompt.restored)
+            if name == PROMPT and prompt.pooled is not None:
+                changed[POOLED] = self._issued(cond, POOLED, run, prompt.pooled, prompt.pooled_restored)
+        changed = {name: each for name, each in changed.items() if each is not None}
         return with_contexts(cond, changed) if changed else cond
 
-    def _redirect_context(self, cond: dict, name: str, guarded: bool, x: torch.Tensor,
-                          sigma: torch.Tensor) -> Issued | None:
-        """What shall stand in the place of one context; None when it stays."""
+    def _issued(self, cond: dict, name: str, run: RedirectionRun, original: torch.Tensor,
+                restored: bool) -> Issued | None:
+        """What shall stand in the place of one context, or of the pooled input; None when it stays."""
         found, given, run_ids = self._found(cond, name)
-        batch = x.shape[0]
-        y = self._found(cond, POOLED)[0]
-        if guarded:
-            run = self.prompts.run_of(found, batch, y)
-            if not any(run is each for each in self._judged) and self.config.mode == "guard":
-                self._observe_run(run, x, sigma)
-        elif name == PROMPT and self.prompts.runs:
-            # The published hooks shift the negative prompt by the positive's delta as well.
-            run = self.prompts.runs[0]
+        if run_ids:  # another guard's shift stays, and this one's is added to it
+            given = comfy.utils.repeat_to_batch_size(given, len(original))
+            original, restored = given[..., :original.shape[-1]], False
+        if name == POOLED:
+            redirected = run.redirect_pooled(original)
         else:
-            return None
-        if self.reaction.on_unsafe == "observe":
-            return None
-        prompt = self.prompts.prompt(found, batch, y if guarded else None)
-        original, restored = prompt.original, prompt.restored
-        if run_ids:  # another guard's shift stays, and this one's is added to it
-            original, restored = comfy.utils.repeat_to_batch_size(given, batch), False
-        length = run.length
-        if not guarded and length % original.shape[1] == 0:
-            # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.
-            original = original.repeat(1, length // original.shape[1], 1) if length > original.shape[1] else original
-        redirected = run.redirect(original)
+            if original.shape[1] < run.length and run.length % original.shape[1] == 0:
+                # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.
+                original = original.repeat(1, run.length // original.shape[1], 1)
+            redirected = run.redirect(original)
         if redirected is original and not restored:
             return None
-        return Issued(found, redirected, (*run_ids, self.start.run_id))
-
-    def _redirect_pooled(self, cond: dict, batch: int) -> Issued | None:
-        """What shall stand in the place of a cond's pooled input, whose prompt has been judged; None when it stays."""
-        if self.reaction.on_unsafe == "observe":
-            return None
-        y, given, run_ids = self._found(cond, POOLED)
-        prompt = self.prompts.prompt(self._found(cond, PROMPT)[0], batch, y)
-        original, restored = prompt.pooled, prompt.pooled_restored
-        if run_ids:  # another guard's shift stays, and this one's is added to it
-            original, restored = comfy.utils.repeat_to_batch_size(given, batch)[:, :self.prompts.pooled_dim], False
-        redirected = prompt.run.redirect_pooled(original)
-        if redirected is original and not restored:
-            return None
-        return Issued(y, with_pooled(y, redirected), (*run_ids, self.start.run_id))
+        return Issued(found, with_pooled(found, redirected) if name == POOLED else redirected,
+                      (*run_ids, self.start.run_id))
 
     def _found(self, cond: dict, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
         """The context as the host laid it out, as it stands in the cond, and the runs that changed it in between."""
@@ -364,9 +345,3 @@ class SamplingRun:
                 self.errors.append(str(error))
                 log.warning("SafeRedir (%s) does not guard this run, while %s: %s%s", self.loaded.name, doing, error,
                             advice)
-
-
-def _contexts(cond: dict) -> list[torch.Tensor]:
-    """All contexts of a laid-out cond, its prompt first.  ContextError when it has no prompt."""
-    prompt_of(cond)
-    return [context for context in (context_of(cond, name) for name in CONTEXTS) if context is not None]

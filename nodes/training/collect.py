@@ -98,7 +98,7 @@ def sampled(model, clip, pairs: Sequence[Pair], config: CollectConfig) -> Shard:
     negative = drawing.conditioning(clip, [config.negative])
     parts = []
     for part in batches(jobs, config.batch):
-        latents, timesteps = trajectories(model, *together([prompt for _, prompt, _ in part]), negative,
+        latents, timesteps = trajectories(model, [prompt for _, prompt, _ in part], negative,
                                           [seed for _, _, seed in part], config)
         parts.append(latents.half())
     own, safe, orders = zip(*prompts)
@@ -137,15 +137,11 @@ def padded(prompts: Sequence[Encoded], tokens: int) -> torch.Tensor:
     return torch.cat([to_chunks(each.context, tokens).reshape(1, -1, each.context.shape[2]) for each in prompts])
 
 
-def together(prompts: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.cat([each.context for each in prompts]), drawing.pooled([each.pooled for each in prompts])
-
-
-def trajectories(model, positive: torch.Tensor, pooled: torch.Tensor | None, negative: list, seeds: Sequence[int],
+def trajectories(model, prompts: Sequence[Encoded], negative: list, seeds: Sequence[int],
                  config: CollectConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """What the model sees at every step, (N, S, C, h, w), and timesteps as a redirector reads them (S,).
 
-    positive (N, n, D), pooled (N, W) or None.  negative: the host's conditioning.
+    prompts: N of one length.  negative: the host's conditioning.
     """
     model_sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, config.scheduler, config.steps)
@@ -154,16 +150,9 @@ def trajectories(model, positive: torch.Tensor, pooled: torch.Tensor | None, neg
     def keep(step, denoised, x, total_steps):
         latents.append(model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x).cpu())
 
-    drawing.sample(model, [[positive, {"pooled_output": pooled}]], negative, seeds, config.steps, config.cfg,
-                    config.sampler, config.scheduler, shape=config.shape, callback=keep)
+    drawing.sample(model, [drawing.entry([(each.context, each.pooled) for each in prompts])], negative, seeds,
+                   config.steps, config.cfg, config.sampler, config.scheduler, shape=config.shape, callback=keep)
     return torch.stack(latents, 1).clone(), timestep_of(config.kind, model_sampling, sigmas[:-1]).float().cpu()
-
-
-def contexts_of(clip, pairs: Sequence[Pair], config: CollectConfig = CollectConfig()) -> tuple[
-        torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Own and aligned safe contexts of pairs, (P, T, D) each, and the alignment (P, T).  See `prompts_of`."""
-    own, safe, orders = zip(*(prompts_of(clip, pair, config.kind, config.chunk) for pair in pairs))
-    return padded(own, config.chunk), padded(safe, config.chunk), torch.tensor(orders)
 
 
 def prompts_of(clip, pair: Pair, kind: Architecture, chunk: int) -> tuple[Encoded, Encoded, list[int]]:

@@ -20,7 +20,8 @@ from saferedir_core.errors import ConfigError, PairsError
 from saferedir_core.pairs import Pair, require_fitting_tokens, split_pairs
 from saferedir_core.training import Trained, TrainingConfig, train
 
-from ..guarding.architectures import host_name, require_known
+from ..drawing import shape_for
+from ..guarding.architectures import require_known
 from .collect import CollectConfig, collect, token_ids
 
 PARTS = ("training", "validation")
@@ -73,6 +74,14 @@ def require_prompts_fit(clip, pairs: Sequence[Pair], source: str | Path) -> None
     require_fitting_tokens(pairs, count, len(empty) - 2, source)
 
 
+def collection_of(model, width: int, height: int, **settings) -> CollectConfig:
+    """How trajectories of a MODEL are sampled at this size in pixels; settings: others of `CollectConfig`.
+
+    ContextError for a kind of model that is not known here.
+    """
+    return CollectConfig(shape=shape_for(model, width, height), architecture=require_known(model).name, **settings)
+
+
 def collect_parts(model, clip, parts: Split, work: Path, config: CollectConfig, *, shard: tuple[int, int] = (0, 1),
                   told: Callable[[str, int, int], None] | None = None) -> None:
     """Collects what is missing of both parts.  told(part, shards done, shards in all)."""
@@ -98,7 +107,8 @@ def train_parts(work: Path, config: TrainingConfig, device: torch.device | str =
 
 def state_file(work: Path, config: TrainingConfig) -> Path:
     """One for each choice of settings, so that trainings with other seeds can share the trajectories."""
-    return Path(work) / f"state_{config.variant}_seed{config.seed}_{_digest(asdict(config))}.pt"
+    settings = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+    return Path(work) / f"state_{config.variant}_seed{config.seed}_{settings}.pt"
 
 
 def provenance(concept: str, architecture: str, model: str, pairs_digest: str, collection: CollectConfig,
@@ -107,12 +117,6 @@ def provenance(concept: str, architecture: str, model: str, pairs_digest: str, c
     return {"concept": concept, "architecture": architecture, "model": model, "pairs": pairs_digest,
             "conditioning": collection.kind.conditioning, "collection": json.dumps(asdict(collection)),
             "command": command, "date": str(date.today())}
-
-
-def architecture_of(model) -> str:
-    """The host's name for the kind of model, such as "SD15".  ContextError for a kind that is not known here."""
-    require_known(model)
-    return host_name(model)
 
 
 def model_digest(model, clip) -> str:
@@ -148,7 +152,3 @@ def _sampled(value: torch.Tensor) -> bytes:
     """Sixteen numbers of a tensor, spread over it."""
     flat = value.detach().reshape(-1)
     return flat[:: max(1, flat.numel() // 16)][:16].to("cpu", torch.float32).numpy().tobytes()
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

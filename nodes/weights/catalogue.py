@@ -78,14 +78,10 @@ def present(name: str) -> Path:
             require_published(entry, path)
         return path
     if entry is None:
-        raise unknown(name)
+        raise CheckpointError(f"No redirector named {name!r}; expected one of: {', '.join(choices())}. Put the file "
+                              f"into {download_folder()} and press R in the editor to refresh the list.")
     raise CheckpointError(f"The redirector {name!r} is not on this machine yet; expected {entry.file} in "
                           f"{download_folder()}. Run a graph with Load SafeRedir once, which downloads it.")
-
-
-def unknown(name: str) -> CheckpointError:
-    return CheckpointError(f"No redirector named {name!r}; expected one of: {', '.join(choices())}. Put the file into "
-                           f"{download_folder()} and press R in the editor to refresh the list.")
 
 
 def require_published(entry: RegistryEntry, path: Path) -> None:

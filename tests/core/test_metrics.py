@@ -26,21 +26,6 @@ def test_csdr_is_the_mean_relative_change_where_there_is_something_to_relate_to(
     assert metrics.csdr([0.4], [0.0]) is None
 
 
-def test_the_frechet_distance_of_gaussians_is_the_closed_form():
-    torch.manual_seed(0)
-    features = torch.randn(5000, 3, dtype=torch.float64)
-    assert metrics.frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
-    assert metrics.frechet_distance(features, features + 2) == pytest.approx(12, abs=1e-6)
-    # Scaling by 3: (3 - 1)^2 times the total variance, plus 4 times the mean's square.
-    expected = 4 * features.var(0).sum() + 4 * features.mean(0).square().sum()
-    assert metrics.frechet_distance(features, 3 * features) == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_features_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match=r"shapes \(1, 3\) and \(4, 3\)"):
-        metrics.frechet_distance(torch.zeros(1, 3), torch.zeros(4, 3))
-
-
 def test_lpips_is_computed_or_its_package_named():
     try:
         distance = metrics.lpips_distance()

@@ -30,7 +30,7 @@ def pairs(tmp_path):
 @pytest.fixture
 def study(comfyui, pairs, tmp_path):
     guarded = methods.Guarded("ours", catalogue.SHIPPED / "demo_stripes.safetensors")
-    return Study(demo_stage().with_settings(steps=2), [methods.Unguarded(), methods.Oracle(), guarded],
+    return Study(demo_stage(steps=2), [methods.Unguarded(), methods.Oracle(), guarded],
                  jobs_of_file(pairs), detectors.detector_of("demo:stripes"), tmp_path / "out", {"steps": 2})
 
 

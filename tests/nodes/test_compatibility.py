@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saferedir.nodes.drawing import encode
+from saferedir.nodes.drawing import conditioning
 from saferedir.nodes.weights.catalogue import SHIPPED
 from saferedir_core import PolicyConfig, RedirectionRun, load_redirector
 
@@ -16,7 +16,7 @@ CONCEPTS = [*DECISIONS["redirectors"]]
 
 @pytest.fixture(scope="module")
 def context(demo_world):
-    return encode(demo_world[1], DECISIONS["prompts"])
+    return conditioning(demo_world[1], DECISIONS["prompts"])[0][0]
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ def host_nodes(comfyui):
 @torch.inference_mode()
 def test_a_batch_has_the_contexts_that_clip_text_encode_makes(demo_world, host_nodes):
     texts = ["a (striped:1.3) fish", "a red house", "a (striped:1.3) fish"]
-    contexts = drawing.encode(demo_world[1], texts)
+    contexts = drawing.conditioning(demo_world[1], texts)[0][0]
     for text, context in zip(texts, contexts):
         assert torch.equal(host_nodes.CLIPTextEncode().encode(demo_world[1], text)[0][0][0], context[None])
 
 
 def test_shorter_prompts_are_repeated_to_the_longest(demo_world):
-    contexts = drawing.encode(demo_world[1], ["a fish", "a red fish " * 40])
-    alone = drawing.encode(demo_world[1], ["a fish"])
+    contexts = drawing.conditioning(demo_world[1], ["a fish", "a red fish " * 40])[0][0]
+    alone = drawing.conditioning(demo_world[1], ["a fish"])[0][0]
     assert contexts.shape[1] == 154 and torch.equal(contexts[:1], alone.repeat(1, 2, 1))
 
 

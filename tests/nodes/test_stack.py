@@ -31,9 +31,11 @@ def exact(prompts):
             return core.RedirectorOutput(logits, shift, torch.ones(shift.shape[:2]), alpha)
 
     def make(concept):
-        contexts = collect.contexts_of(make.clip, [pairs.Pair(PROMPT, WITHOUT[concept], concept)])
+        config = collect.CollectConfig()
+        known, safe, _ = collect.prompts_of(make.clip, pairs.Pair(PROMPT, WITHOUT[concept], concept), config.kind,
+                                            config.chunk)
         redirector = Exact(core.RedirectorConfig(prompt_dim=128))
-        redirector.known, redirector.safe = contexts[:2]
+        redirector.known, redirector.safe = known.context, safe.context
         redirector.metadata = {"concept": concept}
         assert torch.equal(redirector.known, prompts(PROMPT)[0][0])
         return types.LoadedRedirector.place(concept, redirector.eval().requires_grad_(False))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saferedir.lab.attacks.token_vectors import _word_tokens, encode_with_embedding, tokens_with_embedding
-from saferedir.nodes.drawing import encode
+from saferedir.lab.world.sampling import encode
 
 
 def test_token_vectors_stand_in_their_place_with_the_words_weight(demo_world):

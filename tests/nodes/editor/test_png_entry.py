@@ -82,5 +82,6 @@ def test_an_entry_of_the_clients_own_is_not_overwritten():
     assert saved_by("3", entry.ride_along(given)["extra_data"]["extra_pnginfo"]) == {"saferedir": '"mine"'}
 
 
-def test_the_version_is_the_packs():
-    assert entry.declared("version") == re.search(r'^version = "(.+)"', PYPROJECT.read_text(encoding="utf-8"), re.M)[1]
+def test_the_version_is_the_packs(info):
+    version = re.search(r'^version = "(.+)"', PYPROJECT.read_text(encoding="utf-8"), re.M)[1]
+    assert json.loads(saved_by("3", info)["saferedir"])["pack"] == version

@@ -9,7 +9,7 @@ from saferedir.nodes.evaluation.stage import demo_stage
 @pytest.fixture(scope="session")
 def stage():
     """The demo world at two steps."""
-    return demo_stage().with_settings(steps=2)
+    return demo_stage(steps=2)
 
 
 @pytest.fixture(scope="session")

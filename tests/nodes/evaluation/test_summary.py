@@ -1,5 +1,3 @@
-import pytest
-
 from saferedir.nodes.evaluation import summary
 
 
@@ -47,14 +45,6 @@ def test_training_seeds_are_averaged_with_their_range():
 def test_a_name_with_a_number_is_no_seed_when_it_stands_alone():
     assert summary.seed_groups(["sd-15", "ours-0", "ours-1", "net", "net-2", "net-3"]) == {
         "sd-15": ["sd-15"], "ours": ["ours-0", "ours-1"], "net": ["net"], "net-2": ["net-2"], "net-3": ["net-3"]}
-
-
-def test_frechet_needs_enough_images():
-    lines = [line(method, str(job), True, features=[float(job % 3), float(job % 2)]) for method in
-             ("unguarded", "oracle", "m") for job in range(4)]
-    figures = summary.summarise(lines)["rows"]["explicit"]["methods"]["m"]
-    assert figures["frechet"]["value"] == pytest.approx(0, abs=1e-6)
-    assert "frechet" not in summary.summarise(lines[:3])["rows"]["explicit"]["methods"]["unguarded"]
 
 
 def test_the_tables_have_a_line_per_row_and_a_column_per_method():

@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrappersMP
 
 import saferedir_core as core
 from saferedir.nodes import types
-from saferedir.nodes.guarding import bridge, listeners
+from saferedir.nodes.guarding import bridge, conds, listeners
 
 BATCH, STEPS = 2, 4
 
@@ -242,13 +242,13 @@ class TestConditioningNode:
         positive, other = prompts("a striped red fish"), prompts("at night")
         baked = bake(positive, scripted(unsafe=True))
         joined = torch.cat([baked[0][0], other[0][0]], dim=1)
-        restored = bridge.restore_original(joined, [baked[0][1]["saferedir"]], 77)
+        restored = conds.restore_original(joined, [baked[0][1]["saferedir"]], 77)
         assert torch.equal(restored, torch.cat([positive[0][0], other[0][0]], dim=1))
 
     def test_a_context_changed_under_the_marker_stays_as_found(self, prompts, scripted, bake):
         baked = bake(prompts("a striped red fish"), scripted(unsafe=True))
         averaged = 0.5 * baked[0][0] + 0.5 * prompts("at night")[0][0]
-        assert bridge.restore_original(averaged, [baked[0][1]["saferedir"]], 77) is averaged
+        assert conds.restore_original(averaged, [baked[0][1]["saferedir"]], 77) is averaged
 
     def test_an_empty_conditioning_is_refused(self, scripted, bake):
         with pytest.raises(core.ContextError, match="conditioning is empty; expected at least one prompt"):

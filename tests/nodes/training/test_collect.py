@@ -64,4 +64,4 @@ def test_two_machines_collect_half_each_and_a_killed_collection_goes_on(demo_wor
 def test_a_prompt_longer_than_one_chunk_is_refused_with_its_line(demo_world, config):
     pair = Pair("a striped " + "very " * 90 + "fish", "a fish", "stripes", line=7)
     with pytest.raises(TrainingError, match="line 7: .*expected one chunk of 77. Shorten it"):
-        collect.contexts_of(demo_world[1], [pair])
+        collect.prompts_of(demo_world[1], pair, config.kind, config.chunk)

@@ -12,8 +12,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "hub"))
 from hub_server import HubServer  # noqa: E402
 
 import saferedir_core as core
-from saferedir.nodes import hub_loader
-from saferedir.nodes.loader import SafeRedirLoader
+from saferedir.nodes.loader import SafeRedirHubLoader, SafeRedirLoader
 from saferedir.nodes.weights import catalogue
 
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "redirectors" / "demo_boat.safetensors"
@@ -59,7 +58,7 @@ def test_a_registry_name_is_downloaded_when_the_node_runs_and_never_again(folder
 
 
 def test_any_hub_file_is_loaded_and_kept(folder, hub):
-    node, digest = hub_loader.SafeRedirHubLoader, hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    node, digest = SafeRedirHubLoader, hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
     loaded = node.execute("me/mine", "ckpt/boat.safetensors", "main", digest).args[0]
     assert loaded.redirector.sha256 == digest and loaded.name == "me/mine"
     (kept,) = folder.iterdir()
@@ -72,14 +71,14 @@ def test_any_hub_file_is_loaded_and_kept(folder, hub):
 
 def test_another_hash_than_asked_for_is_refused(folder, hub):
     with pytest.raises(core.CheckpointError, match="expected 0000"):
-        hub_loader.SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main", "0" * 64)
+        SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main", "0" * 64)
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("given", [("", "a.pt", "main"), ("a/b", "", "main"), ("a/b", "../a.pt", "main")])
 def test_inputs_that_name_no_file_are_refused_before_anything_is_asked(folder, hub, given):
     with pytest.raises(core.ConfigError, match="expected"):
-        hub_loader.SafeRedirHubLoader.execute(*given)
+        SafeRedirHubLoader.execute(*given)
     assert hub.requests == [] and not folder.exists()
 
 
@@ -99,5 +98,5 @@ def test_cancel_ends_a_download_and_leaves_nothing(folder, hub):
 
     hub.behave = drip
     with pytest.raises(host.InterruptProcessingException):
-        hub_loader.SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main")
+        SafeRedirHubLoader.execute("me/mine", "ckpt/boat.safetensors", "main")
     assert list(folder.iterdir()) == []
