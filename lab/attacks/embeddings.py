@@ -23,6 +23,7 @@ from .gradients import (
     trained_name,
 )
 from .prompts import Draft
+from .search import chunks_of
 from .token_vectors import EMBEDDING
 
 VECTORS = 2
@@ -105,8 +106,6 @@ def learn_vectors(name: str, base_jobs: list[AttackJob], texts: list[str], setti
 
 def _start_vectors(clip, words: str) -> torch.Tensor:
     """Token vectors of words, the first `VECTORS` of them or repeated to as many: (VECTORS, D)."""
-    from .search import chunks_of
-
     frame = {token for chunk in chunks_of(clip, "") for token, *_ in chunk}
     tokens = [token for token, *_ in chunks_of(clip, words)[0] if token not in frame]
     tokens = (tokens * VECTORS)[:VECTORS]
