@@ -69,7 +69,7 @@ def run_cost(plan: Plan) -> list[dict]:
     """1. A guarded run over the same run unguarded."""
     rows = []
     for size, pixels, batch in plan.large_models:
-        model, width = subjects.model(size), subjects.SIZES[size]["width"]
+        model, width = subjects.model(size), subjects.SIZES[size].config["context_dim"]
         guards = {f"interval {interval}, {name} prompt": guarded.guarded(
             model, {"bench": subjects.redirector(width, bias)}, interval=interval, threshold=0.5)
             for interval in plan.intervals for name, bias in (("safe", subjects.SAFE), ("unsafe", subjects.UNSAFE))}
@@ -182,15 +182,14 @@ def memory(redirectors: dict, pixels: int) -> dict[str, int]:
     device, first = next(iter(redirectors.values())).device, next(iter(redirectors.values()))
     context = torch.randn(1, 77, first.config.prompt_dim, device=device).half()
     latent, timestep = torch.randn(1, 4, pixels // 8, pixels // 8, device=device).half(), torch.full((1,), 500.0)
-    preparing, evaluating = Counting(), Counting()
-    with torch.no_grad(), preparing:
+    with torch.no_grad(), Counting() as preparing:
         made = Ensemble(redirectors, as_one=True)
         readings = made.read(Prompt(context, None, 1))
     kept = preparing.alive_bytes()
-    with torch.no_grad(), evaluating:
+    with torch.no_grad(), Counting() as evaluating:
         judgement = made.judge(readings, latent, timestep.to(device))
         redirected_context(context, judgement.delta[0], judgement.token_mask[0], judgement.alpha[0], 1.25, True)
-    weights, at_most, peak = _bytes(redirectors.values()), preparing.counts.peak_bytes, evaluating.counts.peak_bytes
+    weights, at_most, peak = _bytes(redirectors.values()), preparing.peak_bytes, evaluating.peak_bytes
     return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "an evaluation": peak,
             "all at most": weights + max(at_most, kept + peak)}
 
@@ -208,12 +207,11 @@ def counted(redirectors: dict, pixels: int, as_one: bool = True) -> dict:
                               readback=transfers)
     made = {}
     for name in ("first", "second", "step"):
-        counting = Counting()
-        with late_arrivals(), counting:
+        with late_arrivals(), Counting() as counting:
             run.observe(latent, timestep, step=0, sigma=sigma)
             run.redirect(context)
             transfers.send()
-        made[name] = counting.counts
+        made[name] = counting
         if name == "first":
             made["kept"] = counting.alive_bytes()
     return made
