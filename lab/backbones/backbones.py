@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from saferedir_core import PolicyConfig, load_redirector, save_redirector
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole
 from saferedir_core.metrics import share
 from saferedir_core.pairs import Pair, read_pairs, write_pairs
 from saferedir_core.training import TrainingConfig
@@ -145,13 +145,11 @@ def drawn(kind: Kind, model, clip, vae, texts: list[str], seeds: list[int],
 
 
 def write_page(out: Path) -> None:
-    with written_whole(PAGE) as file:
-        file.write_text(page(out), encoding="utf-8", newline="\n")
+    write_whole(PAGE, page(out))
 
 
 def keep(out: Path, name: str, found: dict) -> None:
-    with written_whole(out / "results" / f"{name}.json") as file:
-        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_whole(out / "results" / f"{name}.json", json.dumps(found, indent=1))
     write_page(out)
     print(json.dumps({key: value for key, value in found.items() if key != "backbone"}, indent=1), flush=True)
 

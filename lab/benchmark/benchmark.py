@@ -31,7 +31,7 @@ import torch
 
 from saferedir_core import PolicyConfig, load_redirector, save_redirector
 from saferedir_core.dataset import TrajectoryDataset
-from saferedir_core.files import sha256, written_whole
+from saferedir_core.files import sha256, write_whole
 from saferedir_core.objective import ObjectiveConfig
 from saferedir_core.pairs import read_pairs, split_pairs
 from saferedir_core.training import TrainingConfig
@@ -91,8 +91,7 @@ def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryD
 def ablate(work: Path, concept: str, inputs: str, file: Path, iterations: int) -> None:
     config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
     trained = train_redirector(*datasets(work, concept), config)
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(trained.scores), encoding="utf-8")
+    write_whole(file, json.dumps(trained.scores))
 
 
 def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
@@ -280,8 +279,7 @@ def note_seconds(work: Path, stage: str, seconds: float) -> None:
     file = work / "seconds.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     known[stage] = known.get(stage, 0) + seconds
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(known), encoding="utf-8")
+    write_whole(file, json.dumps(known))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from saferedir_core import load_redirector
-from saferedir_core.files import sha256, written_whole
+from saferedir_core.files import sha256, write_whole
 from saferedir_core.markdown import table
 from saferedir_core.metrics import Share
 
@@ -262,8 +262,7 @@ def write_results(work: Path, docs: Path) -> None:
     draw_pictures(work, docs / "benchmark.jpg")
     draw_alphas(work, docs / "benchmark-alpha.png")
     draw_probabilities(work, docs / "benchmark-steps.png")
-    with written_whole(docs / "benchmark.md") as unfinished:
-        unfinished.write_text(page(work, results, seconds, judged, followed, times), encoding="utf-8")
+    write_whole(docs / "benchmark.md", page(work, results, seconds, judged, followed, times))
     print(f"written to {docs / 'benchmark.md'}; README quotes three of its figures", flush=True)
 
 

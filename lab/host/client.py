@@ -28,8 +28,7 @@ from pathlib import Path
 
 from saferedir_core.files import write_whole
 
-# A proxy in the environment is not for the loopback.
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+from .server import direct
 
 
 class ComfyError(Exception):
@@ -136,7 +135,7 @@ class ComfyClient:
 
     def _open(self, request: urllib.request.Request) -> bytes:
         try:
-            with _direct.open(request, timeout=60) as answer:
+            with direct.open(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as trouble:
             body = trouble.read()

@@ -27,7 +27,7 @@ import psutil
 from saferedir_core.markdown import table
 
 from ..host.client import ComfyClient, ExecutionFailed
-from ..host.server import ComfyServer, isolated_base
+from ..host.server import own_server
 from .cases import REDIRECTOR, World
 from .graph import Graph
 
@@ -46,12 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--prompts", type=int, default=500, help="prompts that run to their end")
     parser.add_argument("--cancels", type=int, default=100, help="prompts that are cancelled at a random moment")
     arguments = parser.parse_args(argv)
-    output = PROJECT / "output" / "load"
-    output.mkdir(parents=True, exist_ok=True)
-    server = ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]),
-                         isolated_base(output / "base", PROJECT), log=output / "server.log",
-                         cpu=os.environ.get("SAFEREDIR_CPU") == "1")
-    with server:
+    with own_server(PROJECT / "output" / "load", PROJECT) as server:
         process = next(each for each in psutil.Process().children(recursive=True)
                        if str(server.port) in each.cmdline())
         found = measure(ComfyClient(server.url), process, arguments.prompts, arguments.cancels)
