@@ -161,12 +161,11 @@ class ComfyServer:
 
     def __init__(self, python: Path, comfyui: Path, base: Path, *, log: Path, port: int | None = None,
                  cpu: bool = False, models: Path | None = None, extra: list[str] | None = None,
-                 environment: dict[str, str] | None = None, patience: float = 600.0,
-                 tick: Callable[[str], None] = lambda last_line: None):
+                 environment: dict[str, str] | None = None, patience: float = 600.0):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.base, self.log = base, log
-        self._python, self._comfyui, self._patience, self._tick = python, comfyui, patience, tick
+        self._python, self._comfyui, self._patience = python, comfyui, patience
         self._cpu, self._models, self._extra = cpu, models, list(extra or [])
         self._environment = environment or {}
         self._process: subprocess.Popen | None = None
@@ -232,7 +231,6 @@ class ComfyServer:
                         return
             except (OSError, urllib.error.URLError):
                 pass
-            self._tick(next(iter(reversed(self.log_tail(5).splitlines())), ""))
             time.sleep(0.2)
         raise self._explain(f"ComfyUI did not answer within {self._patience:g} s")
 
