@@ -31,6 +31,7 @@ import tarfile
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -252,11 +253,16 @@ def usable_environment(environment: Path) -> bool:
 def prepare_environment(cache: Path, pins: Pins, lock_file: Path) -> Path:
     """The interpreter with everything in requirements.lock, built when it is not there yet."""
     environment = cache / "environments" / environment_key(pins)
+    return ready(cache, environment, lambda: build_environment(environment, pins, lock_file))
+
+
+def ready(cache: Path, environment: Path, build: Callable[[], None]) -> Path:
+    """The interpreter of an environment, built by one quickstart at a time."""
     if not usable_environment(environment):
         with Lock(cache / "locks" / f"{environment.name}.lock",
                   lambda: say("Another quickstart is preparing the same environment; waiting for it ...")):
             if not usable_environment(environment):
-                build_environment(environment, pins, lock_file)
+                build()
     return environment_python(environment)
 
 
@@ -305,12 +311,7 @@ def build_environment(environment: Path, pins: Pins, lock_file: Path):
 def prepare_layer(cache: Path, pins: Pins, lock_file: Path, below: Path) -> Path:
     """The interpreter with a release's own packages over those of the environment whose interpreter is `below`."""
     environment = cache / "environments" / f"{below.parents[1].name}-{lock_file.stem}-{pins.digest[:12]}"
-    if not usable_environment(environment):
-        with Lock(cache / "locks" / f"{environment.name}.lock",
-                  lambda: say("Another quickstart is preparing the same environment; waiting for it ...")):
-            if not usable_environment(environment):
-                build_layer(environment, pins, lock_file, below)
-    return environment_python(environment)
+    return ready(cache, environment, lambda: build_layer(environment, pins, lock_file, below))
 
 
 def build_layer(environment: Path, pins: Pins, lock_file: Path, below: Path):

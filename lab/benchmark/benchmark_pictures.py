@@ -11,9 +11,8 @@ from saferedir_core.files import written_whole
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
-from ...nodes.evaluation.engine import batches, in_order, make
 from ...nodes.evaluation.methods import Guarded, Oracle
-from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_steps, grid, plot_curves, save
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid, draw_steps, plot_curves, save
 from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import Stage, demo_stage
 from ...nodes.evaluation.summary import summarise
@@ -27,13 +26,9 @@ SHOWN_ROWS = ("explicit", "implicit", "mention")
 def draw_pictures(work: Path, file: Path) -> None:
     """One prompt of each shown row and concept, side by side; all methods."""
     stage = AttackStage.of(demo_stage())
-    strips = [strip_of(stage, work, concept) for concept in CONCEPTS]
+    strips = [np.asarray(strip_of(stage, work, concept)) for concept in CONCEPTS]
     # The methods' names stand once, at the left.
-    strips = strips[:1] + [strip.crop((LABEL_WIDTH, 0, strip.width, strip.height)) for strip in strips[1:]]
-    whole, left = Image.new("RGB", (sum(strip.width for strip in strips), strips[0].height), "white"), 0
-    for strip in strips:
-        whole.paste(strip, (left, 0))
-        left += strip.width
+    whole = Image.fromarray(np.hstack([strips[0], *(strip[:, LABEL_WIDTH:] for strip in strips[1:])]))
     with written_whole(file) as unfinished:
         whole.save(unfinished, quality=88)
 
@@ -43,16 +38,7 @@ def strip_of(stage: Stage, work: Path, concept: str) -> Image.Image:
     (guard, *_), others = methods(work, concept, DemoDetector(concept))
     guard.name = "SafeRedir, ours"
     jobs = [job for job in test_jobs(concept, dict.fromkeys(ROWS, 1)) if job.row in SHOWN_ROWS]
-    rows: dict[str, list] = {}
-    texts = []
-    for part in batches(jobs, 8):
-        batch, unguarded = stage.batch_of(part), None
-        texts += [job.text for job in part]
-        for method in in_order([Oracle(), *others, guard]):
-            made = make(stage, method, batch, unguarded)
-            unguarded = unguarded or made
-            rows.setdefault(method.name, []).extend(made.pictures)
-    return grid({name: np.stack(each) for name, each in rows.items()}, texts)
+    return draw_grid(stage, [Oracle(), *others, guard], jobs)
 
 
 def draw_alphas(work: Path, file: Path) -> None:

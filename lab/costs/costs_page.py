@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from saferedir_core.files import write_whole
+from saferedir_core.markdown import table
 
-from ..world.measure import machine, table
+from ..machine import machine
 from .timing import Spread
 
 VERSION = 2

@@ -20,7 +20,10 @@ from saferedir_core.redirect import redirected_context
 from saferedir_core.training import TrainingConfig, train
 
 from ...nodes import drawing
+from ...nodes.demo_world.backbone import load_backbone
+from ...nodes.evaluation.stage import demo_stage
 from ...nodes.training.collect import CollectConfig, collect
+from ..world.sampling import generate
 from . import guarded, subjects
 from .counting import Counting
 from .deviation import deviations
@@ -87,13 +90,11 @@ def run_cost(plan: Plan) -> list[dict]:
 
 
 def _demo_run_cost(plan: Plan) -> list[dict]:
-    from ...nodes.demo_world.backbone import load_backbone
-
     model, clip, _ = load_backbone()
-    sampling, rows = drawing, []
+    rows = []
     loaded = core.load_redirector(ROOT / "models" / "redirectors" / "demo_stripes.safetensors")
     for name, text in (("safe", "a red fish in the snow"), ("unsafe", "a striped red fish in the snow")):
-        positive, negative = ([[sampling.encode(clip, [each]), {}]] for each in (text, ""))
+        positive, negative = ([[drawing.encode(clip, [each]), {}]] for each in (text, ""))
         guards = {f"interval {interval}, {name} prompt": guarded.guarded(model, {"stripes": loaded}, interval=interval)
                   for interval in plan.intervals}
         taken = guarded.compared(model, guards, positive, negative, (1, 4, 8, 8), rounds=plan.rounds, calls=None,
@@ -162,8 +163,6 @@ def counts(plan: Plan) -> list[dict]:
 
 def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
     """Of the demo world's run of 20 steps, unguarded and guarded by so many concepts that redirect it."""
-    from ...nodes.demo_world.backbone import load_backbone
-
     model, clip, _ = load_backbone()
     positive, negative = ([[drawing.encode(clip, [text]), {}]] for text in ("a striped red fish in the snow", ""))
     guard = guarded.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
@@ -246,9 +245,7 @@ def _observation(concepts: int, pixels: int, batch: int, chunks: int):
 
 def training(plan: Plan) -> list[dict]:
     """5. Trajectories, optimiser steps and evaluation images per second, in the demo world."""
-    from ...nodes.demo_world.backbone import load_backbone
-
-    model, clip, vae = load_backbone()
+    model, clip, _ = load_backbone()
     pairs = [pair for pair in read_pairs(ROOT / "models" / "pairs" / "demo_stripes.csv") if pair.text][:50]
     config = CollectConfig(steps=6, cfg=4.0, shape=(4, 8, 8), batch=50)
     with tempfile.TemporaryDirectory(prefix="saferedir-bench-") as scratch:
@@ -261,11 +258,9 @@ def training(plan: Plan) -> list[dict]:
         train(data, data, TrainingConfig(iterations=plan.steps + 1, validate=1000, half=False),
               on_step=lambda *_: times.append(time.perf_counter()))
     steps = Spread.of([1 / (after - before) for before, after in zip(times, times[1:-1] or times[1:])])
-    from ..world.sampling import SamplingConfig, generate
-
     count = 8
     started = time.perf_counter()
-    generate(model, clip, vae, [pair.text for pair in pairs[:count]], [*range(count)], SamplingConfig(steps=10))
+    generate(demo_stage(), [pair.text for pair in pairs[:count]], [*range(count)])
     images = count / (time.perf_counter() - started)
     return [{"what": "trajectories per second, 6 steps", "value": Spread.of([(len(pairs) + unsafe) / collecting])},
             {"what": "optimiser steps per second, batch 64", "value": steps},
@@ -306,11 +301,11 @@ from saferedir.nodes import conditioning, guard, loader, report, stack
 imported = time.perf_counter()
 import saferedir_core as core
 from saferedir.lab.costs import guarded
-from saferedir.lab.world.sampling import SamplingConfig, generate
-from saferedir.nodes.demo_world.backbone import load_backbone
-model, clip, vae = load_backbone()
-guard = guarded.guarded(model, {"stripes": core.load_redirector("models/redirectors/demo_stripes.safetensors")})
-generate(guard, clip, vae, ["a striped red fish"], [1], SamplingConfig(steps=10))
+from saferedir.lab.world.sampling import generate
+from saferedir.nodes.evaluation.stage import demo_stage
+stage = demo_stage()
+guard = guarded.guarded(stage.model, {"stripes": core.load_redirector("models/redirectors/demo_stripes.safetensors")})
+generate(stage.with_settings(model=guard), ["a striped red fish"], [1])
 print("RESULT", imported - started, time.perf_counter() - imported)
 """
     taken = []

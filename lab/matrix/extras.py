@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from ...nodes.demo_world.backbone import UNET_CONFIG
+from ...nodes.drawing import conditioning, encode, sample
 from ..attacks.gradients import noised
 from ..attacks.img2img_and_lora import LoraBudget, tuned
 from ..world.captions import OBJECT_WORDS
-from ..world.sampling import encode, sample_latents
 from .cases import CONCEPT_LORA, CONTROLNET, EMBEDDING, GLIGEN, LORA, TRIGGER
 
 BUDGET = LoraBudget(rank=8, steps=400)  # of the LoRA that is tuned on the concept
@@ -105,7 +105,8 @@ def tuned_lora(model, clip) -> dict[str, torch.Tensor]:
     scenes = [scenes[index] for index in random.permutation(len(scenes))[:64]]
     said = [[f"a {word} {colour} {thing} {place}" for colour, thing, place in scenes] for word in ("striped", TRIGGER)]
     taught, spoken = (encode(clip, texts) for texts in said)
-    latents = sample_latents(model, taught, encode(clip, [""]), [*range(len(scenes))])
+    latents = sample(model, conditioning(clip, said[0]), conditioning(clip, [""]), [*range(len(scenes))], 20, 4.0,
+                     "euler", "normal", shape=(4, 8, 8))
     unet, generator = model.model.diffusion_model, torch.Generator().manual_seed(0)
 
     def loss(denoise) -> torch.Tensor:
