@@ -293,12 +293,10 @@ def build_environment(environment: Path, pins: Pins, lock_file: Path):
             raise StepFailed(step, f"{sys.executable} -m venv failed: {said[-1] if said else 'no message'}",
                              "install Python's venv and ensurepip (Debian, Ubuntu: apt install python3-venv), or "
                              "use a Python from python.org", log)
-    step = "bringing pip up to date"
-    with Progress(step) as progress:
-        pip(python, ["install", pins.pip], progress, log, step)
-    step = "installing packages"
-    with Progress(step) as progress:
-        pip(python, ["install", "--no-compile", "-r", str(lock_file)], progress, log, step)
+    for step, arguments in (("bringing pip up to date", [pins.pip]),
+                            ("installing packages", ["--no-compile", "-r", str(lock_file)])):
+        with Progress(step) as progress:
+            pip(python, ["install", *arguments], progress, log, step)
     step = "checking the environment"
     with Progress(step):
         if not answers(python, "import torch, torchvision, aiohttp, transformers, safetensors"):

@@ -27,7 +27,7 @@ def tokens_with_embedding(clip, text: str, embedding: torch.Tensor) -> dict[str,
     if len(tokens) != 1:
         raise ValueError(f"The model has the text encoders {', '.join(tokens)}; token vectors can stand in a prompt of "
                          "one encoder only. Use a Stable Diffusion 1.x or 2.x model.")
-    (name, chunks), (stands_in,) = *tokens.items(), _word_tokens(clip, word)
+    (name, chunks), (stands_in,) = *tokens.items(), word_tokens(clip, word)
     vectors = [*embedding]
     replaced, place = [], 0
     for chunk in chunks:
@@ -39,8 +39,8 @@ def tokens_with_embedding(clip, text: str, embedding: torch.Tensor) -> dict[str,
     return {name: replaced}
 
 
-def _word_tokens(clip, word: str) -> list[int]:
-    """Token ids of a word, without start, end and padding."""
-    (chunk,), (empty,) = (next(iter(clip.tokenize(text).values())) for text in (word, ""))
+def word_tokens(clip, words: str) -> list[int]:
+    """Token ids of words, without start, end and padding."""
+    (chunk, *_), (empty,) = (next(iter(clip.tokenize(text).values())) for text in (words, ""))
     frame = {token for token, *_ in empty}
     return [token for token, *_ in chunk if token not in frame]

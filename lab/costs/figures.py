@@ -120,14 +120,18 @@ def evaluation_cost(plan: Plan) -> list[dict]:
 
 
 def _evaluations(redirector, pixels: int, batch: int) -> dict:
-    device = redirector.device
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=generator).to(device)
-    context = torch.randn(1, 77, redirector.config.prompt_dim, generator=generator).to(device).repeat(batch, 1, 1)
-    timestep = torch.full((batch,), 500.0, device=device)
+    latent, context, timestep = _inputs(redirector, pixels, batch)
     published = PublishedPolicy(redirector, torch.cat([context, context]))
     return {"published": lambda: published.check(latent, timestep),
             "default": _step(redirector, context, latent, timestep)}
+
+
+def _inputs(redirector, pixels: int, batch: int = 1, chunks: int = 1) -> tuple[torch.Tensor, ...]:
+    """Latent (B, 4, h, w), context (B, 77 chunks, D) and timestep (B,), where the redirector is and in its type."""
+    like = next(redirector.parameters())
+    context = torch.randn(1, 77 * chunks, redirector.config.prompt_dim).to(like).repeat(batch, 1, 1)
+    latent = torch.randn(batch, 4, pixels // 8, pixels // 8).to(like)
+    return latent, context, torch.full((batch,), 500.0, device=like.device)
 
 
 def _step(redirectors, context: torch.Tensor, latent: torch.Tensor, timestep: torch.Tensor):
@@ -178,15 +182,13 @@ def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
 def memory(redirectors: dict, pixels: int) -> dict[str, int]:
     """Bytes that half-precision redirectors need as they are used on a GPU: their weights, what a run prepares (at the
     most, and kept of it), an evaluation with its redirection at the most, and all of it at the worst moment."""
-    device, first = next(iter(redirectors.values())).device, next(iter(redirectors.values()))
-    context = torch.randn(1, 77, first.config.prompt_dim, device=device).half()
-    latent, timestep = torch.randn(1, 4, pixels // 8, pixels // 8, device=device).half(), torch.full((1,), 500.0)
+    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels)
     with torch.no_grad(), Counting() as preparing:
         made = Ensemble(redirectors, as_one=True)
         readings = made.read(Prompt(context, None, 1))
     kept = preparing.alive_bytes()
     with torch.no_grad(), Counting() as evaluating:
-        judgement = made.judge(readings, latent, timestep.to(device))
+        judgement = made.judge(readings, latent, timestep)
         redirected_context(context, judgement.delta[0], judgement.token_mask[0], judgement.alpha[0], 1.25, True)
     weights, at_most, peak = _bytes(redirectors.values()), preparing.peak_bytes, evaluating.peak_bytes
     return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "an evaluation": peak,
@@ -196,11 +198,8 @@ def memory(redirectors: dict, pixels: int) -> dict[str, int]:
 def counted(redirectors: dict, pixels: int, as_one: bool = True) -> dict:
     """Counts of a run that never waits, its transfers arriving late: "first" observation and redirection, a later
     "step", bytes "kept".  as_one: heads evaluated together, as on an accelerator."""
-    first = next(iter(redirectors.values()))
-    device, width = first.device, first.config.prompt_dim
-    context = torch.randn(1, 77, width, device=device)
-    latent = torch.randn(1, 4, pixels // 8, pixels // 8, device=device)
-    timestep, sigma = torch.full((1,), 500.0, device=device), torch.full((1,), 3.0, device=device)
+    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels)
+    sigma = torch.full_like(timestep, 3.0)
     transfers = Readback()
     run = core.RedirectionRun(Ensemble(redirectors, as_one), core.PolicyConfig(threshold=0.5), context,
                               readback=transfers)
@@ -236,10 +235,7 @@ def growth(plan: Plan) -> list[dict]:
 
 def _observation(concepts: int, pixels: int, batch: int, chunks: int):
     redirectors = subjects.sharing(concepts)
-    device = next(iter(redirectors.values())).device
-    context = torch.randn(1, 77 * chunks, 768, device=device).repeat(batch, 1, 1)
-    latent, timestep = torch.randn(batch, 4, pixels // 8, pixels // 8, device=device), torch.full((batch,), 500.0)
-    timestep = timestep.to(device)
+    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels, batch, chunks)
     return _step(redirectors, context, latent, timestep)
 
 

@@ -2,7 +2,7 @@
 
     client = ComfyClient("http://127.0.0.1:8188")
     history = client.queue(prompt)                 # prompt in API format; waits for its end
-    for picture in client.images(history): picture.save("output")
+    for picture in client.images(history): picture.array()
 
 Errors:  ComfyError
          +-- UnreachableError    no server answers, or it went away
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import time
 import urllib.error
@@ -25,8 +24,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from saferedir_core.files import write_whole
 
 from .server import direct
 
@@ -85,10 +82,6 @@ class Picture:
     def stem(self) -> str:
         """The prefix that the workflow gave: without the host's counter."""
         return re.sub(r"_\d+_$", "", Path(self.filename).stem)
-
-    def save(self, folder: str | os.PathLike, name: str | None = None) -> Path:
-        """Write it under a temporary name first."""
-        return write_whole(Path(folder) / (name or self.filename), self.png)
 
     def array(self):
         """(H, W, 3) uint8."""
@@ -247,7 +240,7 @@ class ComfyClient:
         return pictures
 
     @staticmethod
-    def texts(history: dict, node_id: str | int | None = None) -> dict[str, list[str]]:
+    def texts(history: dict) -> dict[str, list[str]]:
         """What nodes showed as text (ui.PreviewText and kin), keyed by node id."""
         return {node: [str(line) for line in output["text"]] for node, output in history["outputs"].items()
-                if output.get("text") and (node_id is None or node == str(node_id))}
+                if output.get("text")}

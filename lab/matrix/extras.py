@@ -16,6 +16,7 @@ from ...nodes.demo_world.backbone import UNET_CONFIG
 from ...nodes.drawing import conditioning, encode, sample
 from ..attacks.gradients import noised
 from ..attacks.img2img_and_lora import LoraBudget, tuned
+from ..attacks.token_vectors import word_tokens
 from ..world.captions import OBJECT_WORDS
 from .cases import CONCEPT_LORA, CONTROLNET, EMBEDDING, GLIGEN, LORA, TRIGGER
 
@@ -42,12 +43,10 @@ def make_extras(models: Path, world, tuned: bool = True) -> None:
             save_file(make(), path)
 
 
-def inversion(clip, word: str = "striped") -> dict[str, torch.Tensor]:
-    """The token vectors of a word, as a textual inversion that does not say it."""
-    frame = {token for token, _ in clip.tokenize("")["l"][0]}
-    tokens = [token for token, _ in clip.tokenize(word)["l"][0] if token not in frame]
+def inversion(clip) -> dict[str, torch.Tensor]:
+    """The token vectors of the concept's word, as a textual inversion that does not say it."""
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
-    return {"emb_params": table[tokens].detach().float().clone().contiguous()}
+    return {"emb_params": table[word_tokens(clip, "striped")].detach().float().clone().contiguous()}
 
 
 def attention_layers(model) -> dict[str, torch.nn.Linear]:
