@@ -20,7 +20,6 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from saferedir_core import load_redirector, save_redirector
@@ -35,11 +34,10 @@ from ...nodes.evaluation.stage import Stage
 from ...nodes.training.collect import CollectConfig, digest_of, token_ids
 from ...nodes.training.procedure import architecture_of, collect_parts, provenance, split, train_parts
 from ..machine import machine
-from ..world.captions import can_be, caption
 from ..world.pair_sets import demo_pairs
-from ..world.measure import guarded_stage
+from ..world.measure import guarded_stage, test_prompts
 from ..world.sampling import drawn, generate
-from ..world.splits import others_kept, scenes_of
+from ..world.splits import others_kept
 from ..world.weights import read_provenance
 from .backbones_page import page
 from .full_width import FULL, full
@@ -117,14 +115,7 @@ def counts(stage: Stage, guarded: Stage, count: int) -> dict[str, list[int]]:
 
 def prompts(kinds: tuple[str, ...], count: int) -> tuple[list, list[str], list[str], list[int]]:
     """Test scenes and captions of these kinds in turn, the same captions without the concept, and image seeds."""
-    random = np.random.default_rng([SEED, len(kinds)])
-    scenes, said = [], []
-    for index in range(count):
-        kind = kinds[index % len(kinds)]
-        fitting = [scene for scene in scenes_of("test") if can_be(scene, CONCEPT.name, kind, "test")]
-        scenes.append(fitting[int(random.integers(len(fitting)))])
-        said.append(caption(scenes[-1], random, concept=CONCEPT.name, kind=kind, split="test"))
-    seeds = [int(value) for value in random.integers(0, 2**31, count)]
+    scenes, said, seeds = test_prompts(count, [(CONCEPT.name, kind) for kind in kinds], [SEED, len(kinds)])
     return scenes, [each.text for each in said], [each.safe_text for each in said], seeds
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import comfy.model_management  # the host, on the path by saferedir.py
 import numpy as np
@@ -53,13 +54,8 @@ class OutOfPlace(TorchFunctionMode):
 @contextmanager
 def differentiable() -> Iterator[None]:
     """Within: the host's modules can be trained; its fused rotary embedding, for one, has no gradient otherwise."""
-    before = getattr(comfy.model_management, "in_training", False)
-    comfy.model_management.in_training = True
-    try:
-        with OutOfPlace():
-            yield
-    finally:
-        comfy.model_management.in_training = before
+    with mock.patch.object(comfy.model_management, "in_training", True, create=True), OutOfPlace():
+        yield
 
 
 class SmallBackbone(torch.nn.Module):

@@ -31,7 +31,7 @@ from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.jobs import Batch, Job
 from ...nodes.evaluation.methods import Guarded, Method
 from ..attacks.attack_stage import AttackJob, AttackStage
-from ..attacks.token_vectors import EMBEDDING, tokens_with_embedding
+from ..attacks.token_vectors import EMBEDDING, encode_chunks, tokens_with_embedding
 from ..attacks.vocabulary import demo_vocabulary
 from ..world import captions
 from ..world.splits import all_scenes
@@ -83,14 +83,6 @@ def end_of(clip, chunk: Sequence[tuple]) -> int:
                  if place and not torch.is_tensor(token) and token == end), len(chunk) - 1)
 
 
-@torch.no_grad()
-def encode_chunks(clip, chunks: dict[str, list]) -> torch.Tensor:
-    """Contexts (n, T, D) of n chunks; the host encodes the chunks of a prompt independently of each other."""
-    count = len(next(iter(chunks.values())))
-    context = clip.encode_from_tokens(chunks)                                   # (1, n*T, D)
-    return context.reshape(count, -1, context.shape[-1])
-
-
 @dataclass(frozen=True)
 class Encoded:
     """Texts of one chunk each: contexts (n, T, D) and the position of each end token (n,)."""
@@ -138,12 +130,8 @@ def pooled_of(chunks: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     return chunks[torch.arange(len(chunks), device=chunks.device), ends.to(chunks.device)].float()
 
 
-def prompts_of(batch: Batch, index: int, stage) -> list[dict[str, list]]:
-    """The tokens of each job's part of the positive conditioning `index`; for "average" those of both prompts."""
-    return [_tokens_of(job, index, stage) for job in batch.jobs]
-
-
-def _tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list]:
+def tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list]:
+    """The tokens of a job's part of the positive conditioning `index`."""
     embedding = stage.embeddings.get(job.embeddings) if job.embeddings else None
     texts = {"combine": [(job.text, job.second)[min(index, 1)]], "concat": [job.text, job.second]}.get(
         job.join, [job.text])
@@ -153,7 +141,7 @@ def _tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list
 
 def ends_of(batch: Batch, index: int, stage, chunks: int) -> torch.Tensor:
     """Positions of the end tokens of every chunk, (N*k,); shorter prompts are repeated as the host repeats them."""
-    ends = [_ends(tokens, stage.clip, chunks) for tokens in prompts_of(batch, index, stage)]
+    ends = [_ends(tokens_of(job, index, stage), stage.clip, chunks) for job in batch.jobs]
     if batch.jobs[0].join == "average":  # a word is where either prompt has one
         others = [_ends(chunks_of(stage.clip, job.second), stage.clip, chunks) for job in batch.jobs]
         ends = [list(map(max, *pair)) for pair in zip(ends, others)]
@@ -351,19 +339,20 @@ class OrthogonalProjection(_Baseline):
     def change(self, batch: Batch, stage) -> Batch:
         model, entries = batch.model.clone(), []
         for index, (context, options) in enumerate(batch.positive):
-            projected, shares = self._projected(context, prompts_of(batch, index, stage), batch, stage)
+            projected, shares = self._projected(context, batch, index, stage)
             entries.append([projected, {**options, KEY: _Until(context, shares)}])
         if self.horizon is not None:
             model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _filtered_first)
         return replace(batch, model=model, positive=entries)
 
-    def _projected(self, context, prompts, batch, stage) -> tuple[torch.Tensor, torch.Tensor]:
+    def _projected(self, context, batch, index, stage) -> tuple[torch.Tensor, torch.Tensor]:
         """The context with its trigger tokens projected, (N, k*T, D), and each item's share of filtered steps (N,)."""
         size = tokens_per_chunk(stage.clip)
         chunks = context.clone().reshape(len(context), -1, size, context.shape[-1])         # (N, k, T, D)
         left_out, shares = {}, torch.zeros(len(context))
-        for item, tokens in enumerate(prompts):
-            job, known = batch.jobs[item], next(iter(tokens.values()))
+        for item, job in enumerate(batch.jobs):
+            tokens = tokens_of(job, index, stage)
+            known = next(iter(tokens.values()))
             key = (job.text, job.second, job.embeddings)
             if key not in left_out:
                 left_out[key] = _left_out(stage.clip, tokens)

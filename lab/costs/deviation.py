@@ -70,8 +70,8 @@ def demo_redirectors() -> Iterator[tuple]:
 def demo_cases(prompts: int, steps: int, size: int) -> Iterator[Case]:
     """What the redirector reads at every step of the demo world's test prompts, latents of size x size."""
     model, clip, _ = load_backbone()
-    _, texts, seeds = test_prompts(prompts)
-    context = drawing.encode(clip, texts)
+    _, said, seeds = test_prompts(prompts)
+    context = drawing.encode(clip, [each.text for each in said])
     model_sampling, latents = model.get_model_object("model_sampling"), []
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, "normal", steps)
 

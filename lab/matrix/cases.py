@@ -85,6 +85,16 @@ class World:
         return self.graph.add("KSampler", model=model or self.guard(), positive=positive or self.say(),
                               negative=negative or self.say(""), latent_image=latent or self.empty(), **values)
 
+    def report(self, latent: Ref) -> Ref:
+        """What a Report lets through, where a guard is."""
+        if not self.guards:
+            return latent
+        return self.graph.add("SafeRedirReport", samples=latent, trajectory=[self.guards[-1][0], 1])
+
+    def show(self, latent: Ref) -> str:
+        """The node that shows the pictures."""
+        return self.graph.add("PreviewImage", images=self.graph.add("VAEDecode", samples=latent, vae=self.vae))[0]
+
     def providers(self) -> dict[str, object]:
         """What inputs of a type are given when a node asks for it."""
         return {

@@ -98,11 +98,8 @@ def prompt(about, text: str, sampler: str, way: str, unique: int | None = None) 
         positive = world.graph.add("SafeRedirConditioning", conditioning=positive, alpha_scale=1.25, threshold=0.0,
                                    saferedir=world.graph.add("SafeRedirLoader", name=REDIRECTOR))
     latent = world.sample(positive=positive, latent=world.empty(1), sampler_name=sampler, **settings)
-    shown = latent
-    if world.guards:
-        shown = world.graph.add("SafeRedirReport", samples=latent, trajectory=[world.guards[-1][0], 1])
-    decoded = world.graph.add("VAEDecode", samples=shown, vae=world.vae)
-    return world.graph.nodes, latent[0], world.graph.add("PreviewImage", images=decoded)[0]
+    shown = world.show(world.report(latent))
+    return world.graph.nodes, latent[0], shown
 
 
 def cached(history: dict) -> set[str]:

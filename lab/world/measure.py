@@ -6,6 +6,7 @@ templates, wordings), which no training saw.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ...nodes.evaluation.stage import Stage
 from ...nodes.guarding.bridge import guard_model
 from ...nodes.types import LoadedRedirector, Recorder
 from ..costs.timing import Spread, in_turn
-from .captions import KINDS, can_be, caption
+from .captions import KINDS, Caption, can_be, caption
 from .sampling import generate
 from .splits import all_scenes, factors_right, scenes_of, with_pose
 
@@ -42,23 +43,26 @@ def measure_judge(vae) -> dict[str, Share]:
             "after the codec": share(judge(picture).matches(scene) for picture, scene in zip(decoded, scenes))}
 
 
-def test_prompts(count: int, seed: int = SEED) -> tuple[list[Scene], list[str], list[int]]:
-    """Test scenes, captions that treat each concept in every way, and image seeds."""
+WAYS = [(concept, kind) for concept in CONCEPTS for kind in KINDS]
+
+
+def test_prompts(count: int, ways: Sequence[tuple[str, str]] = WAYS,
+                 seed: int | Sequence[int] = SEED) -> tuple[list[Scene], list[Caption], list[int]]:
+    """Test scenes, captions that treat concepts in these ways in turn, and image seeds."""
     random = np.random.default_rng(seed)
-    ways = [(concept, kind) for concept in CONCEPTS for kind in KINDS]
-    scenes, texts = [], []
+    scenes, said = [], []
     for index in range(count):
         concept, kind = ways[index % len(ways)]
         fitting = [scene for scene in scenes_of("test") if can_be(scene, concept, kind, "test")]
         scenes.append(fitting[int(random.integers(len(fitting)))])
-        texts.append(caption(scenes[-1], random, concept=concept, kind=kind, split="test").text)
-    return scenes, texts, [int(value) for value in random.integers(0, 2**31, count)]
+        said.append(caption(scenes[-1], random, concept=concept, kind=kind, split="test"))
+    return scenes, said, [int(value) for value in random.integers(0, 2**31, count)]
 
 
 def measure_backbone(stage: Stage, count: int) -> dict[str, Share]:
     """Whether the backbone draws what test captions say."""
-    scenes, texts, seeds = test_prompts(count)
-    hits = factors_right(generate(stage, texts, seeds), scenes)
+    scenes, said, seeds = test_prompts(count)
+    hits = factors_right(generate(stage, [each.text for each in said], seeds), scenes)
     names = (*FACTOR_NAMES[:-1], "stripes")
     return {"every factor": share(hits.all(1)), **{name: share(each) for name, each in zip(names, hits.T)}}
 

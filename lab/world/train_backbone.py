@@ -42,7 +42,7 @@ from ...nodes.demo_world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES
 from ...nodes.evaluation.stage import Stage
 from . import captions
 from .captions import caption
-from .initial_weights import initialise
+from .initial_weights import initialise, layer_forward
 from .sampling import LATENT_SHAPE, generate, token_ids
 from .splits import factors_right, scenes_of
 from .train_codec import draw_all, encode_mean, to_tensor, training_scenes
@@ -50,12 +50,6 @@ from .weights import read_provenance, save_backbone
 
 EMPHASIS = 16.0  # most weight that a noise level can get
 CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
-
-
-def layer_forward(self, x, mask=None, optimized_attention=None):
-    """The host's CLIPLayer.forward without its in-place additions, which autograd cannot differentiate."""
-    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-    return x + self.mlp(self.layer_norm2(x))
 
 
 def caption_tokens(tokenizer) -> list[int]:

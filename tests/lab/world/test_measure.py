@@ -14,10 +14,10 @@ from saferedir.nodes.evaluation.stage import Stage
 
 
 def test_prompts_are_of_the_test_combinations_and_the_same_every_time():
-    scenes, texts, seeds = prompts_of_the_test_split(60)
+    scenes, said, seeds = prompts_of_the_test_split(60)
     assert {split_of(scene) for scene in scenes} == {"test"}
-    assert (scenes, texts, seeds) == prompts_of_the_test_split(60)
-    assert any(split_of_words(word) == "test" for text in texts for word in text.replace(",", "").split())
+    assert (scenes, said, seeds) == prompts_of_the_test_split(60)
+    assert any(split_of_words(word) == "test" for each in said for word in each.text.replace(",", "").split())
 
 
 def test_missing_weights_are_named_with_a_remedy(tmp_path):
