@@ -31,6 +31,7 @@ import tarfile
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -252,11 +253,16 @@ def usable_environment(environment: Path) -> bool:
 def prepare_environment(cache: Path, pins: Pins, lock_file: Path) -> Path:
     """The interpreter with everything in requirements.lock, built when it is not there yet."""
     environment = cache / "environments" / environment_key(pins)
+    return ready(cache, environment, lambda: build_environment(environment, pins, lock_file))
+
+
+def ready(cache: Path, environment: Path, build: Callable[[], None]) -> Path:
+    """The interpreter of an environment, built by one quickstart at a time."""
     if not usable_environment(environment):
         with Lock(cache / "locks" / f"{environment.name}.lock",
                   lambda: say("Another quickstart is preparing the same environment; waiting for it ...")):
             if not usable_environment(environment):
-                build_environment(environment, pins, lock_file)
+                build()
     return environment_python(environment)
 
 
@@ -287,12 +293,10 @@ def build_environment(environment: Path, pins: Pins, lock_file: Path):
             raise StepFailed(step, f"{sys.executable} -m venv failed: {said[-1] if said else 'no message'}",
                              "install Python's venv and ensurepip (Debian, Ubuntu: apt install python3-venv), or "
                              "use a Python from python.org", log)
-    step = "bringing pip up to date"
-    with Progress(step) as progress:
-        pip(python, ["install", pins.pip], progress, log, step)
-    step = "installing packages"
-    with Progress(step) as progress:
-        pip(python, ["install", "--no-compile", "-r", str(lock_file)], progress, log, step)
+    for step, arguments in (("bringing pip up to date", [pins.pip]),
+                            ("installing packages", ["--no-compile", "-r", str(lock_file)])):
+        with Progress(step) as progress:
+            pip(python, ["install", *arguments], progress, log, step)
     step = "checking the environment"
     with Progress(step):
         if not answers(python, "import torch, torchvision, aiohttp, transformers, safetensors"):
@@ -305,12 +309,7 @@ def build_environment(environment: Path, pins: Pins, lock_file: Path):
 def prepare_layer(cache: Path, pins: Pins, lock_file: Path, below: Path) -> Path:
     """The interpreter with a release's own packages over those of the environment whose interpreter is `below`."""
     environment = cache / "environments" / f"{below.parents[1].name}-{lock_file.stem}-{pins.digest[:12]}"
-    if not usable_environment(environment):
-        with Lock(cache / "locks" / f"{environment.name}.lock",
-                  lambda: say("Another quickstart is preparing the same environment; waiting for it ...")):
-            if not usable_environment(environment):
-                build_layer(environment, pins, lock_file, below)
-    return environment_python(environment)
+    return ready(cache, environment, lambda: build_layer(environment, pins, lock_file, below))
 
 
 def build_layer(environment: Path, pins: Pins, lock_file: Path, below: Path):

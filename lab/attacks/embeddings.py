@@ -23,7 +23,7 @@ from .gradients import (
     trained_name,
 )
 from .prompts import Draft
-from .token_vectors import EMBEDDING
+from .token_vectors import EMBEDDING, word_tokens
 
 VECTORS = 2
 MARGIN = 1.0  # log-odds below the guard's threshold that the white-box attack aims for
@@ -105,10 +105,6 @@ def learn_vectors(name: str, base_jobs: list[AttackJob], texts: list[str], setti
 
 def _start_vectors(clip, words: str) -> torch.Tensor:
     """Token vectors of words, the first `VECTORS` of them or repeated to as many: (VECTORS, D)."""
-    from .search import chunks_of
-
-    frame = {token for chunk in chunks_of(clip, "") for token, *_ in chunk}
-    tokens = [token for token, *_ in chunks_of(clip, words)[0] if token not in frame]
-    tokens = (tokens * VECTORS)[:VECTORS]
+    tokens = (word_tokens(clip, words) * VECTORS)[:VECTORS]
     table = text_encoder(clip).transformer.get_input_embeddings().weight
     return table.detach()[torch.tensor(tokens)].float().clone()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import comfy.clip_model
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from saferedir_core.files import written_whole
 
+from ..world.initial_weights import layer_forward
 from .attack_stage import AttackJob
 from .token_vectors import tokens_with_embedding
 
@@ -45,18 +47,9 @@ def differentiable() -> Iterator[None]:
 
     The host's CLIPLayer adds in place to what its layer norm has kept for the backward pass; here it does not.
     """
-    original = comfy.clip_model.CLIPLayer.forward
-    comfy.clip_model.CLIPLayer.forward = _layer_forward
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        comfy.clip_model.CLIPLayer.forward = original
-
-
-def _layer_forward(self, x, mask=None, optimized_attention=None):
-    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-    return x + self.mlp(self.layer_norm2(x))
+    with (mock.patch.object(comfy.clip_model.CLIPLayer, "forward", layer_forward), torch.inference_mode(False),
+          torch.enable_grad()):
+        yield
 
 
 def text_encoder(clip):

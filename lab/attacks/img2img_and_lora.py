@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import comfy.sd
@@ -35,7 +36,7 @@ class LoraBudget:
     rate: float = 2e-3
 
 
-def img2img(base_jobs: list[AttackJob], setting, harmless: bool) -> list[AttackJob]:
+def img2img(base_jobs: list[AttackJob], wordings: list[str], setting, harmless: bool) -> list[AttackJob]:
     """From an undefended image that shows the concept, at each of `DENOISES`; each has a row of its own.
 
     harmless: the prompt is the safe one, so that only the image asks for the concept.
@@ -52,7 +53,7 @@ def img2img(base_jobs: list[AttackJob], setting, harmless: bool) -> list[AttackJ
     return jobs
 
 
-def tuned_backbone(base_jobs: list[AttackJob], setting, plain: bool) -> list[AttackJob]:
+def tuned_backbone(base_jobs: list[AttackJob], wordings: list[str], setting, plain: bool) -> list[AttackJob]:
     """Jobs for a backbone whose cross-attention was tuned to draw the concept (LoRA, arXiv 2106.09685).
 
     plain: tuned to draw it for the safe prompts, and asked with them: no prompt gives the concept away.
@@ -73,11 +74,24 @@ def train_lora(name: str, base_jobs: list[AttackJob], texts: list[str], setting,
     clean, rows = concept_latents(base_jobs, setting, name, budget.images)
     contexts = encode(setting.stage.clip, texts)
     generator = generator_of(setting.random_of(name, "training"))
-    unet = model.model.diffusion_model
+
+    def loss(denoise: Callable) -> torch.Tensor:
+        picked = torch.randint(len(clean), (budget.batch,), generator=generator)
+        context = contexts[torch.tensor([rows[index] for index in picked])].float()
+        return denoising_loss(denoise, noised(clean[picked], model, generator), context)
+
+    return tuned(model.model.diffusion_model, budget, generator, loss)
+
+
+def tuned(unet: torch.nn.Module, budget: LoraBudget, generator: torch.Generator,
+          loss: Callable[[Callable], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A LoRA of the layers that read the prompt.
+
+    loss(denoise): of a random batch; `denoise(latent, timestep, context)` is the UNet with the LoRA on it.
+    """
     weights = {key: value.detach().float() for key, value in unet.state_dict().items()
                if ".attn2.to_" in key and key.endswith(".weight")}
     with differentiable():
-        contexts = contexts.clone().float()
         downs = {key: (torch.randn(budget.rank, value.shape[1], generator=generator) / value.shape[1] ** 0.5)
                  .requires_grad_(True) for key, value in weights.items()}
         ups = {key: torch.zeros(value.shape[0], budget.rank, requires_grad=True) for key, value in weights.items()}
@@ -89,12 +103,8 @@ def train_lora(name: str, base_jobs: list[AttackJob], texts: list[str], setting,
             return torch.func.functional_call(unet, patched, (latent, timestep), {"context": context})
 
         for _ in range(budget.steps):
-            picked = torch.randint(len(clean), (budget.batch,), generator=generator)
-            context = contexts[torch.tensor([rows[index] for index in picked])]
-            loss = denoising_loss(denoise, noised(clean[picked], model, generator), context)
-            for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained)):
+            for parameter, gradient in zip(trained, torch.autograd.grad(loss(denoise), trained)):
                 parameter.grad = gradient
             optimiser.step()
-    prefix = [(f"diffusion_model.{key.removesuffix('.weight')}", key) for key in weights]
-    return {f"{name}.{part}.weight": tensors[key].detach() for name, key in prefix
+    return {f"diffusion_model.{key.removesuffix('.weight')}.{part}.weight": tensors[key].detach() for key in weights
             for part, tensors in (("lora_down", downs), ("lora_up", ups))}

@@ -15,6 +15,7 @@ from . import prompts
 from .attack_stage import AttackJob
 from .gradients import differentiable, text_encoder
 from .prompts import Draft
+from .token_vectors import chunks_of, encode_chunks
 from .vocabulary import Vocabulary
 
 RENDER_BATCH = 50
@@ -183,8 +184,7 @@ class _Guard:
             chunks += own
             owners += [index] * len(own)
         name = next(iter(self.clip.tokenize("")))
-        context = self.clip.encode_from_tokens({name: chunks})           # (1, K*T, D), chunk after chunk
-        context = context.reshape(len(chunks), -1, context.shape[-1])    # (K, T, D)
+        context = encode_chunks(self.clip, {name: chunks})               # (K, T, D)
         noise = self.noise(job).expand(len(chunks), -1, -1, -1)
         logits = self.redirector(noise, context.to(self.redirector.device), self.timestep).logits.float()
         odds = [float("-inf")] * len(texts)
@@ -217,15 +217,6 @@ class _Guard:
         change = gradient @ table[torch.tensor(self.tokens, device=table.device)].T            # (S, words)
         best = change.topk(min(top, change.shape[1]), largest=False).indices.tolist()
         return [(slot, [self.words[index] for index in row]) for (slot, _), row in zip(sections, best)]
-
-
-def chunks_of(clip, text: str) -> list[list[tuple]]:
-    """The host's tokens of a prompt, in chunks of 77.  ValueError for a model with several text encoders."""
-    tokens = clip.tokenize(text)
-    if len(tokens) != 1:
-        raise ValueError(f"The model has the text encoders {', '.join(tokens)}; this search works with one. Use a "
-                         "Stable Diffusion 1.x or 2.x model.")
-    return next(iter(tokens.values()))
 
 
 def whole_words(clip) -> tuple[list[str], list[int]]:

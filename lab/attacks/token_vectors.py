@@ -23,24 +23,36 @@ def tokens_with_embedding(clip, text: str, embedding: torch.Tensor) -> dict[str,
         raise ValueError(f"The prompt {text!r} does not have the word {EMBEDDING}, which the given token vectors stand "
                          "for. Put it where they belong.")
     word = next(word for word in _STANDS_IN if word not in text.lower())
-    tokens = clip.tokenize(text.replace(EMBEDDING, " ".join([word] * len(embedding))))
-    if len(tokens) != 1:
-        raise ValueError(f"The model has the text encoders {', '.join(tokens)}; token vectors can stand in a prompt of "
-                         "one encoder only. Use a Stable Diffusion 1.x or 2.x model.")
-    (name, chunks), (stands_in,) = *tokens.items(), _word_tokens(clip, word)
-    vectors = [*embedding]
+    (stands_in,), vectors = word_tokens(clip, word), [*embedding]
     replaced, place = [], 0
-    for chunk in chunks:
+    for chunk in chunks_of(clip, text.replace(EMBEDDING, " ".join([word] * len(embedding)))):
         replaced.append([])
         for token, weight, *rest in chunk:
             if token == stands_in:
                 token, place = vectors[place % len(vectors)], place + 1
             replaced[-1].append((token, weight, *rest))
-    return {name: replaced}
+    return {next(iter(clip.tokenize(""))): replaced}
 
 
-def _word_tokens(clip, word: str) -> list[int]:
-    """Token ids of a word, without start, end and padding."""
-    (chunk,), (empty,) = (next(iter(clip.tokenize(text).values())) for text in (word, ""))
+def chunks_of(clip, text: str) -> list[list[tuple]]:
+    """The host's tokens of a prompt, in chunks of 77.  ValueError for a model with several text encoders."""
+    tokens = clip.tokenize(text)
+    if len(tokens) != 1:
+        raise ValueError(f"The model has the text encoders {', '.join(tokens)}; this attack works with one. Use a "
+                         "Stable Diffusion 1.x or 2.x model.")
+    return next(iter(tokens.values()))
+
+
+@torch.no_grad()
+def encode_chunks(clip, chunks: dict[str, list]) -> torch.Tensor:
+    """Contexts (n, T, D) of n chunks; the host encodes the chunks of a prompt independently of each other."""
+    count = len(next(iter(chunks.values())))
+    context = clip.encode_from_tokens(chunks)                                   # (1, n*T, D)
+    return context.reshape(count, -1, context.shape[-1])
+
+
+def word_tokens(clip, words: str) -> list[int]:
+    """Token ids of words, without start, end and padding."""
+    chunk, empty = (next(iter(clip.tokenize(text).values()))[0] for text in (words, ""))
     frame = {token for token, *_ in empty}
     return [token for token, *_ in chunk if token not in frame]

@@ -20,57 +20,53 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from saferedir_core import PolicyConfig, load_redirector, save_redirector
-from saferedir_core.files import written_whole
+from saferedir_core import load_redirector, save_redirector
+from saferedir_core.files import write_whole
 from saferedir_core.metrics import share
 from saferedir_core.pairs import Pair, read_pairs, write_pairs
 from saferedir_core.training import TrainingConfig
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import judge
-from ...nodes.drawing import conditioning
+from ...nodes.evaluation.stage import Stage
 from ...nodes.guarding.architectures import host_name
-from ...nodes.guarding.bridge import guard_model
 from ...nodes.training.collect import CollectConfig, digest_of, token_ids
 from ...nodes.training.procedure import collect_parts, provenance, split, train_parts
-from ...nodes.types import LoadedRedirector, Recorder
 from ..machine import machine
-from ..world.captions import can_be, caption
 from ..world.pair_sets import demo_pairs
-from ..world.sampling import SamplingConfig, decode, sample_conditioning
-from ..world.splits import others_kept, scenes_of
+from ..world.measure import guarded_stage, test_prompts
+from ..world.sampling import drawn, generate
+from ..world.splits import others_kept
 from ..world.weights import read_provenance
 from .backbones_page import page
 from .full_width import FULL, full
 from .kinds import KINDS, Kind
-from .train_kind import train_kind
+from .train_kind import KindTraining
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = Path("output/backbones")
 PAGE = ROOT / "docs" / "backbones.md"
 CONCEPT, SEED = CONCEPTS["stripes"], 20261125
 UNSAFE, BENIGN = ("explicit", "implicit"), ("plain", "harmless", "lookalike")
-SAMPLING = SamplingConfig(steps=8)
+STEPS = 8
 COLLECTED = 4  # steps of a trajectory to learn from
 
 
 def measure(kind: Kind, out: Path, pairs: int, count: int, iterations: int) -> dict:
     """Trains a redirector on `pairs` pairs and counts on `count` unsafe and `count` benign test prompts."""
-    world = kind.load(out / f"{kind.name}.safetensors")
-    file, trained = train_redirector(kind, world, out, pairs, iterations)
+    stage = Stage(*kind.load(out / f"{kind.name}.safetensors"), kind.shape, steps=STEPS, cfg=4.0)
+    file, trained = train_redirector(kind, stage, out, pairs, iterations)
     redirector = load_redirector(file)
-    guarded = guard_model(world[0], LoadedRedirector.place(file.stem, redirector), PolicyConfig(), Recorder())
-    return {"kind": kind.name, **counts(kind, world, guarded, count), **trained,
+    return {"kind": kind.name, **counts(stage, guarded_stage(stage, file), count), **trained,
             "backbone": read_provenance(out / f"{kind.name}.safetensors"), "config": asdict(redirector.config),
             "machine": machine(), "date": str(date.today()), "seed": SEED}
 
 
-def train_redirector(kind: Kind, world: tuple, out: Path, pairs: int, iterations: int) -> tuple[Path, dict]:
+def train_redirector(kind: Kind, stage: Stage, out: Path, pairs: int, iterations: int) -> tuple[Path, dict]:
     """Writes a redirector for stripes; its file, and how it was made."""
-    model, clip, _ = world
+    model, clip = stage.model, stage.clip
     config = CollectConfig(steps=COLLECTED, cfg=4.0, shape=kind.shape, batch=25, architecture=kind.name,
                            tokens=None if kind.encoder == "clip_g" else clip.tokenizer.t5xxl.min_length)
     pairs_file = out / kind.name / f"pairs_{pairs}.csv"
@@ -87,7 +83,7 @@ def train_redirector(kind: Kind, world: tuple, out: Path, pairs: int, iterations
     save_redirector(trained.redirector, file, {**trained.metadata(), **provenance(
         CONCEPT.name, host_name(model), kind.name, digest_of(chosen), config,
         "lab/backbones/backbones.py measure")})
-    return file, {"pairs": len(chosen), "iterations": iterations, "steps": SAMPLING.steps,
+    return file, {"pairs": len(chosen), "iterations": iterations, "steps": STEPS,
                   "collect_seconds": round(collected - began), "train_seconds": round(ended - collected),
                   "threshold": trained.threshold, "validation": trained.scores}
 
@@ -99,15 +95,14 @@ def short_pairs(clip, config: CollectConfig, count: int) -> list[Pair]:
         for text in (pair.text, pair.safe_text) for span in config.kind.spans)][:count]
 
 
-def counts(kind: Kind, world: tuple, guarded, count: int) -> dict[str, list[int]]:
+def counts(stage: Stage, guarded: Stage, count: int) -> dict[str, list[int]]:
     """Hits and total of everything that is asked, see `backbones_page`."""
-    model, *others = world
     (unsafe, unsafe_texts, safe_texts, unsafe_seeds), (benign, benign_texts, _, benign_seeds) = (
         prompts(kinds, count) for kinds in (UNSAFE, BENIGN))
-    shown, unasked = (drawn(kind, model, *others, texts, unsafe_seeds)[0] for texts in (unsafe_texts, safe_texts))
-    after = drawn(kind, guarded, *others, unsafe_texts, unsafe_seeds)[0]
-    pictures, before = drawn(kind, model, *others, benign_texts, benign_seeds)
-    now = drawn(kind, guarded, *others, benign_texts, benign_seeds)[1]
+    shown, unasked = (generate(stage, texts, unsafe_seeds) for texts in (unsafe_texts, safe_texts))
+    after = generate(guarded, unsafe_texts, unsafe_seeds)
+    pictures, before = drawn(stage, benign_texts, benign_seeds)
+    now = drawn(guarded, benign_texts, benign_seeds)[1]
     shares = {
         "follows": share(judge(picture).matches(scene) for picture, scene in zip(pictures, benign, strict=True)),
         "shown": share(CONCEPT.shown_in(judge(each)) for each in shown),
@@ -121,38 +116,16 @@ def counts(kind: Kind, world: tuple, guarded, count: int) -> dict[str, list[int]
 
 def prompts(kinds: tuple[str, ...], count: int) -> tuple[list, list[str], list[str], list[int]]:
     """Test scenes and captions of these kinds in turn, the same captions without the concept, and image seeds."""
-    random = np.random.default_rng([SEED, len(kinds)])
-    scenes, said = [], []
-    for index in range(count):
-        kind = kinds[index % len(kinds)]
-        fitting = [scene for scene in scenes_of("test") if can_be(scene, CONCEPT.name, kind, "test")]
-        scenes.append(fitting[int(random.integers(len(fitting)))])
-        said.append(caption(scenes[-1], random, concept=CONCEPT.name, kind=kind, split="test"))
-    seeds = [int(value) for value in random.integers(0, 2**31, count)]
+    scenes, said, seeds = test_prompts(count, [(CONCEPT.name, kind) for kind in kinds], [SEED, len(kinds)])
     return scenes, [each.text for each in said], [each.safe_text for each in said], seeds
 
 
-def drawn(kind: Kind, model, clip, vae, texts: list[str], seeds: list[int],
-          batch: int = 25) -> tuple[np.ndarray, torch.Tensor]:
-    """Pictures (N, 64, 64, 3) and latents (N, C, 8, 8) of prompts."""
-    negative, latents = conditioning(clip, [""]), []
-    for start in range(0, len(texts), batch):
-        part = slice(start, start + batch)
-        latents.append(sample_conditioning(model, conditioning(clip, texts[part]), negative, seeds[part], SAMPLING,
-                                           kind.shape).cpu())
-        print("drawn", start, "of", len(texts), flush=True)
-    latents = torch.cat(latents)
-    return np.concatenate([decode(vae, part) for part in latents.split(batch)]), latents
-
-
 def write_page(out: Path) -> None:
-    with written_whole(PAGE) as file:
-        file.write_text(page(out), encoding="utf-8", newline="\n")
+    write_whole(PAGE, page(out))
 
 
 def keep(out: Path, name: str, found: dict) -> None:
-    with written_whole(out / "results" / f"{name}.json") as file:
-        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_whole(out / "results" / f"{name}.json", json.dumps(found, indent=1))
     write_page(out)
     print(json.dumps({key: value for key, value in found.items() if key != "backbone"}, indent=1), flush=True)
 
@@ -183,8 +156,8 @@ def main() -> None:
         for name in arguments.names or KINDS:
             kind = KINDS[name]
             if arguments.command == "train":
-                train_kind(kind, out / f"{name}.safetensors", out / name, arguments.iterations or 600, arguments.seed,
-                           arguments.every)
+                KindTraining(kind, out / f"{name}.safetensors", out / name, arguments.iterations or 600,
+                             arguments.seed, arguments.every).run()
             else:
                 keep(out, f"small_{name}", measure(kind, out, arguments.pairs, arguments.count,
                                                    arguments.iterations or 400))

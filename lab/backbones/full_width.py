@@ -80,7 +80,8 @@ def full(name: str, folder: Path) -> dict:
 
     entry, kind, laps = FULL[name], architecture(name), Laps(name)
     torch.manual_seed(0)
-    model = random_model(entry)
+    # As the host does on a CPU without bfloat16: weights stay in it, arithmetic is float32.
+    model = random_model(entry, torch.bfloat16, torch.float32)
     parameters = count(model.model.diffusion_model)
     laps.note("build")
     redirector = Redirector(RedirectorConfig(
@@ -89,7 +90,7 @@ def full(name: str, folder: Path) -> dict:
     own_parameters = count(redirector)
     guarded = guard_model(model, LoadedRedirector.place(name, redirector), PolicyConfig(threshold=1e-6), Recorder())
     laps.note("load the guard")
-    positive, negative, latents = random_prompt(entry, kind), random_prompt(entry, kind), []
+    positive, negative, latents = random_prompt(kind.width, entry), random_prompt(kind.width, entry), []
 
     def run(which, callback=None) -> torch.Tensor:
         return sample(which, positive, negative, [1], STEPS, 1.0, "euler", "normal", callback=callback,
@@ -128,11 +129,11 @@ def count(module: torch.nn.Module) -> int:
 
 
 @torch.no_grad()
-def random_model(entry: Full) -> comfy.model_patcher.ModelPatcher:
-    """The host's MODEL with random weights."""
+def random_model(entry: Full, weights: torch.dtype,
+                 computed: torch.dtype | None = None) -> comfy.model_patcher.ModelPatcher:
+    """The host's MODEL with random weights.  computed: the dtype of its arithmetic, if another one."""
     host = getattr(comfy.supported_models, entry.host)(dict(entry.config))
-    # As the host does on a CPU without bfloat16: weights stay in it, arithmetic is float32.
-    host.set_inference_dtype(torch.bfloat16, torch.float32)
+    host.set_inference_dtype(weights, computed)
     diffusion = host.get_model({}, device=torch.device("cpu"))
     for parameter in diffusion.diffusion_model.parameters():
         parameter.uniform_(-0.02, 0.02)
@@ -141,10 +142,10 @@ def random_model(entry: Full) -> comfy.model_patcher.ModelPatcher:
         offload_device=comfy.model_management.unet_offload_device())
 
 
-def random_prompt(entry: Full, kind: Architecture) -> list:
+def random_prompt(width: int, entry: Full) -> list:
     """The host's conditioning of one prompt."""
-    return [[torch.randn(1, entry.length, kind.width),
-             {"pooled_output": torch.randn(1, kind.pooled_width) if kind.pooled else None}]]
+    pooled = torch.randn(1, entry.pooled) if entry.pooled else None
+    return [[torch.randn(1, entry.length, width), {"pooled_output": pooled}]]
 
 
 class _Enough(Exception):

@@ -23,8 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saferedir_core.errors import ConfigError, ContextError
-
 SPAN_TOLERANCE = 1e-4  # singular values below this share of the largest do not span a direction
 
 
@@ -33,7 +31,6 @@ def subtract(context: Tensor, direction: Tensor, scale: float) -> Tensor:
 
     context (B, T, D), direction (D,) or (T, D).
     """
-    _require_width(context, direction)
     moved = context - scale * direction.to(context)
     return torch.cat([context[:, :1], moved[:, 1:]], dim=1)
 
@@ -109,7 +106,6 @@ def calibrated(context: Tensor, direction: Tensor, present: Tensor, threshold: f
 
     context (B, T, D), direction (B, T, D) or (T, D), present (B,).
     """
-    _require_width(context, direction)
     moved = context - present[:, None, None].to(context) * direction.to(context)
     return torch.where((present >= threshold)[:, None, None].to(context.device), moved, context)
 
@@ -124,7 +120,6 @@ def words_near(context: Tensor, concept: Tensor, ends: Tensor, threshold: float 
 
     context (B, T, D), concept (n, D), ends (B,) position of the end token.  Never the first token, the end or padding.
     """
-    _require_width(context, concept)
     places = torch.arange(context.shape[1], device=context.device)
     words = (places > 0) & (places < ends.to(context.device)[:, None])          # (B, T)
     return words & (_highest_cosine(context, concept.to(context)) > threshold)
@@ -155,13 +150,6 @@ class SafetyGuidance:
     momentum: float
     momentum_kept: float
 
-    def __post_init__(self):
-        for name in ("scale", "threshold", "warmup", "momentum", "momentum_kept"):
-            value = getattr(self, name)
-            highest = math.inf if name == "scale" else 1.0
-            if not 0 <= value <= highest:
-                raise ConfigError(f"SafetyGuidance.{name} is {value!r}; expected 0 to {highest:g}. See PRESETS.")
-
 
 # arXiv 2211.05105, Sec. 4 (hyper-parameter configurations); warm-up there in steps out of 50.
 PRESETS = {
@@ -191,9 +179,3 @@ def safety_guidance(text: Tensor, unconditional: Tensor, concept: Tensor, moment
 def _highest_cosine(context: Tensor, tokens: Tensor) -> Tensor:
     """(B, T, D), (n, D) -> (B, T)"""
     return (F.normalize(context.float(), dim=-1) @ F.normalize(tokens.float(), dim=-1).mT).amax(-1)
-
-
-def _require_width(context: Tensor, vectors: Tensor) -> None:
-    if context.ndim != 3 or vectors.shape[-1] != context.shape[-1]:
-        raise ContextError(f"The context has shape {tuple(context.shape)} and the concept's vectors "
-                           f"{tuple(vectors.shape)}; expected (B, T, D) and the same D. Encode both with one model.")

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,7 +31,8 @@ from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.jobs import Batch, Job
 from ...nodes.evaluation.methods import Guarded, Method
 from ..attacks.attack_stage import AttackJob, AttackStage
-from ..attacks.token_vectors import EMBEDDING, tokens_with_embedding
+from ..attacks.token_vectors import EMBEDDING, encode_chunks, tokens_with_embedding
+from ..attacks.vocabulary import demo_vocabulary
 from ..world import captions
 from ..world.splits import all_scenes
 from . import arithmetic as maths
@@ -57,14 +60,10 @@ class ConceptWords:
 
 def concept_words(name: str) -> ConceptWords:
     """All wordings of the training split of a demo concept, explicit and implicit.  ConfigError for another name."""
-    wordings = {
-        "stripes": (*captions.STRIPED_BEFORE, *captions.STRIPED_AFTER, *captions.IMPLICIT_STRIPES),
-        "watercolour": (*captions.STYLE_WORDS["watercolour"], *captions.IMPLICIT_WATERCOLOUR),
-        "boat": (*captions.OBJECT_WORDS["boat"], *captions.IMPLICIT_BOAT),
-    }
-    if name not in wordings:
-        raise ConfigError(f"There is no demo concept {name!r}; expected one of {', '.join(wordings)}.")
-    training = tuple(words for words in wordings[name] if captions.split_of_words(words) == "training")
+    if name not in CONCEPTS:
+        raise ConfigError(f"There is no demo concept {name!r}; expected one of {', '.join(CONCEPTS)}.")
+    training = tuple(words for group in demo_vocabulary(name).groups for words in group
+                     if captions.split_of_words(words) == "training")
     return ConceptWords(name, training, "car" if name == "boat" else "")
 
 
@@ -82,14 +81,6 @@ def end_of(clip, chunk: Sequence[tuple]) -> int:
     end = next(iter(clip.tokenize("").values()))[0][1][0]
     return next((place for place, (token, *_) in enumerate(chunk)
                  if place and not torch.is_tensor(token) and token == end), len(chunk) - 1)
-
-
-@torch.no_grad()
-def encode_chunks(clip, chunks: dict[str, list]) -> torch.Tensor:
-    """Contexts (n, T, D) of n chunks; the host encodes the chunks of a prompt independently of each other."""
-    count = len(next(iter(chunks.values())))
-    context = clip.encode_from_tokens(chunks)                                   # (1, n*T, D)
-    return context.reshape(count, -1, context.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -139,12 +130,8 @@ def pooled_of(chunks: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     return chunks[torch.arange(len(chunks), device=chunks.device), ends.to(chunks.device)].float()
 
 
-def prompts_of(batch: Batch, index: int, stage) -> list[dict[str, list]]:
-    """The tokens of each job's part of the positive conditioning `index`; for "average" those of both prompts."""
-    return [_tokens_of(job, index, stage) for job in batch.jobs]
-
-
-def _tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list]:
+def tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list]:
+    """The tokens of a job's part of the positive conditioning `index`."""
     embedding = stage.embeddings.get(job.embeddings) if job.embeddings else None
     texts = {"combine": [(job.text, job.second)[min(index, 1)]], "concat": [job.text, job.second]}.get(
         job.join, [job.text])
@@ -154,7 +141,7 @@ def _tokens_of(job: AttackJob, index: int, stage: AttackStage) -> dict[str, list
 
 def ends_of(batch: Batch, index: int, stage, chunks: int) -> torch.Tensor:
     """Positions of the end tokens of every chunk, (N*k,); shorter prompts are repeated as the host repeats them."""
-    ends = [_ends(tokens, stage.clip, chunks) for tokens in prompts_of(batch, index, stage)]
+    ends = [_ends(tokens_of(job, index, stage), stage.clip, chunks) for job in batch.jobs]
     if batch.jobs[0].join == "average":  # a word is where either prompt has one
         others = [_ends(chunks_of(stage.clip, job.second), stage.clip, chunks) for job in batch.jobs]
         ends = [list(map(max, *pair)) for pair in zip(ends, others)]
@@ -185,11 +172,12 @@ class _Baseline:
 
     def concept(self, stage):
         """What `_concept` makes of the words, once for each text encoder."""
-        key = id(stage.clip)
-        if key not in self._known:
-            # The encoder is kept beside it, so that its id stays its own.
-            self._known[key] = stage.clip, self._concept(stage.clip)
-        return self._known[key][1]
+        return _concept_of(self, stage.clip)
+
+
+@lru_cache(maxsize=16)
+def _concept_of(method: _Baseline, clip):
+    return method._concept(clip)
 
 
 class _Gated(_Baseline):
@@ -236,23 +224,16 @@ def joined(words: ConceptWords, count: int = 0) -> str:
 class EmbeddingSubtraction(_Baseline):
     """The concept's mean direction, times a scale, taken off every token of every prompt.
 
-    scale   multiples of the direction
-    source  "words": the mean of the phrases' word tokens, less the empty prompt's padding; "contrast": what the phrases
-            add to the pooled embedding, see `Contrast`
+    The direction is what the phrases add to the pooled embedding, see `Contrast`; scale: multiples of it.
     """
 
     words: ConceptWords
     scale: float = 1.0
-    source: str = "contrast"
     name: str = "embedding subtraction"
-    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
-    grid = {"scale": (0.5, 1.0, 2.0), "source": ("words", "contrast")}
+    grid = {"scale": (0.5, 1.0, 2.0)}
 
     def _concept(self, clip) -> torch.Tensor:
-        if self.source == "contrast":
-            return contrast(clip, self.words).direction
-        empty = encode_texts(clip, [self.words.safe])
-        return encode_texts(clip, self.words.phrases).words().mean(0) - empty.contexts[0, -1]   # (D,)
+        return contrast(clip, self.words).direction                              # (D,)
 
     def change(self, batch: Batch, stage) -> Batch:
         direction, size = self.concept(stage), tokens_per_chunk(stage.clip)
@@ -272,7 +253,6 @@ class SLD(_Baseline):
     preset: str = "strong"
     count: int = 0
     name: str = "SLD"
-    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
     grid = {"preset": ("strong", "max")}
 
     def __post_init__(self):
@@ -284,34 +264,21 @@ class SLD(_Baseline):
 
     def change(self, batch: Batch, stage) -> Batch:
         model = batch.model.clone()
-        settings = _SafetySettings(self.concept(stage), maths.PRESETS[self.preset])
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, settings.outer_sample)
+        context, config = self.concept(stage), maths.PRESETS[self.preset]
+
+        def outer_sample(executor, *arguments, **keywords):
+            changed = {"sampler_cfg_function": _SafetyRun(context, config).guided, "disable_cfg1_optimization": True}
+            with mock.patch.dict(executor.class_obj.model_options, changed):
+                return executor(*arguments, **keywords)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
         return replace(batch, model=model)
 
 
-@dataclass(frozen=True)
-class _SafetySettings:
-    """What SLD attaches to a MODEL; the momentum lives in a `_SafetyRun` of its own for each sampling run."""
-
-    context: torch.Tensor
-    config: maths.SafetyGuidance
-
-    def outer_sample(self, executor, *arguments, **keywords):
-        options = executor.class_obj.model_options
-        changed = {"sampler_cfg_function": _SafetyRun(self).guided, "disable_cfg1_optimization": True}
-        before = {key: options[key] for key in changed if key in options}
-        options.update(changed)
-        try:
-            return executor(*arguments, **keywords)
-        finally:
-            for key in changed:
-                options.pop(key, None)
-            options.update(before)
-
-
 class _SafetyRun:
-    def __init__(self, settings: _SafetySettings) -> None:
-        self.settings, self.momentum = settings, None
+    """SLD in one sampling run: its momentum goes with it."""
+
+    def __init__(self, context: torch.Tensor, config: maths.SafetyGuidance) -> None:
+        self.context, self.config, self.momentum = context, config, None
 
     def guided(self, arguments: dict) -> torch.Tensor:
         """The host's sampler_cfg_function: x - denoised, guided away from the concept."""
@@ -320,9 +287,8 @@ class _SafetyRun:
         text, unconditional = arguments["cond"] / scale, arguments["uncond"] / scale
         concept = (x - self._denoised(arguments)) / scale
         momentum = torch.zeros_like(text) if self.momentum is None else self.momentum
-        config = self.settings.config
-        gamma, self.momentum = maths.safety_guidance(text, unconditional, concept, momentum, config)
-        begin = arguments["model"].model_sampling.percent_to_sigma(config.warmup)
+        gamma, self.momentum = maths.safety_guidance(text, unconditional, concept, momentum, self.config)
+        begin = arguments["model"].model_sampling.percent_to_sigma(self.config.warmup)
         guidance = text - unconditional
         if float(sigma.max()) <= begin:
             guidance = guidance - gamma
@@ -332,7 +298,7 @@ class _SafetyRun:
         """The model's prediction for the concept, through a copy of the positive cond."""
         x, first = arguments["input"], arguments["input_cond"][0]
         context = first["model_conds"]["c_crossattn"]
-        unsafe = context._copy_with(self.settings.context.to(context.cond).expand(len(x), -1, -1))
+        unsafe = context._copy_with(self.context.to(context.cond).expand(len(x), -1, -1))
         cond = {key: value for key, value in first.items() if key not in ("area", "mask", "control", "strength", KEY)}
         cond["model_conds"] = {**first["model_conds"], "c_crossattn": unsafe}
         return calc_cond_batch(arguments["model"], [[cond]], x, arguments["sigma"], arguments["model_options"])[0]
@@ -361,7 +327,6 @@ class OrthogonalProjection(_Baseline):
     within: bool = True
     following: bool = False
     name: str = "SAFREE"
-    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
     grid = {"horizon": (0.2, None), "rank": (None, 4, 1), "relative": (False, True), "within": (False, True),
             "following": (False, True)}
 
@@ -374,19 +339,20 @@ class OrthogonalProjection(_Baseline):
     def change(self, batch: Batch, stage) -> Batch:
         model, entries = batch.model.clone(), []
         for index, (context, options) in enumerate(batch.positive):
-            projected, shares = self._projected(context, prompts_of(batch, index, stage), batch, stage)
+            projected, shares = self._projected(context, batch, index, stage)
             entries.append([projected, {**options, KEY: _Until(context, shares)}])
         if self.horizon is not None:
             model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _filtered_first)
         return replace(batch, model=model, positive=entries)
 
-    def _projected(self, context, prompts, batch, stage) -> tuple[torch.Tensor, torch.Tensor]:
+    def _projected(self, context, batch, index, stage) -> tuple[torch.Tensor, torch.Tensor]:
         """The context with its trigger tokens projected, (N, k*T, D), and each item's share of filtered steps (N,)."""
         size = tokens_per_chunk(stage.clip)
         chunks = context.clone().reshape(len(context), -1, size, context.shape[-1])         # (N, k, T, D)
         left_out, shares = {}, torch.zeros(len(context))
-        for item, tokens in enumerate(prompts):
-            job, known = batch.jobs[item], next(iter(tokens.values()))
+        for item, job in enumerate(batch.jobs):
+            tokens = tokens_of(job, index, stage)
+            known = next(iter(tokens.values()))
             key = (job.text, job.second, job.embeddings)
             if key not in left_out:
                 left_out[key] = _left_out(stage.clip, tokens)
@@ -468,7 +434,6 @@ class CalibratedSubtraction(_Gated):
 
     offset      cosine at which the concept is half present (the paper's -beta, which it tunes for each task)
     steepness   the paper's gamma
-    scale       of what is subtracted; 1 in the paper
     where       "positions": the difference between the phrases joined to one prompt (the paper's co-occurrence
                 encoding) and the neutral prompt, token by token, as in the paper.  "all": the contrast, off every token
                 but the first.  "padding": the contrast, off the end token and the padding only
@@ -477,10 +442,8 @@ class CalibratedSubtraction(_Gated):
     words: ConceptWords
     offset: float = 0.12
     steepness: float = 0.02
-    scale: float = 1.0
     where: str = "positions"
     name: str = "Semantic Surgery"
-    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
     grid = {"offset": (0.2, 0.3, 0.4, 0.5), "where": ("positions", "all", "padding")}
 
     def _concept(self, clip) -> tuple[Contrast, torch.Tensor]:
@@ -492,7 +455,7 @@ class CalibratedSubtraction(_Gated):
         present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset, self.steepness)
         moved = _moved(chunks, ends, self.where).to(chunks)                     # (B, T, 1)
         direction = (difference if self.where == "positions" else pair.direction).to(chunks) * moved
-        return maths.calibrated(chunks, self.scale * direction, present), present >= 0.5
+        return maths.calibrated(chunks, direction, present), present >= 0.5
 
 
 @dataclass(frozen=True)
@@ -513,7 +476,6 @@ class PadReplacement(_Gated):
     gate: float = 0.2
     clean: str = "all"
     name: str = "padding"
-    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
     grid = {"gate": (0.2, 0.3, 0.4, 0.5), "clean": ("", "padding", "all")}
 
     def _concept(self, clip) -> tuple[torch.Tensor, Contrast]:
@@ -584,7 +546,7 @@ def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, 
 #   replacing words without it all of them, since this text encoder's later tokens have read the concept.
 # - SLD's "strong" left 88 % of the stripes and 94 % of the watercolours, "max" 25 to 56 % of all three concepts.
 # - SAFREE as published (horizon 0.2, trigger tokens only) left all stripes and watercolours, for the same reason.
-_SUBTRACTION = {"scale": 1.0, "source": "contrast"}
+_SUBTRACTION = {"scale": 1.0}
 DEMO_SETTINGS: dict[str, dict[str, dict]] = {
     "stripes": {
         EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},

@@ -31,12 +31,13 @@ import torch
 
 from saferedir_core import PolicyConfig, load_redirector, save_redirector
 from saferedir_core.dataset import TrajectoryDataset
-from saferedir_core.files import sha256, written_whole
+from saferedir_core.files import sha256, write_whole
 from saferedir_core.objective import ObjectiveConfig
 from saferedir_core.pairs import read_pairs, split_pairs
 from saferedir_core.training import TrainingConfig
 from saferedir_core.training import train as train_redirector
 
+from ...nodes.commands.arguments import ConsoleProgress
 from ...nodes.demo_world.backbone import WEIGHTS, load_backbone
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
@@ -69,7 +70,7 @@ def collect(work: Path, shard: tuple[int, int]) -> None:
         for name, part in zip(("training", "validation"), parts):
             collect_trajectories(model, clip, part, work / "trajectories" / concept / name,
                                  CollectConfig(**COLLECTION), f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
-                                 progress=Ticker(f"collect {concept} {name}"))
+                                 progress=ConsoleProgress(f"collect {concept} {name}", "pair"))
 
 
 def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
@@ -91,16 +92,15 @@ def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryD
 def ablate(work: Path, concept: str, inputs: str, file: Path, iterations: int) -> None:
     config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
     trained = train_redirector(*datasets(work, concept), config)
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(trained.scores), encoding="utf-8")
+    write_whole(file, json.dumps(trained.scores))
 
 
 def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
     data = datasets(work, concept, aligned=name != "upstream")
     config = training_config(name, sizes.iterations)
     state = work / "states" / f"{concept}_{name}.pt"
-    ticker = Ticker(f"train {concept} {name}")
-    trained = train_redirector(*data, config, state=state, on_step=lambda done, _: ticker(done, config.iterations))
+    bar = ConsoleProgress(f"train {concept} {name}", "step")
+    trained = train_redirector(*data, config, state=state, on_step=lambda done, _: bar(done, config.iterations))
     redirector = trained.redirector
     file.parent.mkdir(parents=True, exist_ok=True)
     save_redirector(redirector.half(), file, {
@@ -116,19 +116,6 @@ def training_config(name: str, iterations: int) -> TrainingConfig:
         return TrainingConfig(variant="published", iterations=iterations, mix=0.0, noise=0.0,
                               objective=ObjectiveConfig(mask_again=False))
     return TrainingConfig(iterations=iterations, seed=int(name.rsplit("-", 1)[1]))
-
-
-class Ticker:
-    """Progress on the console, a line every ten seconds."""
-
-    def __init__(self, what: str) -> None:
-        self.what, self.started, self.last = what, time.monotonic(), 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.last >= 10 or done == total:
-            self.last = now
-            print(f"{self.what}: {done} of {total}, {now - self.started:.0f} s", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
@@ -173,7 +160,7 @@ class Arena:
 
     def run(self, what: str, which: Sequence[Method], jobs: Sequence[Job], part: tuple[int, int]) -> None:
         evaluate_jobs(self.stage, [Oracle(), *which], jobs, self.detector, self.results, shard=part,
-                      progress=Ticker(f"{self.concept} {what}"))
+                      progress=ConsoleProgress(f"{self.concept} {what}", "image"))
 
 
 def sweep(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes: Sizes) -> None:
@@ -182,7 +169,8 @@ def sweep(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes:
     variants = [Guarded(f"alpha {alpha:g}", file, PolicyConfig(alpha_scale=alpha)) for alpha in ALPHAS]
     jobs = test_jobs(concept, {**dict.fromkeys(ROWS, 0), "explicit": sizes.baseline})
     evaluate_jobs(arena.stage, [Oracle(), *variants], jobs, arena.detector,
-                  work / f"alpha_{concept}_{shard[0]}.jsonl", shard=shard, progress=Ticker(f"{concept} alpha_scale"))
+                  work / f"alpha_{concept}_{shard[0]}.jsonl", shard=shard,
+                  progress=ConsoleProgress(f"{concept} alpha_scale", "image"))
 
 
 def attacks(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes: Sizes,
@@ -280,8 +268,7 @@ def note_seconds(work: Path, stage: str, seconds: float) -> None:
     file = work / "seconds.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     known[stage] = known.get(stage, 0) + seconds
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(known), encoding="utf-8")
+    write_whole(file, json.dumps(known))
 
 
 if __name__ == "__main__":

@@ -9,25 +9,24 @@ from datetime import date
 from pathlib import Path
 
 from saferedir_core import load_redirector
-from saferedir_core.files import sha256, written_whole
+from saferedir_core.files import sha256, write_whole
 from saferedir_core.markdown import table
 from saferedir_core.metrics import Share
 
-from ...nodes.demo_world.backbone import WEIGHTS, load_backbone
+from ...nodes.demo_world.backbone import WEIGHTS
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.results import read_lines
+from ...nodes.evaluation.stage import demo_stage
 from ...nodes.evaluation.summary import summarise
 from ..attacks import ATTACKS
 from ..machine import machine
-from ..world.measure import guarded_model, measure_backbone, measure_judge, seconds_per_image
-from ..world.sampling import SamplingConfig
+from ..world.measure import guarded_stage, measure_backbone, measure_judge, seconds_per_image
 from ..world.weights import read_provenance
 from .benchmark_pictures import draw_alphas, draw_pictures, draw_probabilities
 from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, ours, redirectors
 from .questions import SEED
 
 REFERENCES = ("unguarded", "oracle")
-SAMPLING = SamplingConfig(steps=10)
 COMMON_ATTACKS = ("paraphrase name", "paraphrase prefix", "paraphrase variant", "paraphrase short", "paraphrase long",
                   "weights", "beyond token 77", "combine", "concat", "average", "few steps", "low cfg")
 WORD_ATTACKS = ("one typo", "two typos", "split words")
@@ -80,9 +79,8 @@ class Measured:
     def pooled(self, rows: Iterable[str], methods: Iterable[str] | None = None) -> dict:
         """The figures of several rows as one: method -> figures."""
         wanted, only = {*rows}, None if methods is None else {*methods, *REFERENCES}
-        lines = [{**line, "row": "all"} for line in self.lines
-                 if line["row"] in wanted and (only is None or line["method"] in only)]
-        return summarise(lines)["rows"].get("all", {"methods": {}, "undefended": None})
+        return together(line for line in self.lines
+                        if line["row"] in wanted and (only is None or line["method"] in only))
 
     def shared(self, rows: Iterable[str]) -> dict:
         """As `pooled`, over the jobs that every method made, so that all are compared on the same images."""
@@ -93,8 +91,13 @@ class Measured:
         for line in lines:
             made.setdefault(line["job"], set()).add(line["method"])
         common = {job for job, by in made.items() if methods - {"oracle"} <= by}
-        rest = [{**line, "row": "all"} for line in lines if line["job"] in common]
-        return summarise(rest)["rows"].get("all", {"methods": {}, "undefended": None}) if rest else {"methods": {}}
+        return together(line for line in lines if line["job"] in common)
+
+
+def together(lines: Iterable[dict]) -> dict:
+    """The figures of lines as of one row."""
+    one_row = summarise({**line, "row": "all"} for line in lines)
+    return one_row["rows"].get("all", {"methods": {}, "undefended": None})
 
 
 def percent(figure: dict | None, counts: bool = False) -> str:
@@ -254,16 +257,14 @@ def write_results(work: Path, docs: Path) -> None:
     """Writes benchmark.md and its pictures into `docs`, and the table of reach into the README if one is given."""
     results = {concept: Measured(work, concept) for concept in CONCEPTS}
     seconds = json.loads((work / "seconds.json").read_text())
-    model, clip, vae = load_backbone()
-    judged = measure_judge(vae)
-    followed = measure_backbone(model, clip, vae, 600, SAMPLING)
-    guarded = guarded_model(model, ours(work, "stripes"))
-    times = seconds_per_image({"unguarded": model, "guarded": guarded}, clip, vae, SAMPLING)
+    stage = demo_stage()
+    judged = measure_judge(stage.vae)
+    followed = measure_backbone(stage, 600)
+    times = seconds_per_image({"unguarded": stage, "guarded": guarded_stage(stage, ours(work, "stripes"))})
     draw_pictures(work, docs / "benchmark.jpg")
     draw_alphas(work, docs / "benchmark-alpha.png")
     draw_probabilities(work, docs / "benchmark-steps.png")
-    with written_whole(docs / "benchmark.md") as unfinished:
-        unfinished.write_text(page(work, results, seconds, judged, followed, times), encoding="utf-8")
+    write_whole(docs / "benchmark.md", page(work, results, seconds, judged, followed, times))
     print(f"written to {docs / 'benchmark.md'}; README quotes three of its figures", flush=True)
 
 
@@ -281,7 +282,7 @@ def page(work: Path, results: dict[str, Measured], seconds: dict, judged: dict[s
 
 
 def introduction(results: dict[str, Measured], seconds: dict) -> str:
-    images = sum(len(each.lines) for each in results.values())
+    images, stage = sum(len(each.lines) for each in results.values()), demo_stage()
     return f"""# Results in the demo world
 
 Written in a clone by `python quickstart.py run lab/benchmark/benchmark.py` on {date.today()}; {images} images judged.
@@ -294,7 +295,7 @@ Everything is asked of the test split: combinations of object, colour, backgroun
 wordings and image seeds that no training saw and nothing was tuned on; the prompts were frozen, by their digests in
 lab/benchmark/questions.py, before the trainings. Three earlier sets were looked at during development and given up
 for new templates, scenes and seeds; the wordings of the test split are the same as in those. Images:
-{SAMPLING.steps} steps, {SAMPLING.sampler}, {SAMPLING.scheduler}, CFG {SAMPLING.cfg:g}.
+{stage.steps} steps, {stage.sampler}, {stage.scheduler}, CFG {stage.cfg:g}.
 The judge that decides takes no part in training."""
 
 def reached(results: dict[str, Measured]) -> str:
@@ -349,8 +350,8 @@ oracle's image (0 is best). Added seconds: per image in batches of 25 with one t
 
 {numbers_table(results)}
 
-One image at {SAMPLING.steps} steps, alone, takes {times['unguarded']:.2f} s, guarded {times['guarded']:.2f} s (medians
-of 9, taken in turn). The guard's share is large here because the denoiser is tiny.
+One image, alone, takes {times['unguarded']:.2f} s, guarded {times['guarded']:.2f} s (medians of 9,
+taken in turn). The guard's share is large here because the denoiser is tiny.
 
 ![FSR against everything else kept as alpha_scale varies](benchmark-alpha.png)
 

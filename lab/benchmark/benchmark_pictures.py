@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from saferedir_core.files import written_whole
@@ -25,13 +26,9 @@ SHOWN_ROWS = ("explicit", "implicit", "mention")
 def draw_pictures(work: Path, file: Path) -> None:
     """One prompt of each shown row and concept, side by side; all methods."""
     stage = AttackStage.of(demo_stage())
-    strips = [strip_of(stage, work, concept) for concept in CONCEPTS]
+    strips = [np.asarray(strip_of(stage, work, concept)) for concept in CONCEPTS]
     # The methods' names stand once, at the left.
-    strips = strips[:1] + [strip.crop((LABEL_WIDTH, 0, strip.width, strip.height)) for strip in strips[1:]]
-    whole, left = Image.new("RGB", (sum(strip.width for strip in strips), strips[0].height), "white"), 0
-    for strip in strips:
-        whole.paste(strip, (left, 0))
-        left += strip.width
+    whole = Image.fromarray(np.hstack([strips[0], *(strip[:, LABEL_WIDTH:] for strip in strips[1:])]))
     with written_whole(file) as unfinished:
         whole.save(unfinished, quality=88)
 

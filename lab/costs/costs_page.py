@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole
+from saferedir_core.markdown import table
 
-from ..world.measure import machine, table
+from ..machine import machine
 from .timing import Spread
 
 VERSION = 2
@@ -147,11 +148,8 @@ def reached(figures: dict[str, dict], device: str = "cpu") -> list[tuple[str, st
 
 def write(content: dict, folder: Path) -> tuple[Path, Path]:
     """docs/costs.md and costs.json in a folder."""
-    made = folder / "costs.md", folder / "costs.json"
-    for path, text in zip(made, (as_markdown(content), json.dumps(content, indent=1) + "\n")):
-        with written_whole(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-    return made
+    return (write_whole(folder / "costs.md", as_markdown(content)),
+            write_whole(folder / "costs.json", json.dumps(content, indent=1) + "\n"))
 
 
 def _table(rows: list[dict]) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import comfy.samplers
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +19,9 @@ from saferedir_core.ensemble import Ensemble, Prompt
 from saferedir_core.redirect import redirected_context
 
 from ...nodes import drawing
+from ...nodes.demo_world.backbone import load_backbone
+from ..world.measure import test_prompts
+from ..world.sampling import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -66,21 +70,15 @@ def demo_redirectors() -> Iterator[tuple]:
 @torch.inference_mode()
 def demo_cases(prompts: int, steps: int, size: int) -> Iterator[Case]:
     """What the redirector reads at every step of the demo world's test prompts, latents of size x size."""
-    import comfy.samplers
-
-    from ...nodes.demo_world.backbone import load_backbone
-    from ..world.measure import test_prompts
-
     model, clip, _ = load_backbone()
-    sampling = drawing
-    _, texts, seeds = test_prompts(prompts)
-    context = sampling.encode(clip, texts)
+    _, said, seeds = test_prompts(prompts)
+    context = encode(clip, [each.text for each in said])
     model_sampling, latents = model.get_model_object("model_sampling"), []
     sigmas = comfy.samplers.calculate_sigmas(model_sampling, "normal", steps)
 
     def keep(step, denoised, x, total_steps):
         latents.append(model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x).cpu().clone())
-    sampling.sample(model, [[context, {}]], [[sampling.encode(clip, [""]), {}]], seeds, steps, 4.0, "euler", "normal",
+    drawing.sample(model, [[context, {}]], [[encode(clip, [""]), {}]], seeds, steps, 4.0, "euler", "normal",
                     shape=(4, size, size), callback=keep)
     for latent, timestep in zip(latents, model_sampling.timestep(sigmas[:-1]).float().cpu()):
         yield latent, context.cpu().float(), timestep.expand(len(latent))

@@ -20,7 +20,10 @@ from saferedir_core.redirect import redirected_context
 from saferedir_core.training import TrainingConfig, train
 
 from ...nodes import drawing
+from ...nodes.demo_world.backbone import load_backbone
+from ...nodes.evaluation.stage import demo_stage
 from ...nodes.training.collect import CollectConfig, collect
+from ..world.sampling import encode, generate
 from . import guarded, subjects
 from .counting import Counting
 from .deviation import deviations
@@ -69,7 +72,7 @@ def run_cost(plan: Plan) -> list[dict]:
     """1. A guarded run over the same run unguarded."""
     rows = []
     for size, pixels, batch in plan.large_models:
-        model, width = subjects.model(size), subjects.SIZES[size]["width"]
+        model, width = subjects.model(size), subjects.SIZES[size].config["context_dim"]
         guards = {f"interval {interval}, {name} prompt": guarded.guarded(
             model, {"bench": subjects.redirector(width, bias)}, interval=interval, threshold=0.5)
             for interval in plan.intervals for name, bias in (("safe", subjects.SAFE), ("unsafe", subjects.UNSAFE))}
@@ -87,13 +90,11 @@ def run_cost(plan: Plan) -> list[dict]:
 
 
 def _demo_run_cost(plan: Plan) -> list[dict]:
-    from ...nodes.demo_world.backbone import load_backbone
-
     model, clip, _ = load_backbone()
-    sampling, rows = drawing, []
+    rows = []
     loaded = core.load_redirector(ROOT / "models" / "redirectors" / "demo_stripes.safetensors")
     for name, text in (("safe", "a red fish in the snow"), ("unsafe", "a striped red fish in the snow")):
-        positive, negative = ([[sampling.encode(clip, [each]), {}]] for each in (text, ""))
+        positive, negative = ([[encode(clip, [each]), {}]] for each in (text, ""))
         guards = {f"interval {interval}, {name} prompt": guarded.guarded(model, {"stripes": loaded}, interval=interval)
                   for interval in plan.intervals}
         taken = guarded.compared(model, guards, positive, negative, (1, 4, 8, 8), rounds=plan.rounds, calls=None,
@@ -119,14 +120,18 @@ def evaluation_cost(plan: Plan) -> list[dict]:
 
 
 def _evaluations(redirector, pixels: int, batch: int) -> dict:
-    device = redirector.device
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=generator).to(device)
-    context = torch.randn(1, 77, redirector.config.prompt_dim, generator=generator).to(device).repeat(batch, 1, 1)
-    timestep = torch.full((batch,), 500.0, device=device)
+    latent, context, timestep = _inputs(redirector, pixels, batch)
     published = PublishedPolicy(redirector, torch.cat([context, context]))
     return {"published": lambda: published.check(latent, timestep),
             "default": _step(redirector, context, latent, timestep)}
+
+
+def _inputs(redirector, pixels: int, batch: int = 1, chunks: int = 1) -> tuple[torch.Tensor, ...]:
+    """Latent (B, 4, h, w), context (B, 77 chunks, D) and timestep (B,), where the redirector is and in its type."""
+    like = next(redirector.parameters())
+    context = torch.randn(1, 77 * chunks, redirector.config.prompt_dim).to(like).repeat(batch, 1, 1)
+    latent = torch.randn(batch, 4, pixels // 8, pixels // 8).to(like)
+    return latent, context, torch.full((batch,), 500.0, device=like.device)
 
 
 def _step(redirectors, context: torch.Tensor, latent: torch.Tensor, timestep: torch.Tensor):
@@ -162,8 +167,6 @@ def counts(plan: Plan) -> list[dict]:
 
 def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
     """Of the demo world's run of 20 steps, unguarded and guarded by so many concepts that redirect it."""
-    from ...nodes.demo_world.backbone import load_backbone
-
     model, clip, _ = load_backbone()
     positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
     guard = guarded.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
@@ -179,18 +182,15 @@ def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
 def memory(redirectors: dict, pixels: int) -> dict[str, int]:
     """Bytes that half-precision redirectors need as they are used on a GPU: their weights, what a run prepares (at the
     most, and kept of it), an evaluation with its redirection at the most, and all of it at the worst moment."""
-    device, first = next(iter(redirectors.values())).device, next(iter(redirectors.values()))
-    context = torch.randn(1, 77, first.config.prompt_dim, device=device).half()
-    latent, timestep = torch.randn(1, 4, pixels // 8, pixels // 8, device=device).half(), torch.full((1,), 500.0)
-    preparing, evaluating = Counting(), Counting()
-    with torch.no_grad(), preparing:
+    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels)
+    with torch.no_grad(), Counting() as preparing:
         made = Ensemble(redirectors, as_one=True)
         readings = made.read(Prompt(context, None, 1))
     kept = preparing.alive_bytes()
-    with torch.no_grad(), evaluating:
-        judgement = made.judge(readings, latent, timestep.to(device))
+    with torch.no_grad(), Counting() as evaluating:
+        judgement = made.judge(readings, latent, timestep)
         redirected_context(context, judgement.delta[0], judgement.token_mask[0], judgement.alpha[0], 1.25, True)
-    weights, at_most, peak = _bytes(redirectors.values()), preparing.counts.peak_bytes, evaluating.counts.peak_bytes
+    weights, at_most, peak = _bytes(redirectors.values()), preparing.peak_bytes, evaluating.peak_bytes
     return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "an evaluation": peak,
             "all at most": weights + max(at_most, kept + peak)}
 
@@ -198,22 +198,18 @@ def memory(redirectors: dict, pixels: int) -> dict[str, int]:
 def counted(redirectors: dict, pixels: int, as_one: bool = True) -> dict:
     """Counts of a run that never waits, its transfers arriving late: "first" observation and redirection, a later
     "step", bytes "kept".  as_one: heads evaluated together, as on an accelerator."""
-    first = next(iter(redirectors.values()))
-    device, width = first.device, first.config.prompt_dim
-    context = torch.randn(1, 77, width, device=device)
-    latent = torch.randn(1, 4, pixels // 8, pixels // 8, device=device)
-    timestep, sigma = torch.full((1,), 500.0, device=device), torch.full((1,), 3.0, device=device)
+    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels)
+    sigma = torch.full_like(timestep, 3.0)
     transfers = Readback()
     run = core.RedirectionRun(Ensemble(redirectors, as_one), core.PolicyConfig(threshold=0.5), context,
                               readback=transfers)
     made = {}
     for name in ("first", "second", "step"):
-        counting = Counting()
-        with late_arrivals(), counting:
+        with late_arrivals(), Counting() as counting:
             run.observe(latent, timestep, step=0, sigma=sigma)
             run.redirect(context)
             transfers.send()
-        made[name] = counting.counts
+        made[name] = counting
         if name == "first":
             made["kept"] = counting.alive_bytes()
     return made
@@ -239,18 +235,13 @@ def growth(plan: Plan) -> list[dict]:
 
 def _observation(concepts: int, pixels: int, batch: int, chunks: int):
     redirectors = subjects.sharing(concepts)
-    device = next(iter(redirectors.values())).device
-    context = torch.randn(1, 77 * chunks, 768, device=device).repeat(batch, 1, 1)
-    latent, timestep = torch.randn(batch, 4, pixels // 8, pixels // 8, device=device), torch.full((batch,), 500.0)
-    timestep = timestep.to(device)
+    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels, batch, chunks)
     return _step(redirectors, context, latent, timestep)
 
 
 def training(plan: Plan) -> list[dict]:
     """5. Trajectories, optimiser steps and evaluation images per second, in the demo world."""
-    from ...nodes.demo_world.backbone import load_backbone
-
-    model, clip, vae = load_backbone()
+    model, clip, _ = load_backbone()
     pairs = [pair for pair in read_pairs(ROOT / "models" / "pairs" / "demo_stripes.csv") if pair.text][:50]
     config = CollectConfig(steps=6, cfg=4.0, shape=(4, 8, 8), batch=50)
     with tempfile.TemporaryDirectory(prefix="saferedir-bench-") as scratch:
@@ -263,11 +254,9 @@ def training(plan: Plan) -> list[dict]:
         train(data, data, TrainingConfig(iterations=plan.steps + 1, validate=1000, half=False),
               on_step=lambda *_: times.append(time.perf_counter()))
     steps = Spread.of([1 / (after - before) for before, after in zip(times, times[1:-1] or times[1:])])
-    from ..world.sampling import SamplingConfig, generate
-
     count = 8
     started = time.perf_counter()
-    generate(model, clip, vae, [pair.text for pair in pairs[:count]], [*range(count)], SamplingConfig(steps=10))
+    generate(demo_stage(), [pair.text for pair in pairs[:count]], [*range(count)])
     images = count / (time.perf_counter() - started)
     return [{"what": "trajectories per second, 6 steps", "value": Spread.of([(len(pairs) + unsafe) / collecting])},
             {"what": "optimiser steps per second, batch 64", "value": steps},
@@ -308,11 +297,11 @@ from saferedir.nodes import conditioning, guard, loader, report, stack
 imported = time.perf_counter()
 import saferedir_core as core
 from saferedir.lab.costs import guarded
-from saferedir.lab.world.sampling import SamplingConfig, generate
-from saferedir.nodes.demo_world.backbone import load_backbone
-model, clip, vae = load_backbone()
-guard = guarded.guarded(model, {"stripes": core.load_redirector("models/redirectors/demo_stripes.safetensors")})
-generate(guard, clip, vae, ["a striped red fish"], [1], SamplingConfig(steps=10))
+from saferedir.lab.world.sampling import generate
+from saferedir.nodes.evaluation.stage import demo_stage
+stage = demo_stage()
+guard = guarded.guarded(stage.model, {"stripes": core.load_redirector("models/redirectors/demo_stripes.safetensors")})
+generate(stage.with_settings(model=guard), ["a striped red fish"], [1])
 print("RESULT", imported - started, time.perf_counter() - imported)
 """
     taken = []

@@ -76,18 +76,15 @@ def _time_inside() -> Iterator[list[float]]:
         def timed(self, executor, *arguments, **keywords):
             nested.append(0.0)
 
-            class Watched:
-                """The executor, its time taken out of the wrapper's."""
-
-                def __call__(self, *arguments, **keywords):
-                    started = time.perf_counter()
-                    try:
-                        return executor(*arguments, **keywords)
-                    finally:
-                        nested[-1] += time.perf_counter() - started
+            def watched(*arguments, **keywords):  # the executor, its time taken out of the wrapper's
+                started = time.perf_counter()
+                try:
+                    return executor(*arguments, **keywords)
+                finally:
+                    nested[-1] += time.perf_counter() - started
             started = time.perf_counter()
             try:
-                return wrapper(self, Watched(), *arguments, **keywords)
+                return wrapper(self, watched, *arguments, **keywords)
             finally:
                 spent[0] += time.perf_counter() - started - nested.pop()
         return timed

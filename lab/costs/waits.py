@@ -14,17 +14,21 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from saferedir_core import readback
 
-from .counting import READING, waits_for_values
-
+# Operations whose result the host needs before it can go on.
+WAITING = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::masked_select",
+           "aten::equal", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive")
+# Tensor methods that read values without an operation that a dispatch mode sees, at least on a CPU.
+READING = ("tolist", "numpy", "__array__", "cpu")
 PACK = Path(__file__).resolve().parents[2]
 OURS = (str(PACK / "nodes"), str(PACK / "saferedir_core"))
 
 
 class WaitCount(TorchDispatchMode):
-    """`with counted_waits(model) as waits:` around a sampling run.
+    """`with counted_waits(model) as waits:` around a sampling run; `with WaitCount() as waits:` around anything else.
 
     calls  denoiser calls so far
     every  for each wait how many calls had been made by then
@@ -36,6 +40,17 @@ class WaitCount(TorchDispatchMode):
         self.calls = 0
         self.every: list[int] = []
         self.ours: list[tuple[int, str]] = []
+        self._patches = ExitStack()
+
+    def __enter__(self):
+        for name in READING:
+            reading = self._reading(getattr(torch.Tensor, name))
+            self._patches.enter_context(mock.patch.object(torch.Tensor, name, reading))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self._patches.close()
+        return super().__exit__(*error)
 
     def between_calls(self) -> int:
         """Waits after the first denoiser call and before the last one."""
@@ -60,6 +75,12 @@ class WaitCount(TorchDispatchMode):
         if frame and frame.f_code.co_filename.startswith(OURS):
             self.ours.append((self.calls, f"{frame.f_code.co_filename}:{frame.f_lineno}"))
 
+    def _reading(self, original: Callable) -> Callable:
+        def read(tensor, *arguments, **keywords):
+            self.note()
+            return original(tensor, *arguments, **keywords)
+        return read
+
 
 def late_arrivals():
     """Within: what is sent to the host arrives when somebody waits for it and not before."""
@@ -76,16 +97,25 @@ def counted_waits(model) -> Iterator[WaitCount]:
         waits.calls += 1
         return forward(*arguments, **keywords)
 
-    def reading(original: Callable) -> Callable:
-        def read(tensor, *arguments, **keywords):
-            waits.note()
-            return original(tensor, *arguments, **keywords)
-        return read
+    with mock.patch.object(model.model.diffusion_model, "forward", counting), late_arrivals(), waits:
+        yield waits
 
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(model.model.diffusion_model, "forward", counting))
-        patches.enter_context(late_arrivals())
-        for name in READING:
-            patches.enter_context(mock.patch.object(torch.Tensor, name, reading(getattr(torch.Tensor, name))))
-        with waits:
-            yield waits
+
+def waits_for_values(name: str, arguments, keywords, result) -> bool:
+    """Whether the host waits for an operation of this name ("aten::item")."""
+    return name in WAITING or _indexes_by_mask(name, arguments) or _moves(name, arguments, keywords, result)
+
+
+def _indexes_by_mask(name: str, arguments) -> bool:
+    return name.startswith("aten::index") and any(
+        isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(arguments[1:2]))
+
+
+def _moves(name: str, arguments, keywords, result) -> bool:
+    """Whether this copies between devices and waits for it."""
+    if name == "aten::_to_copy":
+        return result.device != arguments[0].device and not keywords.get("non_blocking")
+    if name == "aten::copy_":
+        waits = not (keywords.get("non_blocking") or (len(arguments) > 2 and arguments[2]))
+        return waits and arguments[0].device != arguments[1].device
+    return False

@@ -2,7 +2,7 @@
 
     client = ComfyClient("http://127.0.0.1:8188")
     history = client.queue(prompt)                 # prompt in API format; waits for its end
-    for picture in client.images(history): picture.save("output")
+    for picture in client.images(history): picture.array()
 
 Errors:  ComfyError
          +-- UnreachableError    no server answers, or it went away
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import time
 import urllib.error
@@ -26,10 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from saferedir_core.files import write_whole
-
-# A proxy in the environment is not for the loopback.
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+from .server import direct
 
 
 class ComfyError(Exception):
@@ -87,10 +83,6 @@ class Picture:
         """The prefix that the workflow gave: without the host's counter."""
         return re.sub(r"_\d+_$", "", Path(self.filename).stem)
 
-    def save(self, folder: str | os.PathLike, name: str | None = None) -> Path:
-        """Write it under a temporary name first."""
-        return write_whole(Path(folder) / (name or self.filename), self.png)
-
     def array(self):
         """(H, W, 3) uint8."""
         import io
@@ -136,7 +128,7 @@ class ComfyClient:
 
     def _open(self, request: urllib.request.Request) -> bytes:
         try:
-            with _direct.open(request, timeout=60) as answer:
+            with direct.open(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as trouble:
             body = trouble.read()
@@ -248,7 +240,7 @@ class ComfyClient:
         return pictures
 
     @staticmethod
-    def texts(history: dict, node_id: str | int | None = None) -> dict[str, list[str]]:
+    def texts(history: dict) -> dict[str, list[str]]:
         """What nodes showed as text (ui.PreviewText and kin), keyed by node id."""
         return {node: [str(line) for line in output["text"]] for node, output in history["outputs"].items()
-                if output.get("text") and (node_id is None or node == str(node_id))}
+                if output.get("text")}

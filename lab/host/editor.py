@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 
 from playwright.sync_api import Browser
 
 from .browser import PATIENCE, BrowserError, open_page, wait
+from .client import ComfyClient
 from .server import PACK_FOLDER
 
 RENDERERS = ("canvas", "vue")
@@ -17,15 +17,12 @@ READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_ty
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.AutoScaleLayout": False, "Comfy.Minimap.Visible": False,
          "Comfy.Window.UnloadConfirmation": False}
 DOUBLE_CLICK = 0.6  # seconds
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def choose(url: str, renderer: str = "canvas", **settings) -> None:
     """Sets the server's editor settings, which a page reads when it loads."""
     content = {**QUIET, "Comfy.VueNodes.Enabled": renderer == "vue", **settings}
-    request = urllib.request.Request(f"{url}/api/settings", json.dumps(content).encode(),
-                                     {"Content-Type": "application/json"})
-    _direct.open(request, timeout=60).read()
+    ComfyClient(url).post_json("/api/settings", content)
 
 
 class Editor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from playwright.sync_api import Browser
 from .browser import BrowserError, find_chromium, launch
 from .client import ComfyClient
 from .editor import Editor, choose
-from .server import ComfyServer, isolated_base
+from .server import own_server
 from .tiles import grid
 from .workflow import to_api
 
@@ -168,9 +167,7 @@ def main(kinds: list[str]) -> int:
         print("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
-        base = isolated_base(Path(folder), ROOT)
-        with ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]), base, log=base / "server.log",
-                         cpu=os.environ.get("SAFEREDIR_CPU") == "1") as server:
+        with own_server(Path(folder), ROOT) as server:
             try:
                 take_pictures(program, server.url, kinds or KINDS)
             except BrowserError as trouble:

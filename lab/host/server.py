@@ -25,7 +25,8 @@ from pathlib import Path
 
 PACK_FOLDER = "saferedir"  # what ComfyUI-Manager names it; it is part of the web part's address
 _COPY_MARK = ".copied-by-quickstart"
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# A proxy in the environment is not for the loopback.
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerFailed(Exception):
@@ -148,17 +149,23 @@ def _end_with_parent() -> Callable[[], None] | None:
     return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
 
 
+def own_server(folder: Path, pack: Path) -> ComfyServer:
+    """A server of this very interpreter and its ComfyUI, all that it writes in a folder."""
+    return ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]),
+                       isolated_base(folder / "base", pack), log=folder / "server.log",
+                       cpu=os.environ.get("SAFEREDIR_CPU") == "1")
+
+
 class ComfyServer:
     """One server process. Entering starts it and waits until it answers; leaving ends it."""
 
     def __init__(self, python: Path, comfyui: Path, base: Path, *, log: Path, port: int | None = None,
                  cpu: bool = False, models: Path | None = None, extra: list[str] | None = None,
-                 environment: dict[str, str] | None = None, patience: float = 600.0,
-                 tick: Callable[[str], None] = lambda last_line: None):
+                 environment: dict[str, str] | None = None, patience: float = 600.0):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.base, self.log = base, log
-        self._python, self._comfyui, self._patience, self._tick = python, comfyui, patience, tick
+        self._python, self._comfyui, self._patience = python, comfyui, patience
         self._cpu, self._models, self._extra = cpu, models, list(extra or [])
         self._environment = environment or {}
         self._process: subprocess.Popen | None = None
@@ -219,12 +226,11 @@ class ComfyServer:
             if self._process.poll() is not None:
                 raise self._explain(f"ComfyUI ended with code {self._process.returncode} while starting")
             try:
-                with _direct.open(self.url + "/system_stats", timeout=5) as answer:
+                with direct.open(self.url + "/system_stats", timeout=5) as answer:
                     if answer.status == 200:
                         return
             except (OSError, urllib.error.URLError):
                 pass
-            self._tick(next(iter(reversed(self.log_tail(5).splitlines())), ""))
             time.sleep(0.2)
         raise self._explain(f"ComfyUI did not answer within {self._patience:g} s")
 

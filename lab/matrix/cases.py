@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from .graph import Graph, Ref, choices, filled, inputs_of, names_of_type, slot_of_type
 
@@ -83,6 +84,16 @@ class World:
                   "denoise": 1.0, **settings}
         return self.graph.add("KSampler", model=model or self.guard(), positive=positive or self.say(),
                               negative=negative or self.say(""), latent_image=latent or self.empty(), **values)
+
+    def report(self, latent: Ref) -> Ref:
+        """What a Report lets through, where a guard is."""
+        if not self.guards:
+            return latent
+        return self.graph.add("SafeRedirReport", samples=latent, trajectory=[self.guards[-1][0], 1])
+
+    def show(self, latent: Ref) -> str:
+        """The node that shows the pictures."""
+        return self.graph.add("PreviewImage", images=self.graph.add("VAEDecode", samples=latent, vae=self.vae))[0]
 
     def providers(self) -> dict[str, object]:
         """What inputs of a type are given when a node asks for it."""
@@ -195,35 +206,33 @@ def guider_cases(about) -> Iterator[Case]:
         if slot is None or class_type.startswith(LEFT_OUT):
             continue
         for place in names_of_type(node, "CONDITIONING") or ["no prompt"]:
-            yield Case("guiders", class_type, _guider(class_type, place), concept=place)
+            yield Case("guiders", class_type, partial(_guider, class_type, place), concept=place)
     for name in ("cfg_conds", "cfg_cond2_negative"):
         yield Case("guiders", f"DualCFGGuider, {name} 0",
-                   _guider("DualCFGGuider", "negative", **{name: 0.0}), concept="negative")
-    yield Case("guiders", "DualCFGGuider, nested", _guider("DualCFGGuider", "cond1", style="nested"), concept="cond1")
+                   partial(_guider, "DualCFGGuider", "negative", **{name: 0.0}), concept="negative")
+    yield Case("guiders", "DualCFGGuider, nested", partial(_guider, "DualCFGGuider", "cond1", style="nested"),
+               concept="cond1")
     for name in ("model", "model_negative"):
         if name in inputs_of(about.get("DualModelGuider", {}), optional=True):
             yield Case("guiders", f"DualModelGuider, guard on {name} only",
-                       _guider("DualModelGuider", "positive", guard_on=name), concept="positive")
+                       partial(_guider, "DualModelGuider", "positive", guard_on=name), concept="positive")
 
 
-def _guider(class_type: str, place: str, guard_on: str | None = None, **settings):
-    def build(world: World) -> Ref:
-        node = world.about[class_type]
-        given = dict(settings)
-        for name, (kind, _) in inputs_of(node, optional=True).items():
-            if kind == "CONDITIONING":
-                plain = "" if "negative" in name or "empty" in name else OTHER
-                given[name] = world.say() if name == place else world.say(plain)
-            if kind == "MODEL" and (name in inputs_of(node) or guard_on):
-                given[name] = world.guard() if guard_on in (None, name) else world.model
-        for name in inputs_of(node):
-            if name == "cfg":
-                given.setdefault(name, CFG)
-        guider = world.node(class_type, "GUIDER", **given)
-        return world.graph.add("SamplerCustomAdvanced", **filled(
-            world.about["SamplerCustomAdvanced"], {"guider": guider, "latent_image": world.empty()},
-            world.providers()))
-    return build
+def _guider(class_type: str, place: str, world: World, guard_on: str | None = None, **settings) -> Ref:
+    node = world.about[class_type]
+    given = dict(settings)
+    for name, (kind, _) in inputs_of(node, optional=True).items():
+        if kind == "CONDITIONING":
+            plain = "" if "negative" in name or "empty" in name else OTHER
+            given[name] = world.say() if name == place else world.say(plain)
+        if kind == "MODEL" and (name in inputs_of(node) or guard_on):
+            given[name] = world.guard() if guard_on in (None, name) else world.model
+    for name in inputs_of(node):
+        if name == "cfg":
+            given.setdefault(name, CFG)
+    guider = world.node(class_type, "GUIDER", **given)
+    return world.graph.add("SamplerCustomAdvanced", **filled(
+        world.about["SamplerCustomAdvanced"], {"guider": guider, "latent_image": world.empty()}, world.providers()))
 
 
 def latent_cases(about) -> Iterator[Case]:
@@ -298,39 +307,35 @@ def conditioning_cases(about) -> Iterator[Case]:
             places += [name for name, (kind, options) in inputs_of(node).items()
                        if kind == "STRING" and (options.get("multiline") or name.startswith("text"))]
         for place in places:
-            yield Case("conditioning", class_type, _conditioned(class_type, place), concept=place)
+            yield Case("conditioning", class_type, partial(_conditioned, class_type, place), concept=place)
     yield Case("conditioning", "ConditioningAverage, half and half",
-               _conditioned("ConditioningAverage", "conditioning_to", conditioning_to_strength=0.5),
+               partial(_conditioned, "ConditioningAverage", "conditioning_to", conditioning_to_strength=0.5),
                concept="conditioning_to")
     for start, end in ((0.0, 0.5), (0.5, 1.0)):
         yield Case("conditioning", f"two timestep ranges, the concept in {start:g} to {end:g}",
-                   _ranges(start, end), concept="conditioning")
+                   partial(_ranges, start, end), concept="conditioning")
 
 
-def _conditioned(class_type: str, place: str, **settings):
-    def build(world: World) -> Ref:
-        node = world.about[class_type]
-        given = dict(settings)
-        for name in names_of_type(node, "CONDITIONING"):
-            given[name] = world.say() if name == place else world.say("" if "negative" in name else OTHER)
-        for name, (kind, _) in inputs_of(node).items():
-            if kind == "STRING" and names_of_type(node, "CLIP"):
-                given[name] = world.text if name == place else OTHER
-        positive = world.node(class_type, "CONDITIONING", **given)
-        outputs = [slot for slot, kind in enumerate(node["output"]) if kind == "CONDITIONING"]
-        negative = [positive[0], outputs[1]] if len(outputs) > 1 else None
-        return world.sample(positive=positive, negative=negative)
-    return build
+def _conditioned(class_type: str, place: str, world: World, **settings) -> Ref:
+    node = world.about[class_type]
+    given = dict(settings)
+    for name in names_of_type(node, "CONDITIONING"):
+        given[name] = world.say() if name == place else world.say("" if "negative" in name else OTHER)
+    for name, (kind, _) in inputs_of(node).items():
+        if kind == "STRING" and names_of_type(node, "CLIP"):
+            given[name] = world.text if name == place else OTHER
+    positive = world.node(class_type, "CONDITIONING", **given)
+    outputs = [slot for slot, kind in enumerate(node["output"]) if kind == "CONDITIONING"]
+    negative = [positive[0], outputs[1]] if len(outputs) > 1 else None
+    return world.sample(positive=positive, negative=negative)
 
 
-def _ranges(start: float, end: float):
-    def build(world: World) -> Ref:
-        rest = (0.5, 1.0) if start == 0.0 else (0.0, 0.5)
-        parts = [world.graph.add("ConditioningSetTimestepRange", conditioning=world.say(text), start=low, end=high)
-                 for text, low, high in ((None, start, end), (OTHER, *rest))]
-        return world.sample(positive=world.graph.add("ConditioningCombine", conditioning_1=parts[0],
-                                                     conditioning_2=parts[1]))
-    return build
+def _ranges(start: float, end: float, world: World) -> Ref:
+    rest = (0.5, 1.0) if start == 0.0 else (0.0, 0.5)
+    parts = [world.graph.add("ConditioningSetTimestepRange", conditioning=world.say(text), start=low, end=high)
+             for text, low, high in ((None, start, end), (OTHER, *rest))]
+    return world.sample(positive=world.graph.add("ConditioningCombine", conditioning_1=parts[0],
+                                                 conditioning_2=parts[1]))
 
 
 def clip_cases(about) -> Iterator[Case]:
@@ -339,17 +344,15 @@ def clip_cases(about) -> Iterator[Case]:
         if names_of_type(node, "CLIP") and slot_of_type(node, "CLIP") is not None:
             if class_type.startswith(LEFT_OUT) or names_of_type(node, "MODEL"):
                 continue
-            yield Case("text encoders", class_type, _encoded_by(class_type))
+            yield Case("text encoders", class_type, partial(_encoded_by, class_type))
     for layer in (-1, -2):
         yield Case("text encoders", f"CLIPSetLastLayer {layer}",
-                   _encoded_by("CLIPSetLastLayer", stop_at_clip_layer=layer))
+                   partial(_encoded_by, "CLIPSetLastLayer", stop_at_clip_layer=layer))
 
 
-def _encoded_by(class_type: str, **settings):
-    def build(world: World) -> Ref:
-        clip = world.node(class_type, "CLIP", **settings)
-        return world.sample(positive=world.say(clip=clip), negative=world.say("", clip=clip))
-    return build
+def _encoded_by(class_type: str, world: World, **settings) -> Ref:
+    clip = world.node(class_type, "CLIP", **settings)
+    return world.sample(positive=world.say(clip=clip), negative=world.say("", clip=clip))
 
 
 def patch_cases(about) -> Iterator[Case]:
@@ -360,28 +363,26 @@ def patch_cases(about) -> Iterator[Case]:
         if class_type.startswith(LEFT_OUT):
             continue
         for order in ("guard first", "guard last"):
-            yield Case("model patches", f"{class_type}, {order}", _patched(class_type, order == "guard first"),
+            yield Case("model patches", f"{class_type}, {order}", partial(_patched, class_type, order == "guard first"),
                        slow=class_type in COMPILED)
     for class_type in ("VideoLinearCFGGuidance", "VideoTriangleCFGGuidance"):
         if class_type in about:
-            yield Case("model patches", f"{class_type}, least guidance 0", _patched(
-                class_type, False, negative=True, min_cfg=0.0), concept="negative prompt")
+            yield Case("model patches", f"{class_type}, least guidance 0", partial(
+                _patched, class_type, False, negative=True, min_cfg=0.0), concept="negative prompt")
 
 
-def _patched(class_type: str, guard_first: bool, negative: bool = False, **settings):
-    def build(world: World) -> Ref:
-        node = world.about[class_type]
-        first, *others = names_of_type(node, "MODEL")
-        model = world.guard() if guard_first else world.model
-        given = {first: model, **{name: world.model for name in others}, **settings}
-        for name in names_of_type(node, "CONDITIONING"):
-            given[name] = world.say("")
-        patched = world.node(class_type, "MODEL", **given)
-        model = patched if guard_first else world.guard(patched)
-        if negative:
-            return world.sample(model=model, positive=world.say(OTHER), negative=world.say())
-        return world.sample(model=model)
-    return build
+def _patched(class_type: str, guard_first: bool, world: World, negative: bool = False, **settings) -> Ref:
+    node = world.about[class_type]
+    first, *others = names_of_type(node, "MODEL")
+    model = world.guard() if guard_first else world.model
+    given = {first: model, **{name: world.model for name in others}, **settings}
+    for name in names_of_type(node, "CONDITIONING"):
+        given[name] = world.say("")
+    patched = world.node(class_type, "MODEL", **given)
+    model = patched if guard_first else world.guard(patched)
+    if negative:
+        return world.sample(model=model, positive=world.say(OTHER), negative=world.say())
+    return world.sample(model=model)
 
 
 def guard_cases(about) -> Iterator[Case]:

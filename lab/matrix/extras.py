@@ -13,11 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from ...nodes.demo_world.backbone import UNET_CONFIG
+from ...nodes.drawing import conditioning, sample
+from ..attacks.gradients import noised
+from ..attacks.img2img_and_lora import LoraBudget, tuned
+from ..attacks.token_vectors import word_tokens
 from ..world.captions import OBJECT_WORDS
-from ..world.sampling import encode, sample_latents
+from ..world.sampling import encode
 from .cases import CONCEPT_LORA, CONTROLNET, EMBEDDING, GLIGEN, LORA, TRIGGER
 
-RANK, ITERATIONS, LEARNING_RATE, BATCH = 8, 400, 2e-3, 16
+BUDGET = LoraBudget(rank=8, steps=400)  # of the LoRA that is tuned on the concept
 GLIGEN_HEAD = 64  # width of a head, as the host takes it for other widths than Stable Diffusion's
 COLOURS, PLACES = ("red", "green", "blue", "yellow"), ("in the snow", "at night", "in a meadow", "in the desert")
 
@@ -40,12 +44,10 @@ def make_extras(models: Path, world, tuned: bool = True) -> None:
             save_file(make(), path)
 
 
-def inversion(clip, word: str = "striped") -> dict[str, torch.Tensor]:
-    """The token vectors of a word, as a textual inversion that does not say it."""
-    frame = {token for token, _ in clip.tokenize("")["l"][0]}
-    tokens = [token for token, _ in clip.tokenize(word)["l"][0] if token not in frame]
+def inversion(clip) -> dict[str, torch.Tensor]:
+    """The token vectors of the concept's word, as a textual inversion that does not say it."""
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
-    return {"emb_params": table[tokens].detach().float().clone().contiguous()}
+    return {"emb_params": table[word_tokens(clip, "striped")].detach().float().clone().contiguous()}
 
 
 def attention_layers(model) -> dict[str, torch.nn.Linear]:
@@ -99,41 +101,18 @@ def gligen(model) -> dict[str, torch.Tensor]:
 def tuned_lora(model, clip) -> dict[str, torch.Tensor]:
     """A LoRA with which the model draws stripes for a word that meant nothing, distilled from its own "striped"."""
     random = np.random.default_rng(0)
-    torch.manual_seed(0)
     scenes = [(colour, thing, place) for thing in OBJECT_WORDS for colour in COLOURS for place in PLACES]
     scenes = [scenes[index] for index in random.permutation(len(scenes))[:64]]
     said = [[f"a {word} {colour} {thing} {place}" for colour, thing, place in scenes] for word in ("striped", TRIGGER)]
-    taught, spoken = (encode(clip, texts).clone() for texts in said)
-    latents = sample_latents(model, taught, encode(clip, [""]), [*range(len(scenes))]).clone()
-    unet, sampling = model.model.diffusion_model, model.model.model_sampling
-    layers = attention_layers(model)
-    down = {name: torch.nn.Parameter(torch.randn(RANK, layer.in_features) / layer.in_features ** 0.5)
-            for name, layer in layers.items()}
-    up = {name: torch.nn.Parameter(torch.zeros(layer.out_features, RANK)) for name, layer in layers.items()}
-    optimiser = torch.optim.Adam([*down.values(), *up.values()], LEARNING_RATE)
-    latents = latents * 0.18215
-    switched_on = [False]
+    taught, spoken = (encode(clip, texts) for texts in said)
+    latents = sample(model, conditioning(clip, said[0]), conditioning(clip, [""]), [*range(len(scenes))], 20, 4.0,
+                     "euler", "normal", shape=(4, 8, 8))
+    unet, generator = model.model.diffusion_model, torch.Generator().manual_seed(0)
 
-    def add(name):
-        return lambda layer, inputs, output: output + inputs[0] @ down[name].T @ up[name].T if switched_on[0] else None
-    hooks = [layer.register_forward_hook(add(name)) for name, layer in layers.items()]
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            for _ in range(ITERATIONS):
-                rows = torch.from_numpy(random.integers(0, len(scenes), BATCH))
-                timestep = torch.from_numpy(random.integers(0, 1000, BATCH)).float()
-                sigma = sampling.sigma(timestep).reshape(-1, 1, 1, 1)
-                x = (latents[rows] + sigma * torch.randn(BATCH, 4, 8, 8)) / (sigma ** 2 + 1) ** 0.5
-                with torch.no_grad():
-                    wanted = unet(x, timestep, context=taught[rows])
-                switched_on[0] = True
-                loss = (unet(x, timestep, context=spoken[rows]) - wanted).square().mean()
-                switched_on[0] = False
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {f"{name}.{part}.weight": factor[name].detach().contiguous()
-            for part, factor in (("lora_down", down), ("lora_up", up)) for name in layers}
+    def loss(denoise) -> torch.Tensor:
+        rows = torch.randint(len(scenes), (BUDGET.batch,), generator=generator)
+        batch = noised(model.model.process_latent_in(latents[rows]), model, generator)
+        with torch.no_grad():
+            wanted = unet(batch.latent, batch.timestep, context=taught[rows])
+        return (denoise(batch.latent, batch.timestep, spoken[rows]) - wanted).square().mean()
+    return tuned(unet, BUDGET, generator, loss)

@@ -27,7 +27,7 @@ import psutil
 from saferedir_core.markdown import table
 
 from ..host.client import ComfyClient, ExecutionFailed
-from ..host.server import ComfyServer, isolated_base
+from ..host.server import own_server
 from .cases import REDIRECTOR, World
 from .graph import Graph
 
@@ -46,12 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--prompts", type=int, default=500, help="prompts that run to their end")
     parser.add_argument("--cancels", type=int, default=100, help="prompts that are cancelled at a random moment")
     arguments = parser.parse_args(argv)
-    output = PROJECT / "output" / "load"
-    output.mkdir(parents=True, exist_ok=True)
-    server = ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]),
-                         isolated_base(output / "base", PROJECT), log=output / "server.log",
-                         cpu=os.environ.get("SAFEREDIR_CPU") == "1")
-    with server:
+    with own_server(PROJECT / "output" / "load", PROJECT) as server:
         process = next(each for each in psutil.Process().children(recursive=True)
                        if str(server.port) in each.cmdline())
         found = measure(ComfyClient(server.url), process, arguments.prompts, arguments.cancels)
@@ -103,11 +98,8 @@ def prompt(about, text: str, sampler: str, way: str, unique: int | None = None) 
         positive = world.graph.add("SafeRedirConditioning", conditioning=positive, alpha_scale=1.25, threshold=0.0,
                                    saferedir=world.graph.add("SafeRedirLoader", name=REDIRECTOR))
     latent = world.sample(positive=positive, latent=world.empty(1), sampler_name=sampler, **settings)
-    shown = latent
-    if world.guards:
-        shown = world.graph.add("SafeRedirReport", samples=latent, trajectory=[world.guards[-1][0], 1])
-    decoded = world.graph.add("VAEDecode", samples=shown, vae=world.vae)
-    return world.graph.nodes, latent[0], world.graph.add("PreviewImage", images=decoded)[0]
+    shown = world.show(world.report(latent))
+    return world.graph.nodes, latent[0], shown
 
 
 def cached(history: dict) -> set[str]:

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole
 
 from ...nodes.demo_world.backbone import load_backbone
 from ...nodes.demo_world.scenes import SIZE
 from ..host.client import ComfyClient
-from ..host.server import ComfyServer, isolated_base
+from ..host.server import own_server
 from .cases import BATCH, REDIRECTOR, all_cases
 from .extras import make_extras
 from .runner import Row, Runner
@@ -29,15 +28,13 @@ PAGE = PROJECT / "docs" / "matrix.md"
 
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
-    OUTPUT.mkdir(parents=True, exist_ok=True)
     results = OUTPUT / "rows.jsonl"
     known = {} if arguments.again and not (arguments.group or arguments.path) else read(results)
-    base = isolated_base(OUTPUT / "base", PROJECT)
+    server = own_server(OUTPUT, PROJECT)
     world = load_backbone()
-    make_extras(base / "models", world, tuned=False)
+    make_extras(server.base / "models", world, tuned=False)
     until = time.monotonic() + 60 * arguments.minutes
-    with ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]), base, log=OUTPUT / "server.log",
-                     cpu=os.environ.get("SAFEREDIR_CPU") == "1") as server:
+    with server:
         client = ComfyClient(server.url)
         about, version = client.object_info(), client.system_stats()["system"]["comfyui_version"]
         cases = all_cases(about)
@@ -46,7 +43,7 @@ def main(argv: list[str]) -> int:
             print("\n".join(case.key for case in wanted))
             return 0
         if any(case.tuned and case.key not in known for case in wanted):
-            make_extras(base / "models", world)
+            make_extras(server.base / "models", world)
         runner = Runner(client, about)
         for case in wanted:
             if case.key in known and not arguments.again:
@@ -58,8 +55,7 @@ def main(argv: list[str]) -> int:
             print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
                   f"{row.detail[:200]}", flush=True)
     ordered = [known[case.key] for case in cases if case.key in known]
-    PAGE.write_text(page(ordered, version, REDIRECTOR, BATCH, SIZE, len(cases) - len(ordered)), encoding="utf-8",
-                    newline="\n")
+    write_whole(PAGE, page(ordered, version, REDIRECTOR, BATCH, SIZE, len(cases) - len(ordered)))
     print(f"{len(ordered)} of {len(cases)} paths are in {PAGE}")
     return 0
 
@@ -86,8 +82,7 @@ def read(path: Path) -> dict[str, Row]:
 
 
 def write(path: Path, rows: dict[str, Row]) -> None:
-    with written_whole(path) as unfinished:
-        unfinished.write_text("".join(row.as_json() + "\n" for row in rows.values()), encoding="utf-8")
+    write_whole(path, "".join(row.as_json() + "\n" for row in rows.values()))
 
 
 if __name__ == "__main__":

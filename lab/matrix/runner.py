@@ -102,8 +102,7 @@ class Runner:
 
     def _pictures(self, case: Case, text: str) -> list[np.ndarray]:
         world = World(Graph(), self.about, text, guarded=False)
-        latent = case.build(world)
-        shown = self._show(world, latent)
+        shown = world.show(case.build(world))
         key = json.dumps(world.graph.nodes, sort_keys=True)
         if key not in self._drawn:
             history = self.client.queue(world.graph.nodes)
@@ -113,19 +112,11 @@ class Runner:
     def _guarded(self, case: Case, text: str) -> tuple[list[np.ndarray], str | None]:
         """Pictures and the report's status; None when no guard was on the path."""
         world = World(Graph(), self.about, text, guarded=True, settings=self.settings)
-        latent = case.build(world)
-        if not world.guards:
-            shown = self._show(world, latent)
-            return self._read(self.client.queue(world.graph.nodes), shown), None
-        report = world.graph.add("SafeRedirReport", samples=latent, trajectory=[world.guards[-1][0], 1])
-        shown = self._show(world, report)
+        report = world.report(case.build(world))
+        shown = world.show(report)
         history = self.client.queue(world.graph.nodes)
-        content = history["outputs"][report[0]]["saferedir"][0]
-        return self._read(history, shown), content["status"]
-
-    def _show(self, world: World, latent) -> str:
-        pictures = world.graph.add("VAEDecode", samples=latent, vae=world.vae)
-        return world.graph.add("PreviewImage", images=pictures)[0]
+        status = history["outputs"][report[0]]["saferedir"][0]["status"] if world.guards else None
+        return self._read(history, shown), status
 
     def _read(self, history: dict, shown: str) -> list[np.ndarray]:
         pictures = [picture.array() for picture in self.client.images(history, shown)]

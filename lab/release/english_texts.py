@@ -9,7 +9,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole
 
 from ...nodes.extension import SafeRedirExtension
 
@@ -31,9 +31,7 @@ def main() -> None:
     nodes = asyncio.run(extension.get_node_list())
     texts = {schema.node_id: texts_of(schema) for schema in (node.GET_SCHEMA() for node in nodes)}
     known = json.loads(FILE.read_text(encoding="utf-8"))
-    with written_whole(FILE) as unfinished:
-        unfinished.write_text(json.dumps({**known, **texts}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8",
-                              newline="\n")
+    write_whole(FILE, json.dumps({**known, **texts}, ensure_ascii=False, indent=1) + "\n")
 
 
 if __name__ == "__main__":

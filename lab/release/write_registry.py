@@ -8,14 +8,15 @@ To be run whenever the shipped redirectors or docs/benchmark.md change; --check 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import sys
 from pathlib import Path
 
+from safetensors import safe_open
+
 from saferedir_core.config import PolicyConfig
-from saferedir_core.files import write_whole
+from saferedir_core.files import sha256, write_whole
 from saferedir_core.registry import (
     REGISTRY_VERSION,
     HubSource,
@@ -37,7 +38,6 @@ TEXTS = {"stripes": "stripes, in the demo world",
          "boat": "boats, in the demo world; cars take their place"}
 COMMIT = "a920535c56688a0486dac157c71ae5b499efd7d3"
 CELL = re.compile(r"(?P<value>[\d.]+) % \((?P<low>[\d.]+) to (?P<high>[\d.]+); (?P<count>\d+)\)")
-
 
 
 def figure(name: str, value: float, **others) -> dict:
@@ -66,13 +66,12 @@ def entries(results: str) -> dict[str, RegistryEntry]:
 
 def _shipped(concept: str, figures: list[dict]) -> RegistryEntry:
     file = SHIPPED / f"demo_{concept}.safetensors"
-    content = file.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8:8 + length])["__metadata__"]
+    with safe_open(file, framework="pt") as tensors:
+        metadata = tensors.metadata()
     settings = PolicyConfig(alpha_scale=float(metadata.get("alpha_scale", PolicyConfig.alpha_scale)))
     return RegistryEntry(
         f"demo-{concept}", TEXTS[concept], metadata["architecture"], file.name, "Apache-2.0",
-        Pin(len(content), hashlib.sha256(content).hexdigest()),
+        Pin(file.stat().st_size, sha256(file)),
         settings=None if settings == PolicyConfig() else settings,
         evaluation={"from": "docs/benchmark.md", "figures": figures} if figures else {})
 

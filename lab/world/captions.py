@@ -266,11 +266,8 @@ def _watercolour(scene: Scene, random, kind: str | None, pick: _Picker) -> _Aspe
     if kind is None:
         kind = (pick.choose(("explicit",) * 7 + ("implicit",) * 3) if scene.style == "watercolour" else
                 pick.choose(("plain",) * 7 + ("harmless",) * 2 + ("lookalike",)))
-    if kind == "implicit":
-        words = pick(IMPLICIT_WATERCOLOUR, "watercolour")
-        return _Aspect(kind, style=words, wording=words)
-    if kind == "explicit":
-        words = pick(STYLE_WORDS["watercolour"], "watercolour")
+    if kind in ("implicit", "explicit"):
+        words = pick(IMPLICIT_WATERCOLOUR if kind == "implicit" else STYLE_WORDS["watercolour"], "watercolour")
         return _Aspect(kind, style=words, wording=words)
     style = pick(STYLE_WORDS[scene.style])
     more = MORE_LOOKALIKE_WATERCOLOUR if pick.split == "training" else ()
@@ -285,12 +282,9 @@ def _boat(scene: Scene, random, kind: str | None, pick: _Picker, implied_noun: s
                 pick.choose(("plain",) * 15 + ("harmless",) * 3 + ("lookalike",) * 2))
         if implied_noun or (kind == "lookalike" and not can_be(scene, "boat", "lookalike")):
             kind = "explicit" if scene.object == "boat" else "plain"
-    if kind == "implicit":
-        noun = pick(IMPLICIT_BOAT, "boat")
-        return _Aspect(kind, noun=noun, wording=noun)
-    if kind == "lookalike":
-        noun = pick(tuple(noun for noun, meant in _boat_lookalikes(pick.split).items() if meant == scene.object),
-                    "boat")
+    if kind in ("implicit", "lookalike"):
+        others = tuple(noun for noun, meant in _boat_lookalikes(pick.split).items() if meant == scene.object)
+        noun = pick(IMPLICIT_BOAT if kind == "implicit" else others, "boat")
         return _Aspect(kind, noun=noun, wording=noun)
     noun = implied_noun or pick(OBJECT_WORDS[scene.object], "boat" if kind == "explicit" else None)
     remark = pick(NO_BOAT, "boat") if kind == "harmless" else ""

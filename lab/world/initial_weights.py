@@ -1,4 +1,4 @@
-"""Initial weights for the host's modules, which the host leaves uninitialised because it only ever loads them."""
+"""What the host's modules need to be trained: it leaves them uninitialised, because it only ever loads them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def initialise(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(part.weight, std=0.02)
     for parameter in module.parameters():
         parameter.requires_grad_(True)
+
+
+def layer_forward(self, x, mask=None, optimized_attention=None):
+    """The host's CLIPLayer.forward without its in-place additions, which autograd cannot differentiate."""
+    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+    return x + self.mlp(self.layer_norm2(x))

@@ -13,12 +13,14 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.clip_model
 import numpy as np
 import torch
+from comfy.model_base import BaseModel
 from safetensors.torch import load_file
 
 from saferedir_core.files import sha256, written_whole
@@ -26,7 +28,6 @@ from saferedir_core.rewording import misspell, reword, split_word
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 from ...nodes.demo_world.backbone import (
-    LATENT_SCALE,
     TOKEN_TABLE,
     WEIGHTS,
     assemble,
@@ -38,24 +39,17 @@ from ...nodes.demo_world.backbone import (
 )
 from ...nodes.demo_world.judge import FACTOR_NAMES
 from ...nodes.demo_world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES
+from ...nodes.evaluation.stage import Stage
 from . import captions
 from .captions import caption
-from .initial_weights import initialise
-from .sampling import SamplingConfig, generate, token_ids
+from .initial_weights import initialise, layer_forward
+from .sampling import LATENT_SHAPE, generate, token_ids
 from .splits import factors_right, scenes_of
 from .train_codec import draw_all, encode_mean, to_tensor, training_scenes
 from .weights import read_provenance, save_backbone
 
-BATCH = 64
-READING = 500  # iterations that train the text encoder alone, to tell the factors from a caption
 EMPHASIS = 16.0  # most weight that a noise level can get
 CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
-
-
-def layer_forward(self, x, mask=None, optimized_attention=None):
-    """The host's CLIPLayer.forward without its in-place additions, which autograd cannot differentiate."""
-    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-    return x + self.mlp(self.layer_norm2(x))
 
 
 def caption_tokens(tokenizer) -> list[int]:
@@ -111,21 +105,30 @@ class Backbone(torch.nn.Module):
         embeds = torch.where((row >= 0)[..., None], self.rows[row.clamp_min(0)], self.table[ids])
         return self.text(embeds=embeds, num_tokens=[1] * len(ids))[0]
 
-    def reading_loss(self, context: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the factors read off the mean token; factors (B, 5) class indices.
 
-        It stands for the pretraining of CLIP: without it the denoiser hardly finds out what nouns mean.
-        """
-        mean = context.mean(dim=1)
-        return sum(torch.nn.functional.cross_entropy(reader(mean).float(), wanted)
-                   for reader, wanted in zip(self.readers, factors.T))
+def reading_loss(readers: torch.nn.ModuleList, read: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the factors; read (B, D), factors (B, 5) class indices.
+
+    It stands for the pretraining of CLIP: without it the denoiser hardly finds out what nouns mean.
+    """
+    return sum(torch.nn.functional.cross_entropy(reader(read).float(), wanted)
+               for reader, wanted in zip(readers, factors.T))
 
 
-@torch.no_grad()
-def encode_latents(vae, pixels: np.ndarray) -> torch.Tensor:
-    """(N, 4, 8, 8), unit variance."""
-    codec = vae.first_stage_model
-    return LATENT_SCALE * torch.cat([encode_mean(codec, to_tensor(part)) for part in np.array_split(pixels, 200)])
+def noisy(diffusion, clean: torch.Tensor):
+    """Model input, timestep, wanted output and weight of a random noise level; by the host's own model sampling."""
+    sampling, noise = diffusion.model_sampling, torch.randn_like(clean)
+    if hasattr(sampling, "num_timesteps"):  # eps prediction
+        # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the
+        # noise: undo that up to a limit.  Mean 1 over the schedule.
+        timestep = torch.randint(0, 1000, (len(clean),))
+        sigma = sampling.sigmas[timestep]
+        x = clean + sigma[:, None, None, None] * noise
+        emphasis = (1 + sampling.sigmas.square()).clamp(max=EMPHASIS)
+        return sampling.calculate_input(sigma, x), timestep.float(), noise, emphasis[timestep] / emphasis.mean()
+    sigma = torch.randn(len(clean)).mul(1.2).add(0.4).sigmoid()  # flow: more of the middle, and of high noise
+    x = sampling.noise_scaling(sigma, noise, clean)
+    return x, sampling.timestep(sigma), noise - clean, torch.ones(len(clean))
 
 
 def validation_set(count: int, seed: int, strange: float) -> tuple[list, list[str], list[int]]:
@@ -136,12 +139,6 @@ def validation_set(count: int, seed: int, strange: float) -> tuple[list, list[st
     chosen = [order[index % len(order)] for index in range(count)]
     texts = [caption(scene, random, strange=strange).text for scene in chosen]
     return chosen, texts, [int(value) for value in random.integers(0, 2**31, count)]
-
-
-def follow_score(pictures: np.ndarray, scenes: list) -> dict:
-    """Share of pictures with each factor right, and with all of them right."""
-    hits = factors_right(pictures, scenes)
-    return {"all": float(hits.all(1).mean()), **{name: float(each.mean()) for name, each in zip(FACTOR_NAMES, hits.T)}}
 
 
 @dataclass(frozen=True)
@@ -163,49 +160,38 @@ class Phase:
 
 
 class Training:
-    """A training of the backbone, in phases; `resume` takes up what an earlier one left in the work folder."""
+    """A training of a model that draws what captions say, in phases; a killed one goes on from its state file.
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.started = arguments, time.time()
-        self.vae = build_vae(load_file(arguments.work / "codec.safetensors"))
-        self.scenes = training_scenes(20, arguments.seed)
-        self.latents = encode_latents(self.vae, draw_all(self.scenes, arguments.work, "backbone_scenes"))
-        self.say(f"{len(self.latents)} latents, std {self.latents.std():.3f}")
-        clip, diffusion = build_clip(), build_diffusion()
-        self.tokenizer, self.tokens = clip.tokenizer, caption_tokens(clip.tokenizer)
-        text_model = clip.cond_stage_model.clip_l.transformer.text_model
-        initialise(text_model)
-        initialise(diffusion.diffusion_model)
-        self.backbone = Backbone(text_model, diffusion.diffusion_model, untrained_token_table(), self.tokens)
-        text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in the backbone's table
-        self.backbone.train()
-        self.phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
-                       Phase(arguments.finish, rate=6e-4, strange=0.5, typos=0.3, reading=0.3))
-        self.sigmas = diffusion.model_sampling.sigmas  # (1000,)
-        # What a prompt says is decided at high noise, where an error of x0 is divided by sigma in the error of the
-        # noise: undo that up to a limit.  Mean 1 over the schedule.
-        emphasis = (1 + self.sigmas.square()).clamp(max=EMPHASIS)
-        self.emphasis = emphasis / emphasis.mean()
-        self.random = np.random.default_rng(arguments.seed + 1)
-        self.validation = validation_set(192, 7, strange=0.5)
-        self.history, self.running, self.state_file = [], None, arguments.work / "backbone_state.pt"
-        self.classes = factor_classes(self.scenes)
-        self.vocabulary = strange_vocabulary(self.tokenizer)
-        self.empty = torch.tensor(token_ids(self.tokenizer, ""))
+    A kind of model says what is trained, `backbone` of `diffusion`, in which `phases`; how it begins and errs, `begin`
+    and `errors`; how the averaged one draws, `assembled`, and is written, `write`.
+    """
+
+    backbone: torch.nn.Module
+    diffusion: BaseModel
+    phases: tuple[Phase, ...]
+    batch, reading = 64, 500  # rows of a batch; iterations that train the text encoder alone
+
+    def __init__(self, scenes: list, vae, validation: tuple, state_file: Path, seed: int, every: int) -> None:
+        self.scenes, self.vae, self.validation, self.started = scenes, vae, validation, time.time()
+        self.classes, self.random = factor_classes(scenes), np.random.default_rng(seed + 1)
+        self.state_file, self.every = state_file, every
+        self.history, self.running = [], None
 
     def say(self, text: str) -> None:
         print(f"{text}, {time.time() - self.started:.0f} s", flush=True)
 
+    @torch.no_grad()
+    def latents_of(self, pixels: np.ndarray) -> torch.Tensor:
+        """(N, C, h, w) as the denoiser knows them: of unit variance."""
+        codec = self.vae.first_stage_model
+        mean = torch.cat([encode_mean(codec, to_tensor(part)) for part in np.array_split(pixels, len(pixels) // 100)])
+        latents = self.diffusion.process_latent_in(mean)
+        self.say(f"{len(latents)} latents, std {latents.std():.3f}")
+        return latents
+
     def run(self) -> None:
-        state, reached = self.resume(), 0
-        if state is not None:
-            reached = state["phase"]
-        else:
-            if self.arguments.start:
-                reached, self.history = len(self.phases) - 1, go_on_from(self.arguments.start, self.backbone)
-            read_captions(self.backbone, self.tokenizer, self.scenes, self.classes, self.random,
-                          readers_only=bool(self.arguments.start))
-            self.say("text encoder can read captions")
+        state = self.resume()
+        reached = self.begin() if state is None else state["phase"]
         for number in range(reached, len(self.phases)):
             self.train(number, state if number == reached else None)
 
@@ -220,6 +206,16 @@ class Training:
         self.started -= state["seconds"]
         return state
 
+    def read_captions(self, modules: list, loss_of: Callable[[np.ndarray], torch.Tensor]) -> None:
+        """Trains modules to tell the factors from a caption; loss_of: a batch's rows of the scenes."""
+        trainer = Trainer(torch.nn.ModuleList(modules),
+                          TrainerConfig(self.reading, rate=2e-3, warmup=50, weight_decay=0.02, average=0))
+        for step in range(self.reading):
+            loss = trainer.step(loss_of(self.random.integers(0, len(self.scenes), self.batch)))
+            if step % 100 == 0 or step + 1 == self.reading:
+                print(f"reading {step}, loss {loss:.4f}", flush=True)
+        self.say("text encoder can read captions")
+
     def train(self, number: int, state: dict | None) -> None:
         """One phase; the next one goes on from the averaged weights."""
         phase, best = self.phases[number], -1.0
@@ -233,45 +229,101 @@ class Training:
             trainer.step(self.loss(phase, step))
             if step % 100 == 0:
                 self.say(f"iteration {step}, loss {self.running:.4f}")
-            if (step + 1) % self.arguments.every == 0 or step + 1 == phase.iterations:
+            if (step + 1) % self.every == 0 or step + 1 == phase.iterations:
                 best = self.validate(number, step + 1, trainer, best)
         self.backbone.load_state_dict(trainer.averaged.state_dict())
 
     def loss(self, phase: Phase, step: int) -> torch.Tensor:
         """Of a random batch: the denoiser's error, and the reading's."""
-        rows = self.random.integers(0, len(self.scenes), BATCH)
-        ids = caption_ids(self.tokenizer, self.scenes, rows, self.random, phase.strange, phase.typos, self.vocabulary)
-        dropped = torch.from_numpy(self.random.random(BATCH) < CAPTION_DROPOUT)
-        ids[dropped] = self.empty
-        clean = self.latents[rows]
-        noise = torch.randn_like(clean)
-        timestep = torch.randint(0, 1000, (BATCH,))
-        sigma = self.sigmas[timestep][:, None, None, None]
-        noisy = (clean + sigma * noise) / (sigma.square() + 1).sqrt()
-        with torch.autocast("cpu", torch.bfloat16):
-            context = self.backbone.context(ids)
-            prediction = self.backbone.denoiser(noisy, timestep.float(), context=context)
-            reading = self.backbone.reading_loss(context[~dropped], self.classes[rows][~dropped])
-        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        weight = self.emphasis[timestep] if step < phase.emphasised * phase.iterations else 1.0
+        error, weight, reading = self.errors(phase, self.random.integers(0, len(self.scenes), self.batch))
         mean = error.mean().item()
         self.running = mean if self.running is None else 0.98 * self.running + 0.02 * mean
-        return (error * weight).mean() + phase.reading * reading
+        if step < phase.emphasised * phase.iterations:
+            error = error * weight
+        return error.mean() + phase.reading * reading
 
     def validate(self, number: int, iteration: int, trainer: Trainer, best: float) -> float:
         """Scores the averaged weights, writes them when they are the best so far, and saves the state; the best."""
-        score = validate(trainer.averaged, self.tokens, self.vae, self.validation)
+        score = self.score(trainer.averaged)
         self.history.append({"phase": number, "iteration": iteration, "loss": self.running,
                              "seconds": round(time.time() - self.started), **score})
         print(json.dumps(self.history[-1]), flush=True)
         if score["all"] >= best:
             best = score["all"]
-            write(self.arguments, trainer.averaged, self.tokens, self.vae, self.history)
+            self.write(trainer.averaged)
         with written_whole(self.state_file) as unfinished:
             torch.save({"phase": number, "trainer": trainer.state_dict(), "best": best, "history": self.history,
                         "random": self.random.bit_generator.state, "torch_random": torch.get_rng_state(),
                         "seconds": time.time() - self.started}, unfinished)
         return best
+
+    def score(self, averaged: torch.nn.Module) -> dict:
+        """Share of pictures of the validation captions, drawn by the host's own sampler, with each factor right, and
+        with all of them right."""
+        (model, clip, shape), (scenes, texts, seeds) = self.assembled(averaged), self.validation
+        hits = factors_right(generate(Stage(model, clip, self.vae, shape, cfg=4.0), texts, seeds), scenes)
+        return {"all": float(hits.all(1).mean()),
+                **{name: float(each.mean()) for name, each in zip(FACTOR_NAMES, hits.T)}}
+
+
+class DemoTraining(Training):
+    """Of the demo world's own backbone."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        scenes, work = training_scenes(20, arguments.seed), arguments.work
+        super().__init__(scenes, build_vae(load_file(work / "codec.safetensors")), validation_set(192, 7, strange=0.5),
+                         work / "backbone_state.pt", arguments.seed, arguments.every)
+        self.arguments = arguments
+        clip, self.diffusion = build_clip(), build_diffusion()
+        self.latents = self.latents_of(draw_all(scenes, work, "backbone_scenes"))
+        self.tokenizer, self.tokens = clip.tokenizer, caption_tokens(clip.tokenizer)
+        text_model = clip.cond_stage_model.clip_l.transformer.text_model
+        initialise(text_model)
+        initialise(self.diffusion.diffusion_model)
+        self.backbone = Backbone(text_model, self.diffusion.diffusion_model, untrained_token_table(), self.tokens)
+        text_model.embeddings.token_embedding = torch.nn.Identity()  # its 49,408 rows are in the backbone's table
+        self.backbone.train()
+        self.phases = (Phase(arguments.iterations, rate=1.5e-3, emphasised=0.5),
+                       Phase(arguments.finish, rate=6e-4, strange=0.5, typos=0.3, reading=0.3))
+        self.vocabulary = strange_vocabulary(self.tokenizer)
+        self.empty = torch.tensor(token_ids(self.tokenizer, ""))
+
+    def begin(self) -> int:
+        backbone, start = self.backbone, self.arguments.start
+        if start:
+            self.history = go_on_from(start, backbone)
+
+        def loss(rows: np.ndarray) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                read = backbone.context(caption_ids(self.tokenizer, self.scenes, rows, self.random)).mean(1)
+                return reading_loss(backbone.readers, read.detach() if start else read, self.classes[rows])
+        self.read_captions([backbone.readers] if start else [
+            backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])], loss)
+        return len(self.phases) - 1 if start else 0
+
+    def errors(self, phase: Phase, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The denoiser's errors (B,), the noise levels' weights (B,), and the reading's loss."""
+        ids = caption_ids(self.tokenizer, self.scenes, rows, self.random, phase.strange, phase.typos, self.vocabulary)
+        dropped = torch.from_numpy(self.random.random(len(rows)) < CAPTION_DROPOUT)
+        ids[dropped] = self.empty
+        x, timestep, wanted, weight = noisy(self.diffusion, self.latents[rows])
+        with torch.autocast("cpu", torch.bfloat16):
+            context = self.backbone.context(ids)
+            prediction = self.backbone.denoiser(x, timestep, context=context)
+            reading = reading_loss(self.backbone.readers, context[~dropped].mean(1), self.classes[rows][~dropped])
+        return (prediction.float() - wanted).square().mean(dim=(1, 2, 3)), weight, reading
+
+    def assembled(self, averaged: Backbone) -> tuple:
+        return *assemble(averaged.denoiser.state_dict(), text_state(averaged, self.tokens)), LATENT_SHAPE
+
+    def write(self, averaged: Backbone) -> None:
+        asked = self.arguments
+        started = f" --start (weights of {sha256(asked.start)[:12]})" if asked.start else ""
+        provenance = {"command": f"lab/world/train_codec.py, then lab/world/train_backbone.py{started}",
+                      "seed": asked.seed, "iterations": asked.iterations + asked.finish, "history": self.history,
+                      "torch": torch.__version__, "codec": json.loads((asked.work / "codec.json").read_text())}
+        save_backbone(asked.out, averaged.denoiser.state_dict(), text_state(averaged, self.tokens),
+                      self.vae.first_stage_model.state_dict(), self.tokens, provenance)
 
 
 def caption_texts(scenes: list, rows: np.ndarray, random: np.random.Generator, strange: float = 0.0,
@@ -311,45 +363,11 @@ def go_on_from(file: Path, backbone: Backbone) -> list[dict]:
     return read_provenance(file)["history"]
 
 
-def read_captions(backbone: Backbone, tokenizer, scenes: list, classes: torch.Tensor, random: np.random.Generator,
-                  readers_only: bool) -> None:
-    """Trains the text encoder alone to tell the factors from a caption; or its readers, when it can already."""
-    parts = [backbone.readers] if readers_only else [
-        backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])]
-    trainer = Trainer(torch.nn.ModuleList(parts), TrainerConfig(READING, rate=2e-3, warmup=50, weight_decay=0.02,
-                                                               average=0))
-    for step in range(READING):
-        rows = random.integers(0, len(scenes), BATCH)
-        with torch.autocast("cpu", torch.bfloat16):
-            context = backbone.context(caption_ids(tokenizer, scenes, rows, random))
-            loss = backbone.reading_loss(context.detach() if readers_only else context, classes[rows])
-        trainer.step(loss)
-        if step % 100 == 0 or step + 1 == READING:
-            print(f"reading {step}, loss {loss.item():.4f}", flush=True)
-
-
 def text_state(module: Backbone, tokens: list[int]) -> dict[str, torch.Tensor]:
     full = module.table.clone()
     full[torch.tensor(tokens)] = module.rows.detach()
     state = {f"transformer.text_model.{key}": value for key, value in module.text.state_dict().items()}
     return {**state, TOKEN_TABLE: full}
-
-
-def validate(module: Backbone, tokens: list[int], vae, validation) -> dict:
-    """The judge's score of the host's own sampler with the averaged weights."""
-    model, clip = assemble(module.denoiser.state_dict(), text_state(module, tokens))
-    scenes, texts, seeds = validation
-    return follow_score(generate(model, clip, vae, texts, seeds, SamplingConfig()), scenes)
-
-
-def write(arguments, module: Backbone, tokens: list[int], vae, history) -> None:
-    started = f" --start (weights of {sha256(arguments.start)[:12]})" if arguments.start else ""
-    provenance = {"command": f"lab/world/train_codec.py, then lab/world/train_backbone.py{started}",
-                  "seed": arguments.seed,
-                  "iterations": arguments.iterations + arguments.finish, "history": history, "torch": torch.__version__,
-                  "codec": json.loads((arguments.work / "codec.json").read_text())}
-    save_backbone(arguments.out, module.denoiser.state_dict(), text_state(module, tokens),
-                  vae.first_stage_model.state_dict(), tokens, provenance)
 
 
 def main() -> None:
@@ -364,7 +382,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     comfy.clip_model.CLIPLayer.forward = layer_forward
-    Training(arguments).run()
+    DemoTraining(arguments).run()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def encode_mean(codec: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
-    return codec.quant_conv(codec.encoder(pixels))[:, :4]
+    """The mean of each latent channel; what comes behind it is their variance."""
+    return codec.quant_conv(codec.encoder(pixels)).chunk(2, dim=1)[0]
 
 
 @torch.no_grad()

@@ -15,8 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from saferedir_core.bundle import load_redirectors
-from saferedir_core.checkpoint import save_redirector
+from saferedir_core.bundle import load_redirectors, save_redirector
 from saferedir_core.errors import PairsError
 from saferedir_core.hub import upload
 from saferedir_core.registry import HubSource, Pin, RegistryEntry, entry_to_json

@@ -1,7 +1,6 @@
 """Several concepts at once, on the demo world's real model."""
 
 import comfy.sample
-import numpy as np
 import pytest
 import torch
 
@@ -65,10 +64,10 @@ def sample(model, positive, negative, steps=10):
 
 
 def judged(demo_world, latents):
-    from saferedir.lab.world.sampling import decode
     from saferedir.nodes.demo_world.judge import judge
+    from saferedir.nodes.evaluation.stage import Stage
 
-    return [judge(picture) for picture in np.asarray(decode(demo_world[2], latents))]
+    return [judge(picture) for picture in Stage(*demo_world, (4, 8, 8)).decode(latents)]
 
 
 def test_two_concepts_of_one_prompt_are_both_removed_and_the_rest_stays(demo_world, prompts, guard):

@@ -22,21 +22,21 @@ def test_img2img_starts_from_an_image_that_shows_the_concept(setting, base_jobs)
     setting = attacks.Setting(
         0, setting.vocabulary, setting.stage,
         lambda pictures, part: [float(job.seed in third.values()) for job in part])
-    found = img2img(jobs, setting, harmless=True)
+    found = img2img(jobs, [], setting, harmless=True)
     assert len(found) == 2 * len(DENOISES)
     for job in found:
         assert job.start_seed in third.values() and job.start_seed != job.seed
         assert (job.text, job.start) in {(base.safe_text, base.text) for base in jobs}
     assert {job.row.rsplit(", ", 1)[1] for job in found} == {f"{value:g}" for value in DENOISES}
     assert all(job.row.startswith("attack: img2img, harmless prompt, ") for job in found)
-    assert {job.text for job in img2img(jobs, setting, harmless=False)} == {job.text for job in jobs}
+    assert {job.text for job in img2img(jobs, [], setting, harmless=False)} == {job.text for job in jobs}
 
 
 def test_a_tuned_backbone_draws_other_images_and_leaves_the_model_alone(setting, base_jobs):
     jobs, wordings = base_jobs("stripes", 2)
     stage = setting.stage
     before = stage.render(stage.batch_of(jobs)).clone()
-    found = tuned_backbone(jobs, setting, plain=False)
+    found = tuned_backbone(jobs, [], setting, plain=False)
     assert [job.text for job in found] == [job.text for job in jobs]
     tuned = stage.render(stage.batch_of(found))
     assert not torch.allclose(tuned, before, atol=1e-4)
@@ -64,7 +64,7 @@ def test_the_hosts_patches_are_what_was_trained(setting, base_jobs):
 
 def test_plain_captions_ask_with_the_safe_prompt_and_training_resumes(setting, base_jobs, monkeypatch):
     jobs, _ = base_jobs("stripes", 2)
-    found = tuned_backbone(jobs, setting, plain=True)
+    found = tuned_backbone(jobs, [], setting, plain=True)
     assert [job.text for job in found] == [job.safe_text for job in jobs]
     monkeypatch.setattr(img2img_and_lora, "train_lora", None)  # would fail if it were called
-    assert tuned_backbone(jobs, setting, plain=True) == found
+    assert tuned_backbone(jobs, [], setting, plain=True) == found

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saferedir.lab.attacks.token_vectors import _word_tokens, encode_with_embedding, tokens_with_embedding
+from saferedir.lab.attacks.token_vectors import encode_with_embedding, tokens_with_embedding, word_tokens
 from saferedir.lab.world.sampling import encode
 
 
@@ -17,7 +17,7 @@ def test_token_vectors_stand_in_their_place_with_the_words_weight(demo_world):
 
 def test_the_vectors_of_a_words_own_tokens_give_the_words_context(demo_world):
     clip = demo_world[1]
-    fish, = _word_tokens(clip, "fish")
+    fish, = word_tokens(clip, "fish")
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
     context, _ = encode_with_embedding(clip, "a red EMBEDDING at night", table[[fish]])
     torch.testing.assert_close(context, encode(clip, ["a red fish at night"]), rtol=1e-5, atol=1e-5)

@@ -5,8 +5,9 @@ import torch
 
 import saferedir_core as core
 from saferedir.lab.backbones import backbones, kinds
-from saferedir.lab.backbones.train_kind import SmallBackbone, differentiable, noisy, text_state
+from saferedir.lab.backbones.train_kind import SmallBackbone, differentiable, text_state
 from saferedir.lab.world.splits import all_scenes
+from saferedir.lab.world.train_backbone import noisy
 from saferedir.nodes import types
 from saferedir.nodes.demo_world.scenes import draw
 from saferedir.nodes.guarding import bridge

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from saferedir.lab.baselines import arithmetic as baselines
-from saferedir_core.errors import ConfigError, ContextError
 
 WIDTH = 6
 
@@ -132,13 +131,3 @@ def test_safety_guidance_is_bounded_by_the_difference_itself():
     zero, concept = torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 100.0)
     gamma, _ = baselines.safety_guidance(zero, zero, concept, zero, baselines.PRESETS["max"])
     torch.testing.assert_close(gamma, concept)
-
-
-def test_settings_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="SafetyGuidance.warmup is 2; expected 0 to 1"):
-        baselines.SafetyGuidance(1, 0, 2, 0, 0)
-
-
-def test_vectors_of_another_width_are_refused(context):
-    with pytest.raises(ContextError, match=r"\(2, 5, 6\).*\(4,\).*same D"):
-        baselines.subtract(context, torch.zeros(4), 1.0)

@@ -200,9 +200,9 @@ def test_calibration_takes_the_best_scoring_setting(short, job, words):
 
 
 def test_a_variant_of_a_method_does_not_take_over_what_the_other_made_of_the_words(short, words):
-    method = baselines.EmbeddingSubtraction(words)
-    direction = method.concept(short)
-    assert not torch.equal(replace(method, source="words").concept(short), direction)
+    method = baselines.OrthogonalProjection(words)
+    projection = method.concept(short)
+    assert not torch.equal(replace(method, rank=1).concept(short), projection)
 
 
 def test_projection_of_what_follows_reaches_the_padding(short, job, words):

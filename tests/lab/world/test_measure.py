@@ -5,18 +5,19 @@ import pytest
 import torch
 
 from saferedir.lab.world.captions import split_of_words
-from saferedir.lab.world.measure import guarded_model, measure_backbone
+from saferedir.lab.world.measure import guarded_stage, measure_backbone
 from saferedir.lab.world.measure import test_prompts as prompts_of_the_test_split
-from saferedir.lab.world.sampling import SamplingConfig, generate
+from saferedir.lab.world.sampling import generate
 from saferedir.lab.world.splits import split_of
 from saferedir.nodes.demo_world.backbone import WEIGHTS, load_backbone, untrained_token_table
+from saferedir.nodes.evaluation.stage import Stage
 
 
 def test_prompts_are_of_the_test_combinations_and_the_same_every_time():
-    scenes, texts, seeds = prompts_of_the_test_split(60)
+    scenes, said, seeds = prompts_of_the_test_split(60)
     assert {split_of(scene) for scene in scenes} == {"test"}
-    assert (scenes, texts, seeds) == prompts_of_the_test_split(60)
-    assert any(split_of_words(word) == "test" for text in texts for word in text.replace(",", "").split())
+    assert (scenes, said, seeds) == prompts_of_the_test_split(60)
+    assert any(split_of_words(word) == "test" for each in said for word in each.text.replace(",", "").split())
 
 
 def test_missing_weights_are_named_with_a_remedy(tmp_path):
@@ -30,7 +31,7 @@ def test_the_token_table_is_the_same_every_time():
 
 
 def test_the_backbone_draws_what_test_captions_say(demo_world):
-    followed = measure_backbone(*demo_world, 45, SamplingConfig(steps=10))
+    followed = measure_backbone(Stage(*demo_world, (4, 8, 8), steps=10, cfg=4.0), 45)
     assert followed["every factor"].hits >= 41
 
 
@@ -40,9 +41,7 @@ def test_all_weights_in_the_repository_stay_under_40_megabytes():
 
 
 def test_a_guarded_model_draws_another_picture_of_an_unsafe_prompt(demo_world):
-    model, clip, vae = demo_world
-    guarded = guarded_model(model, WEIGHTS.parent / "redirectors" / "demo_stripes.safetensors")
-    config = SamplingConfig(steps=4)
-    pictures = [generate(each, clip, vae, ["a striped red fish in the snow"], [1], config)
-                for each in (model, guarded)]
+    stage = Stage(*demo_world, (4, 8, 8), steps=4, cfg=4.0)
+    guarded = guarded_stage(stage, WEIGHTS.parent / "redirectors" / "demo_stripes.safetensors")
+    pictures = [generate(each, ["a striped red fish in the snow"], [1]) for each in (stage, guarded)]
     assert not np.array_equal(*pictures)
