@@ -103,11 +103,12 @@ class LiveDisplay(RunListener):
         with _harmless():
             server = running_server()
             prompt_id, workflow = _queued_from(server)
-            RUNS.add(LiveRun({
+            run = LiveRun({
                 "version": VERSION, "run": start.run_id, "node": self.node_id, "workflow": workflow,
                 "prompt_id": prompt_id, "name": start.loaded.name, "steps": start.steps,
-                "threshold": round(threshold_in_use(start), DIGITS)}, server.client_id))
-            self._send(start)
+                "threshold": round(threshold_in_use(start), DIGITS)}, server.client_id)
+            RUNS.add(run)
+            self._send(run)
 
     def decided(self, start: RunStart, conditioning: int, decision: Decision) -> None:
         with _harmless():
@@ -116,18 +117,17 @@ class LiveDisplay(RunListener):
                 return
             run.decisions.append(brief(conditioning, decision, self.redirects))
             if time.monotonic() - run.sent_at >= PAUSE:
-                self._send(start)
+                self._send(run)
 
     def finished(self, start: RunStart, report: dict, completed: bool) -> None:
         with _harmless():
             run = RUNS.get(start.run_id)
             if run is not None:
                 run.finished = {"completed": completed, "status": report["status"], "verdict": report["verdict"]}
-                self._send(start)
+                self._send(run)
 
     @staticmethod
-    def _send(start: RunStart) -> None:
-        run = RUNS.get(start.run_id)
+    def _send(run: LiveRun) -> None:
         if run.client_id is not None:
             running_server().send_sync(EVENT, run.message(run.sent), run.client_id)
         run.sent, run.sent_at = len(run.decisions), time.monotonic()
