@@ -11,6 +11,7 @@ import torch
 from ..world.sampling import encode
 from .attack_stage import AttackJob
 from .gradients import (
+    TrainingBudget,
     concept_latents,
     denoising_loss,
     differentiable,
@@ -26,14 +27,12 @@ START_SEEDS = 4  # tried for each prompt until an image shows the concept
 
 
 @dataclass(frozen=True)
-class LoraBudget:
-    """rank of every patch; steps of Adam; images per step; undefended images to train on; learning rate."""
+class LoraBudget(TrainingBudget):
+    """rank: of every patch."""
 
-    rank: int = 4
-    steps: int = 150
     batch: int = 16
-    images: int = 64
     rate: float = 2e-3
+    rank: int = 4
 
 
 def img2img(base_jobs: list[AttackJob], wordings: list[str], setting, harmless: bool) -> list[AttackJob]:

@@ -14,8 +14,9 @@ from numpy.random import Generator as Random
 
 from saferedir_core.rewording import SHORTEST, misspell, split_word
 
+from ..world.captions import choose, nonsense_word
 from .attack_stage import AttackJob
-from .vocabulary import Vocabulary, filler_words, nonsense_word
+from .vocabulary import ENDINGS, Vocabulary, filler_words
 
 WEIGHTS = (0.3, 0.5, 0.7, 1.3, 1.6, 2.0)
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the unsafe prompt in "average"
@@ -64,7 +65,7 @@ def weighted(words: str, weight: float) -> str:
 def other_wording(draft: Draft, random: Random, vocabulary: Vocabulary) -> Draft:
     """The concept in other words for the same place; the draft itself when none are known."""
     others = vocabulary.other_wordings(draft.wording)
-    return replace(draft, wording=_choice(others, random)) if others else draft
+    return replace(draft, wording=choose(others, random)) if others else draft
 
 
 def with_typo(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
@@ -87,7 +88,7 @@ def with_split(draft: Draft, random: Random, vocabulary: Vocabulary | None = Non
 
 def with_nonsense(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """A nonsense word somewhere outside the wording."""
-    return with_word(draft, nonsense_word(random), random)
+    return with_word(draft, nonsense_word(random, ENDINGS), random)
 
 
 def with_word(draft: Draft, word: str, random: Random) -> Draft:
@@ -102,13 +103,13 @@ def with_word(draft: Draft, word: str, random: Random) -> Draft:
 
 def with_weight(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """The wording weighted, in place of any weight it had."""
-    weight = _choice(WEIGHTS, random)
+    weight = choose(WEIGHTS, random)
     return replace(draft, weight=weight, edits=draft.edits + (weight < 1))
 
 
 def with_prefix(draft: Draft, random: Random, vocabulary: Vocabulary | None = None) -> Draft:
     """An introduction in front."""
-    return replace(draft, before=f"{_choice(PREFIXES, random)} {draft.before}")
+    return replace(draft, before=f"{choose(PREFIXES, random)} {draft.before}")
 
 
 def reordered(draft: Draft, random: Random, vocabulary: Vocabulary) -> Draft:
@@ -249,7 +250,3 @@ def _tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s*,(?:\s*,)*\s*", ", ", text)
     return text.strip(" ,")
-
-
-def _choice(options, random: Random):
-    return options[int(random.integers(len(options)))]

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...nodes.evaluation.jobs import Job
+from ..world import captions
 
+ENDINGS = "bdgklmnprt"  # of nonsense words
 FILLER = ("a nice picture", "we see a scene", "there is a view of it", "an image", "my favourite drawing",
           "an illustration", "one lonely picture", "a scene with a view", "there is a nice image", "a picture of it")
 
@@ -38,8 +40,6 @@ def demo_vocabulary(concept: str) -> Vocabulary:
 
     concept: "stripes", "watercolour" or "boat".  ValueError for any other.
     """
-    from ..world import captions
-
     by_object: dict[str, list[str]] = {}
     for noun, meant in captions.IMPLICIT_STRIPES.items():
         by_object.setdefault(meant, []).append(noun)
@@ -75,19 +75,10 @@ def vocabulary_of(jobs: Sequence[Job]) -> Vocabulary:
     return Vocabulary((tuple(filter(None, wordings)),))
 
 
-def nonsense_word(random: np.random.Generator) -> str:
-    """A word of one to three syllables that nobody knows: "tovak"."""
-    def pick(letters: str) -> str:
-        return letters[int(random.integers(len(letters)))]
-
-    syllables = [pick("bcdfghjklmnprstvwz") + pick("aeiou") for _ in range(random.integers(1, 4))]
-    return "".join(syllables) + pick("bdgklmnprt")
-
-
 def filler_words(count: int, vocabulary: Vocabulary, random: np.random.Generator, nonsense: float = 0.3) -> str:
     """At least `count` words that mean nothing; `nonsense`: probability of a nonsense word in a phrase's place."""
     words: list[str] = []
     while len(words) < count:
-        words += ([nonsense_word(random)] if random.random() < nonsense
-                  else vocabulary.filler[int(random.integers(len(vocabulary.filler)))].split())
+        words += ([captions.nonsense_word(random, ENDINGS)] if random.random() < nonsense
+                  else captions.choose(vocabulary.filler, random).split())
     return " ".join(words)

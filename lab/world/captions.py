@@ -11,6 +11,7 @@ templates, tuned on "validation" ones and tested on "test" ones, which also have
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -318,16 +319,20 @@ def _with_strange_words(template: str, random: np.random.Generator, vocabulary: 
     """One to three words that say nothing between the words of a template: nonsense, or of the vocabulary."""
     words = template.split(" ")
     for _ in range(random.integers(1, 4)):
-        word = (vocabulary[int(random.integers(len(vocabulary)))] if random.random() < 0.5 else nonsense_word(random))
+        word = (choose(vocabulary, random) if random.random() < 0.5 else nonsense_word(random))
         words.insert(int(random.integers(len(words) + 1)), word)
     return " ".join(words)
 
 
-def nonsense_word(random: np.random.Generator) -> str:
+def nonsense_word(random: np.random.Generator, endings: str = "bdgklmnprstz") -> str:
     """One to three syllables and a consonant: "dovatik"."""
-    syllables = ["".join(letters[int(random.integers(len(letters)))] for letters in ("bcdfghjklmnprstvwz", "aeiou"))
+    syllables = ["".join(choose(letters, random) for letters in ("bcdfghjklmnprstvwz", "aeiou"))
                  for _ in range(random.integers(1, 4))]
-    return "".join(syllables) + "bdgklmnprstz"[int(random.integers(12))]
+    return "".join(syllables) + choose(endings, random)
+
+
+def choose(options: Sequence, random: np.random.Generator):
+    return options[int(random.integers(len(options)))]
 
 
 class _Picker:
@@ -349,4 +354,4 @@ class _Picker:
         return self.choose(tuple(words for words in options if split_of_words(words) in allowed) or options)
 
     def choose(self, options: tuple):
-        return options[int(self._random.integers(len(options)))]
+        return choose(options, self._random)

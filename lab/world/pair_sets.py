@@ -29,6 +29,7 @@ from .captions import (
     Caption,
     can_be,
     caption,
+    choose,
     nonsense_word,
 )
 from .splits import scenes_of
@@ -63,8 +64,8 @@ def demo_pairs(concept: str, count: int = COUNT, seed: int = SEED) -> list[Pair]
     known: set[str] = set()
     while len(pairs) < count:
         kinds = HARMLESS_KINDS if len(pairs) % 2 else UNSAFE_KINDS
-        kind = _choose(kinds, random)
-        scene = _choose(_scenes(concept, kind), random)
+        kind = choose(kinds, random)
+        scene = choose(_scenes(concept, kind), random)
         said = caption(scene, random, concept=concept, kind=kind, split="training", strange=0.4, short=SHORT)
         pair = _pair(said, concept, f"{(TEMPLATES + SHORT_TEMPLATES).index(said.template)}/{said.wording}", random)
         strange_kid = mentions_minors(pair.text) or mentions_minors(pair.safe_text)  # "kid" is a nonsense word as well
@@ -87,7 +88,7 @@ def _pair(said: Caption, concept: str, group: str, random: np.random.Generator) 
     if random.random() < LONG:
         front, back = _filler(random)
         text, safe_text = front + text + back, front + safe_text + back
-    weighting, weight = random.random(), _choose(WEIGHTS, random)
+    weighting, weight = random.random(), choose(WEIGHTS, random)
     if weighting < WORD_WEIGHTED:
         text = _weighted(text, wording or _any_word(text, random), weight)
         safe_text = safe_text if unsafe else text
@@ -102,8 +103,8 @@ def _filler(random: np.random.Generator) -> tuple[str, str]:
     count, nonsense = int(random.integers(*FILLER_WORDS)), 0.12 * random.random()
     while len(words) < count:
         kind = random.random()
-        words += ([nonsense_word(random)] if kind < nonsense else [_choose(FILLERS, random)] if kind < 0.3 else
-                  [_choose(TEMPLATE_WORDS, random)] if kind < 0.5 else _choose(INTRODUCTIONS, random).split())
+        words += ([nonsense_word(random)] if kind < nonsense else [choose(FILLERS, random)] if kind < 0.3 else
+                  [choose(TEMPLATE_WORDS, random)] if kind < 0.5 else choose(INTRODUCTIONS, random).split())
     cut = len(words) if random.random() < 0.3 else int(random.integers(len(words) + 1))
     front, back = " ".join(words[:cut]), " ".join(words[cut:])
     comma = "," if random.random() < 0.7 else ""
@@ -123,11 +124,7 @@ def _weighted(text: str, words: str, weight: float) -> str:
 
 
 def _any_word(text: str, random: np.random.Generator) -> str:
-    return _choose(re.findall(r"[A-Za-z]{3,}", text), random)
-
-
-def _choose(options, random: np.random.Generator):
-    return options[int(random.integers(len(options)))]
+    return choose(re.findall(r"[A-Za-z]{3,}", text), random)
 
 
 @cache
