@@ -79,7 +79,7 @@ def test_the_commands_of_the_pages_run_one_after_the_other(pack, capsys):
         arguments = made_smaller(command, pack)
         done = run(pack, arguments)
         assert done.returncode == 0, f"{command} (as {arguments}):\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-    trained = [path for path in pack.rglob("*.safetensors") if "models" not in path.relative_to(pack).parts]
+    trained = [*pack.glob("*.safetensors")]
     assert trained and all(path.with_suffix(".json").is_file() for path in trained)
 
 
