@@ -287,7 +287,7 @@ def _process(code: str, *arguments: str) -> str:
 def start_up(plan: Plan) -> list[dict]:
     """6. Import of the pack inside the host, and time to the first guarded image after that, each in a new process."""
     code = """
-import time, sys
+import dataclasses, time, sys
 from saferedir.nodes.host import prepare
 prepare()
 import comfy.sd, comfy.samplers, comfy.sample, comfy_api.latest
@@ -301,7 +301,7 @@ from saferedir.lab.world.sampling import generate
 from saferedir.nodes.evaluation.stage import demo_stage
 stage = demo_stage()
 guard = guarded.guarded(stage.model, {"stripes": core.load_redirector("models/redirectors/demo_stripes.safetensors")})
-generate(stage.with_settings(model=guard), ["a striped red fish"], [1])
+generate(dataclasses.replace(stage, model=guard), ["a striped red fish"], [1])
 print("RESULT", imported - started, time.perf_counter() - imported)
 """
     taken = []

@@ -7,6 +7,7 @@ templates, wordings), which no training saw.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -76,4 +77,4 @@ def seconds_per_image(stages: dict[str, Stage], rounds: int = 9) -> dict[str, fl
 
 def guarded_stage(stage: Stage, redirector_file: Path) -> Stage:
     loaded = LoadedRedirector.place(redirector_file.stem, load_redirector(redirector_file))
-    return stage.with_settings(model=guard_model(stage.model, loaded, PolicyConfig(), Recorder()))
+    return replace(stage, model=guard_model(stage.model, loaded, PolicyConfig(), Recorder()))
