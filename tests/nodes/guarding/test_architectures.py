@@ -49,6 +49,8 @@ def tiny(name: str, config: dict, state=None):
     with torch.no_grad():
         for parameter in model.diffusion_model.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        if hasattr(model.diffusion_model, "pos_embed"):  # a buffer that the host leaves as the memory was
+            model.diffusion_model.pos_embed.zero_()
     return comfy.model_patcher.CoreModelPatcher(model, load_device=comfy.model_management.get_torch_device(),
                                                 offload_device=comfy.model_management.unet_offload_device())
 
