@@ -137,6 +137,8 @@ def random_model(entry: Full, weights: torch.dtype,
     diffusion = host.get_model({}, device=torch.device("cpu"))
     for parameter in diffusion.diffusion_model.parameters():
         parameter.uniform_(-0.02, 0.02)
+    if hasattr(diffusion.diffusion_model, "pos_embed"):  # SD 3: a buffer that the host leaves as the memory was
+        diffusion.diffusion_model.pos_embed.zero_()
     return comfy.model_patcher.CoreModelPatcher(
         diffusion, load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device())
