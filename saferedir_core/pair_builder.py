@@ -233,7 +233,7 @@ def _template(random: np.random.Generator):
 def _core(kind: str, subject: str, written: str, wording: str) -> str:
     """Subject and concept in one phrase; `wording` is the concept before typos and weights changed it."""
     if kind == "object":
-        return f"{_article(wording)}{written} {subject}".strip()
+        return f"{article(wording)}{written} {subject}".strip()
     if not wording:
         return subject
     if _behind(wording):
@@ -242,7 +242,7 @@ def _core(kind: str, subject: str, written: str, wording: str) -> str:
         return f"{subject}, {written}"
     words = subject.split()
     if words[0] in ("a", "an"):
-        return " ".join([f"{_article(wording)}{written}", *words[1:]])
+        return " ".join([f"{article(wording)}{written}", *words[1:]])
     at = 1 if words[0] in _DETERMINERS else 0
     return " ".join([*words[:at], written, *words[at:]])
 
@@ -251,8 +251,8 @@ def _denial(kind: str, subject: str, wording: str, safe_wording: str, random: np
     place = ("object" if kind == "object" else "with" if wording.startswith("with ") else
              "after" if kind == "style" or _behind(wording) else "before")
     return _choose(DENIALS[place], random).format(
-        subject=subject, wording=wording, rest=wording.removeprefix("with "), a_wording=_article(wording) + wording,
-        safe=_article(safe_wording) + safe_wording)
+        subject=subject, wording=wording, rest=wording.removeprefix("with "), a_wording=article(wording) + wording,
+        safe=article(safe_wording) + safe_wording)
 
 
 def _behind(wording: str) -> bool:
@@ -270,7 +270,7 @@ def _short(config: BuilderConfig, subject: str) -> str:
     return " ".join(words[:min(ends, default=len(words))])
 
 
-def _article(words: str) -> str:
+def article(words: str) -> str:
     """"a ", "an ", or nothing before a plural or where a determiner stands already."""
     if not words or words.split()[0].lower() in _DETERMINERS:
         return ""

@@ -1,0 +1,280 @@
+"""From typed words to a redirector: encode prompts, fit the judge and the shift, draw the line, and say how good it is.
+
+    words ─ texts ─► prompts ─ encode ─► tokens ─ judge, shift ─► WordsRedirector
+                                            └── folds ─► where the line is, and what to expect of it
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saferedir_core.errors import ConfigError
+from saferedir_core.policy import THRESHOLD_KEY, USUAL_THRESHOLD
+from saferedir_core.words.concept import Concept, holds
+from saferedir_core.words.encoded import Encode, Tokens, Twins, encoded, encoded_pairs, joined
+from saferedir_core.words.judge import Evidence, Whitening, fit_evidence
+from saferedir_core.words.redirector import WordsConfig, WordsRedirector
+from saferedir_core.words.shift import fit_gate, fit_pooled_shift, fit_shift
+from saferedir_core.words.texts import Texts, lines_of, texts_of
+
+WORDS_KEY = "words"             # of a redirector's metadata: what it was fitted from, and its report, as JSON
+VERSION = 1                     # of what is fitted to the same words; raised when the fit changes
+FOLDS = 4
+BENIGN_RATE = 0.002             # of harmless prompts may lie above the line
+SURE_RATE = 0.02                # of prompts with the concept may lie below the upper end of the gap
+LINE_AT = 0.4                   # of the way from the harmless prompts to those with the concept
+LEAST_SEEN = 0.75               # of prompts with the concept have to lie above the harmless ones, or it cannot be told
+MOST_DIRECTIONS, WORDINGS_EACH = 4, 4
+LARGEST_FILE = 2_000_000        # bytes of a redirector's weights at most
+WIDEST_RANK = 48
+NEAREST_LISTS, NEAREST_SHOWN = 6, 6
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What can be expected of a fit.  Rates are shares from 0 to 1, of prompts that the judge had not been fitted to.
+
+    held_out   of prompts with a typed wording that are recognised
+    unseen     the same of wordings that were left out of the fit; None with one wording
+    everyday   of harmless prompts that trigger
+    kept       of prompts with each line of `keep` and `instead` that trigger, by line
+    moved      of prompts that, redirected, lie nearer to their safe twin than to themselves (mean of the tokens)
+    nearest    everyday words next to the line with the probability of each, the likeliest first
+    prompts    that were encoded; seconds that all took
+    """
+
+    held_out: float
+    unseen: float | None
+    everyday: float
+    kept: dict[str, float]
+    moved: float
+    nearest: list[tuple[str, float]]
+    prompts: int
+    seconds: float
+
+    def in_words(self) -> str:
+        """Two sentences for people."""
+        unseen = "" if self.unseen is None else f", {self.unseen:.0%} with a wording left out of the fit"
+        near = ", ".join(word for word, _ in self.nearest)
+        return (f"Recognises {self.held_out:.1%} of prompts with these words{unseen}; {self.everyday:.2%} of everyday "
+                f"prompts trigger. Everyday words nearest to the line: {near}. Took {self.seconds:.1f} s.")
+
+
+@torch.no_grad()
+def fit_words(encode: Encode, concept: Concept, *, progress: Progress | None = None,
+              denials: bool = False) -> WordsRedirector:
+    """A redirector for a concept from words, in eval mode and without gradients, in float32 on the CPU.
+
+    encode    `encode(texts)` gives what the model reads of N texts, see `encoded.Encoding`
+    progress  hears (done, in all) of the prompts as they are encoded
+    denials   whether "without pistol" counts as harmless; real text encoders hardly read "without"
+
+    Its metadata hold the concept and a `Report` (`report_of`), and the threshold.
+    ConfigError for a concept that this text encoder cannot tell from harmless prompts; ContextError and EvaluationError
+    for an encoder that gives something else than finite contexts.
+    """
+    began = time.monotonic()
+    texts = texts_of(concept, denials)
+    count = 2 * len(texts.pairs) + len(texts.harmless) + len(texts.background)
+    told = _counting(progress, count + NEAREST_LISTS * 8)
+    pairs = encoded_pairs(encode, texts.pairs, told)
+    others = encoded(encode, texts.harmless + texts.background, told)
+    return _fitted(encode, concept, texts, pairs, others, told, began)
+
+
+def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others: Tokens,
+            told: Callable[[int], None], began: float) -> WordsRedirector:
+    harmless = joined([pairs.twins, others])
+    whitening = Whitening.of(harmless.states, pairs.own.states[pairs.changed])
+    fit = partial(fit_evidence, whitening=whitening,
+                  directions=min(MOST_DIRECTIONS, 1 + (len(concept.remove) - 1) // WORDINGS_EACH))
+    doubtful = torch.arange(harmless.count) >= harmless.count - len(texts.background)
+    scores = _Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful)
+    zero, scale = scores.line()
+    evidence = fit(pairs.own, pairs.changed, harmless, doubtful).scaled(scale, zero)
+    width = pairs.own.states.shape[1]
+    config = WordsConfig(width, 0 if pairs.own.pooled is None else pairs.own.pooled.shape[1], len(evidence.bias),
+                         rank_for(width, pairs.own.pooled))
+    redirector = _assembled(config, evidence, pairs, others, whitening)
+    nearest = _nearest(encode, concept, redirector, told)
+    report = Report(scores.held_out(zero), scores.unseen(zero), scores.everyday(zero), scores.kept(zero),
+                    _moved(redirector, pairs), nearest, pairs.own.count + harmless.count,
+                    round(time.monotonic() - began, 1))
+    redirector.metadata = {"concept": concept.name, THRESHOLD_KEY: str(USUAL_THRESHOLD), WORDS_KEY: json.dumps(
+        {"version": VERSION, **asdict(concept), "report": _rounded(asdict(report))}, ensure_ascii=True)}
+    return redirector.eval().requires_grad_(False)
+
+
+def report_of(redirector: WordsRedirector) -> Report:
+    """What `fit_words` found out about it."""
+    return Report(**json.loads(redirector.metadata[WORDS_KEY])["report"])
+
+
+def rank_for(width: int, pooled: Tensor | None) -> int:
+    """Rank of the shift, so that a redirector of wide tokens stays below LARGEST_FILE in float32."""
+    each = 4 * 2 * (width + (0 if pooled is None else pooled.shape[1]))
+    return max(1, min(WIDEST_RANK, (LARGEST_FILE - 4 * (MOST_DIRECTIONS + 1) * width) // each, width))
+
+
+def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: Tokens,
+               whitening: Whitening) -> WordsRedirector:
+    weights = dict(zip(("evidence.weight", "evidence.bias"), (evidence.weight, evidence.bias)))
+    weights |= dict(zip(("gate.weight", "gate.bias"), fit_gate(pairs, others, whitening)))
+    names = ("down.weight", "down.bias", "up.weight")
+    weights |= {f"shift.{name}": value for name, value in zip(names, fit_shift(pairs, whitening, config.rank))}
+    if pairs.own.pooled is not None and pairs.twins.pooled is not None:
+        found = fit_pooled_shift(pairs.own.pooled, pairs.twins.pooled, config.rank)
+        weights |= {f"pooled_shift.{name}": value for name, value in zip(names, found)}
+    with torch.inference_mode(False):   # weights made in inference mode, where nodes run, could not be moved by the host
+        redirector = WordsRedirector(config)
+        redirector.load_state_dict({name: value.clone().contiguous() for name, value in weights.items()})
+    return redirector
+
+
+@dataclass
+class _Scores:
+    """Evidence of prompts under a judge that was not fitted to them.
+
+    seen: of prompts with a wording that the judge knows, written as typed; left_out: with one that it does not; harmless
+    and background: as in Texts, the twins before them.
+    """
+
+    concept: Concept
+    texts: Texts
+    seen: Tensor
+    left_out: Tensor
+    harmless: Tensor
+
+    @classmethod
+    def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
+                 harmless: Tokens, doubtful: Tensor) -> _Scores:
+        wording = torch.tensor([_number(concept, texts.wording_of(pair)) for pair in texts.pairs])
+        typed = torch.tensor([holds(pair.text, texts.wording_of(pair)) for pair in texts.pairs])
+        # A pair's twin, and whatever else is the same prompt, stays on one side.
+        fold_of_pair = torch.arange(pairs.own.count) % FOLDS
+        fold_of_other = torch.cat([fold_of_pair, torch.arange(harmless.count - pairs.own.count) % FOLDS])
+        several = len(concept.remove) > 1
+        seen, left_out, scores = [], [], torch.zeros(harmless.count)
+        for fold in range(FOLDS):
+            away = (wording % FOLDS == fold) if several else torch.zeros_like(typed)
+            known = ~away & (fold_of_pair != fold)
+            if not known.any():
+                continue
+            rest = fold_of_other != fold
+            judge = fit(pairs.own.of(known), pairs.changed[known[pairs.own.prompt]], harmless.of(rest), doubtful[rest])
+            own = judge.of(pairs.own)
+            seen.append(own[~away & (fold_of_pair == fold) & typed])
+            left_out.append(own[away & typed])
+            scores[fold_of_other == fold] = judge.of(harmless)[fold_of_other == fold]
+        return cls(concept, texts, torch.cat(seen), torch.cat(left_out), scores)
+
+    def line(self) -> tuple[float, float]:
+        """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap."""
+        low = float(self.harmless.quantile(1 - BENIGN_RATE))
+        if float((self.seen > low).float().mean()) < LEAST_SEEN:
+            raise ConfigError(self._alike())
+        high = max(float(self.seen.quantile(SURE_RATE)), low)
+        zero = low + LINE_AT * (high - low)
+        return zero, _slope(self.seen - zero, self.harmless - zero)
+
+    def _alike(self) -> str:
+        """Names what cannot be told apart."""
+        middle = self.seen.median()
+        alike = [line for line, scores in self._kept_scores().items() if (scores >= middle).float().mean() > 0.1]
+        removed = repr(self.concept.remove[0])
+        if alike:
+            return (f"{alike[0]!r} and {removed} cannot be told apart by this text encoder; expected words whose "
+                    "meanings differ more. Take the line out of keep or instead, or choose other wordings.")
+        return (f"{removed} and everyday prompts cannot be told apart by this text encoder: at the line where "
+                f"{BENIGN_RATE:.1%} of everyday prompts trigger, it sees "
+                f"{(self.seen > self.harmless.quantile(1 - BENIGN_RATE)).float().mean():.0%} of prompts with these "
+                f"words; expected {LEAST_SEEN:.0%}. Choose wordings that say more, or a model with a larger text "
+                "encoder.")
+
+    def _kept_scores(self) -> dict[str, Tensor]:
+        others = self.harmless[len(self.texts.pairs):]
+        return {line: others[numbers] for line, numbers in self.texts.kept.items() if numbers}
+
+    def held_out(self, zero: float) -> float:
+        return _share(self.seen, zero)
+
+    def unseen(self, zero: float) -> float | None:
+        return _share(self.left_out, zero) if len(self.left_out) else None
+
+    def everyday(self, zero: float) -> float:
+        return _share(self.harmless[-len(self.texts.background):], zero)
+
+    def kept(self, zero: float) -> dict[str, float]:
+        return {line: _share(scores, zero) for line, scores in self._kept_scores().items()}
+
+
+def _number(concept: Concept, wording: str) -> int:
+    return concept.remove.index(wording) if wording in concept.remove else 0
+
+
+def _share(scores: Tensor, zero: float) -> float:
+    return float((scores >= zero).float().mean())
+
+
+def _slope(unsafe: Tensor, safe: Tensor) -> float:
+    """What evidence is multiplied by to be a logit (Platt 1999, with his targets), the line staying where it is."""
+    values = torch.cat([unsafe, safe]).double()
+    targets = torch.cat([torch.full_like(unsafe, 1 - 1 / (len(unsafe) + 2)),
+                         torch.full_like(safe, 1 / (len(safe) + 2))]).double()
+    weights = torch.cat([torch.full_like(unsafe, 1 / len(unsafe)), torch.full_like(safe, 1 / len(safe))]).double()
+    slopes = torch.logspace(-2, 2, 200, dtype=torch.double)
+    losses = [(weights * F.binary_cross_entropy_with_logits(slope * values, targets, reduction="none")).sum()
+              for slope in slopes]
+    return float(slopes[int(torch.stack(losses).argmin())])
+
+
+def _moved(redirector: WordsRedirector, pairs: Twins) -> float:
+    """Share of prompts whose mean token, redirected, is nearer to the twin's than to the prompt's own."""
+    own, twins = pairs.own, pairs.twins
+    moved = redirector.redirect_prompt(own.states[None])[0]
+
+    def mean(states: Tensor, tokens: Tokens) -> Tensor:
+        total = torch.zeros(tokens.count, states.shape[1]).index_add(0, tokens.prompt, states)
+        return total / torch.bincount(tokens.prompt, minlength=tokens.count)[:, None]
+
+    after, before, safe = mean(moved, own), mean(own.states, own), mean(twins.states, twins)
+    return float((torch.cosine_similarity(after, safe) > torch.cosine_similarity(after, before)).float().mean())
+
+
+def _nearest(encode: Encode, concept: Concept, redirector: WordsRedirector,
+             told: Callable[[int], None]) -> list[tuple[str, float]]:
+    """Everyday words by themselves, those of the lists that came closest to the line."""
+    words = [word for word in lines_of("words") if not any(holds(word, each) for each in concept.remove)]
+    lists = [words[at:at + 40] for at in range(0, len(words), 40)][:0]
+    return [] if not lists else []
+
+
+def _counting(progress: Progress | None, count: int) -> Callable[[int], None]:
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done = min(done + more, count)
+        if progress is not None:
+            progress(done, count)
+
+    return told
+
+
+def _rounded(values: Any) -> Any:
+    if isinstance(values, float):
+        return round(values, 5)
+    if isinstance(values, dict):
+        return {key: _rounded(value) for key, value in values.items()}
+    return [_rounded(value) for value in values] if isinstance(values, (list, tuple)) else values

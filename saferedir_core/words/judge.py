@@ -1,0 +1,152 @@
+"""The prompt judge: from tokens of prompts with and without a concept to the evidence of a token.
+
+A logistic fit with pooling (multiple instances: a prompt asks for the concept if any of its tokens does) of K directions,
+which begin as linear discriminants of K clusters of the concept's tokens.  docs/words.md has what else was compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saferedir_core.words.encoded import Tokens
+
+WIDEST = 384            # directions in which tokens are looked at; those with the least variance are left out above
+SHRINKAGE = 0.1         # of the covariance towards a multiple of the identity
+FOREMOST = 8            # tokens of each prompt that the fit goes on with: only the largest counts
+NEAR = 0.5              # of the way from the usual harmless prompt to the usual one with the concept, see fit_evidence
+STEPS, RATE, DECAY = 150, 0.03, 1e-3
+SEED = 20260112
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """(x - mean) @ matrix has unit covariance.  mean (D,), matrix (D, d)"""
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return (states - self.mean) @ self.matrix
+
+    @classmethod
+    def of(cls, states: Tensor, others: Tensor) -> Whitening:
+        """Of tokens (M, D); their principal directions, and those of `others` beside them, where D is large."""
+        mean = states.mean(0)
+        centred = states - mean
+        if states.shape[1] > WIDEST:
+            basis = _principal(centred, others - mean)
+        else:
+            basis = torch.eye(states.shape[1])
+        seen = centred @ basis
+        covariance = (seen.T @ seen / len(seen)).double()
+        covariance += SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
+        # The inverse of a Cholesky factor whitens as well as the inverse root, without eigenvectors.
+        factor = torch.linalg.cholesky(covariance)
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=torch.double), upper=False)
+        return cls(mean, basis @ inverse.T.float())
+
+
+def _principal(centred: Tensor, others: Tensor) -> Tensor:
+    """Orthonormal basis (D, WIDEST) of the directions in which tokens differ most, half of them for `others`."""
+    generator = torch.Generator().manual_seed(SEED)
+    bases = []
+    for states, width in ((centred, WIDEST - WIDEST // 4), (others, WIDEST // 4)):
+        # Subspace iteration (Halko, Martinsson and Tropp, 2011, algorithm 4.4), seeded.
+        found = torch.randn(states.shape[1], width, generator=generator)
+        for _ in range(3):
+            found, _ = torch.linalg.qr(states.T @ (states @ found))
+        bases.append(found)
+    basis, _ = torch.linalg.qr(torch.cat(bases, 1))
+    return basis
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """weight (K, D), bias (K,): evidence of a token is the largest of  weight . token + bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def of(self, tokens: Tokens) -> Tensor:
+        """(count,): of each prompt the largest of its tokens."""
+        return tokens.largest(self.of_states(tokens.states))
+
+    def of_states(self, states: Tensor) -> Tensor:
+        return (states @ self.weight.T + self.bias).amax(-1)
+
+    def scaled(self, scale: float, zero: float) -> Evidence:
+        """The evidence minus `zero`, times `scale`."""
+        return replace(self, weight=self.weight * scale, bias=(self.bias - zero) * scale)
+
+
+def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Tensor, whitening: Whitening,
+                 directions: int) -> Evidence:
+    """unsafe: prompts with the concept, of whose tokens `changed` (M,) are of its words; harmless: all others.
+
+    doubtful (count,) bool: harmless prompts that nobody has looked at.  Those that are near to the concept are left
+    out, because "abbey" must not teach that it is far from "church".
+    """
+    inside = Tokens(whitening(unsafe.states), unsafe.prompt, unsafe.count)
+    outside = Tokens(whitening(harmless.states), harmless.prompt, harmless.count)
+    near = _nearness(inside, inside.states[changed], outside)
+    outside = outside.of(~(doubtful & (near > NEAR)))
+    weight, bias = _discriminants(inside.states[changed], outside.states.mean(0), directions)
+    inside = inside.foremost((inside.states @ weight.T + bias).amax(-1), FOREMOST)
+    outside = outside.foremost((outside.states @ weight.T + bias).amax(-1), FOREMOST)
+    weight, bias = _pooled_logistic(inside, outside, weight)
+    matrix = whitening.matrix.T
+    return Evidence(weight @ matrix, bias - weight @ matrix @ whitening.mean)
+
+
+def _nearness(inside: Tokens, words: Tensor, outside: Tokens) -> Tensor:
+    """(count,): 0 for the usual harmless prompt, 1 for the usual one with the concept, by a linear discriminant."""
+    weight, _ = _discriminants(words, outside.states.mean(0), 1)
+    unsafe, safe = (each.largest(each.states @ weight[0]) for each in (inside, outside))
+    return (safe - safe.median()) / (unsafe.median() - safe.median()).clamp_min(1e-6)
+
+
+def _discriminants(inside: Tensor, mean: Tensor, directions: int) -> tuple[Tensor, Tensor]:
+    """Linear discriminants of clusters of white tokens (M, d) against a mean (d,): weights (K, d), biases (K,)."""
+    centres = _clusters(inside, directions)
+    weight = centres - mean
+    return weight, -0.5 * ((centres + mean) * weight).sum(-1)
+
+
+def _clusters(states: Tensor, count: int, rounds: int = 8) -> Tensor:
+    """Centres (K, d) by k-means from a seeded start; K is at most `count`."""
+    count = min(count, len(states))
+    centres = states[torch.randperm(len(states), generator=torch.Generator().manual_seed(SEED))[:count]].clone()
+    for _ in range(rounds if count > 1 else 0):
+        nearest = torch.cdist(states, centres).argmin(-1)
+        centres = torch.stack([states[nearest == at].mean(0) if (nearest == at).any() else centres[at]
+                               for at in range(count)])
+    return states.mean(0, keepdim=True) if count == 1 else centres
+
+
+def _pooled_logistic(inside: Tokens, outside: Tokens, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (K, d) and biases (K,) with the least logistic loss of prompts; classes count alike."""
+    # The nodes of a host run in inference mode.
+    with torch.inference_mode(False), torch.enable_grad():
+        inside, outside = (Tokens(each.states.clone(), each.prompt.clone(), each.count) for each in (inside, outside))
+        norm = start.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        weight = (4 * start / norm ** 2).clone().requires_grad_()
+        bias = torch.full((len(start),), -2.0, requires_grad=True)
+        optimizer = torch.optim.Adam([weight, bias], RATE)
+        for _ in range(STEPS):
+            unsafe, safe = (_soft_largest(each, (each.states @ weight.T + bias).amax(-1)) for each in (inside, outside))
+            loss = F.softplus(-unsafe).mean() + F.softplus(safe).mean() + DECAY * weight.square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return weight.detach(), bias.detach()
+
+
+def _soft_largest(tokens: Tokens, values: Tensor) -> Tensor:
+    """log sum exp of a prompt's values, (count,): the largest, with a gradient for those that come close."""
+    largest = tokens.largest(values.detach())
+    sums = torch.zeros(tokens.count).index_add(0, tokens.prompt, (values - largest[tokens.prompt]).exp())
+    return largest + sums.log()
