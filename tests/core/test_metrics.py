@@ -1,7 +1,6 @@
 import pytest
-import torch
 
-from saferedir_core import ConfigError, metrics
+from saferedir_core import metrics
 
 
 def test_zero_failures_prove_99_per_cent_from_381_on():
@@ -24,13 +23,3 @@ def test_a_share_says_count_total_and_interval():
 def test_csdr_is_the_mean_relative_change_where_there_is_something_to_relate_to():
     assert metrics.csdr([0.4, 0.9, 0.3], [0.8, 0.9, 0.0]) == pytest.approx(-0.25)
     assert metrics.csdr([0.4], [0.0]) is None
-
-
-def test_lpips_is_computed_or_its_package_named():
-    try:
-        distance = metrics.lpips_distance()
-    except ConfigError as error:
-        assert "pip install lpips" in str(error)
-    else:
-        pictures = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
-        assert distance(pictures, pictures) == [0.0, 0.0]
