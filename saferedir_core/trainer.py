@@ -67,7 +67,6 @@ class Trainer:
             group["lr"] = learning_rate(self.steps_done, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        _average_gradients(self.module)
         nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
         self.optimizer.step()
         self.steps_done += 1
@@ -93,18 +92,6 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_done = state["steps_done"]
-
-
-def _average_gradients(module: nn.Module) -> None:
-    """Under torch.distributed: the mean gradient of all processes, so that they stay equal.  Else nothing."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            distributed.all_reduce(gradient)
-            parameter.grad = gradient / distributed.get_world_size()
 
 
 def learning_rate(step: int, config: TrainerConfig) -> float:

@@ -33,7 +33,6 @@ from saferedir_core.trainer import Trainer, TrainerConfig
 
 INPUTS = ("both", "text", "latent")
 STATE_VERSION = 3
-RANK_SEED = 1_000_003  # between the batches of two processes
 # Unsafe prompts of a kind that no training saw (long ones, typing errors) reach less than those it saw.
 LOWEST_THRESHOLD, OVERLAP_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.5, 0.75
 
@@ -117,8 +116,6 @@ def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: Tr
     on_step  called with the number of steps done and the losses, after every step; may raise to stop
 
     TrainingError for trajectories of one class only, a loss that is not finite, a state of another training.
-    Under torch.distributed (as `accelerate launch` or torchrun start it) every process draws batches of its own and
-    gradients are averaged; all return the same network.
     """
     for dataset in (training, validation):
         _require_both_classes(dataset)
@@ -146,7 +143,7 @@ class _Loop:
                                  latent_pool=1 if published else config.latent_pool)
         self.trainer = Trainer(Redirector(shape).train().to(device), TrainerConfig(
             config.iterations, config.rate, warmup=min(100, config.iterations // 10), average=config.average))
-        self.random = torch.Generator().manual_seed(config.seed + RANK_SEED * _rank())
+        self.random = torch.Generator().manual_seed(config.seed)
         self.log: list[dict] = []
         self.best, self.best_weights, self.worse = -math.inf, None, 0
         self.before, self.started = 0.0, time.monotonic()
@@ -173,7 +170,7 @@ class _Loop:
         redirector = self.trainer.averaged
         redirector.load_state_dict(self.best_weights)
         redirector.eval().requires_grad_(False)
-        threshold = _of_first_rank(calibrated_threshold(redirector, self.validation, self.config))
+        threshold = calibrated_threshold(redirector, self.validation, self.config)
         scores = {**validation_scores(redirector, self.validation, self.config), "threshold": threshold}
         return Trained(redirector, threshold, scores, self.log, self.config)
 
@@ -184,10 +181,7 @@ class _Loop:
         return type(output)(*(part.float() for part in output))
 
     def _validate(self, losses: dict[str, float]) -> None:
-        _share_buffers(self.trainer.module)
-        _share_buffers(self.trainer.averaged)
-        # All processes go by the scores of the first, or one might stop and the others wait for it forever.
-        scores = _of_first_rank(validation_scores(self.trainer.averaged, self.validation, self.config))
+        scores = validation_scores(self.trainer.averaged, self.validation, self.config)
         if not math.isfinite(scores["score"]):
             raise TrainingError(f"The validation score is {scores['score']} at iteration {self.trainer.steps_done}; "
                                 "expected a finite number. Lower the learning rate (now "
@@ -198,7 +192,7 @@ class _Loop:
         if scores["score"] > self.best:
             self.best = scores["score"]
             self.best_weights = {key: value.clone() for key, value in self.trainer.averaged.state_dict().items()}
-        if self.state is not None and _rank() == 0:
+        if self.state is not None:
             self._save()
 
     def _seconds(self) -> float:
@@ -241,8 +235,6 @@ class _Loop:
         self.log, self.best, self.worse = content["log"], content["best"], content["worse"]
         self.best_weights = content["best_weights"]
         self.random.set_state(content["random"].cpu())
-        if _rank():     # the state is the first process's; the others must not draw its batches
-            self.random.manual_seed(self.config.seed + RANK_SEED * _rank() + self.trainer.steps_done)
         torch.set_rng_state(content["torch_random"].cpu())
         self.before = content["seconds"]
 
@@ -408,24 +400,3 @@ def _require_both_classes(dataset: TrajectoryDataset) -> None:
         missing = "unsafe" if not unsafe else "harmless"
         raise TrainingError(f"{dataset.folder}: {unsafe} of {len(dataset)} pairs are unsafe; expected both classes. "
                             f"Add {missing} prompts to the pair file and collect again.")
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _of_first_rank(value):
-    """The first process's value, in all of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values)
-    return values[0]
-
-
-def _share_buffers(module: torch.nn.Module) -> None:
-    """The first process's running statistics in all of them; gradients keep the parameters equal."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, 0)

@@ -4,17 +4,14 @@
     --model sd15.safetensors            any checkpoint the host loads
 
 Interrupted at any point, the same command goes on where it was.  On several machines: `--collect-only --shard 0/2` and
-`--shard 1/2` collect half each; `--merge FOLDER FOLDER` brings the work folders together and trains.  On several
-accelerators of one machine: `accelerate launch saferedir.py train ...` or torchrun.
+`--shard 1/2` collect half each; `--merge FOLDER FOLDER` brings the work folders together and trains.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import time
-from datetime import timedelta
 from pathlib import Path
 
 from saferedir_core import training_report
@@ -34,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="saferedir.py train", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
-    made.add_argument("--pairs", type=Path, required=True, help="prompt pairs, .csv, .jsonl or .json")
+    made.add_argument("--pairs", type=Path, required=True, help="prompt pairs, .csv or .jsonl")
     made.add_argument("--out", type=Path, help="redirector to write, .safetensors (not with --collect-only)")
     made.add_argument("--work", type=Path, help="folder of trajectories and state (default: beside --out)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
@@ -72,39 +69,14 @@ def main(argv: list[str]) -> int:
         parser().error("--work is missing; with --collect-only it names the folder of the trajectories")
     if arguments.shard != (0, 1) and not arguments.collect_only:
         parser().error("--shard collects a part only; it goes with --collect-only, and --merge trains afterwards")
-    return exit_code(lambda: run(arguments, argv))
-
-
-def run(arguments, argv: list[str]) -> int:
-    with distributed() as (rank, world):
-        return Training(arguments, argv, rank, world).run()
-
-
-@contextlib.contextmanager
-def distributed():
-    """(rank, world) of this process; a process group when `accelerate launch` or torchrun started several."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if world == 1:
-        yield 0, 1
-        return
-    import torch
-
-    cuda = torch.cuda.is_available() and os.environ.get("SAFEREDIR_CPU") != "1"
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
-    # The others wait while one collects its last shard.
-    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
-    try:
-        yield rank, world
-    finally:
-        torch.distributed.destroy_process_group()
+    return exit_code(Training(arguments, argv).run)
 
 
 class Training:
     """One run of the command."""
 
-    def __init__(self, arguments, argv: list[str], rank: int, world: int):
-        self.arguments, self.argv, self.rank, self.world = arguments, argv, rank, world
+    def __init__(self, arguments, argv: list[str]):
+        self.arguments, self.argv = arguments, argv
         self.out = arguments.out and arguments.out.resolve()
         self.work = (arguments.work or self.out.with_name(f"{self.out.stem}_work")).resolve()
         self.started = time.monotonic()
@@ -115,7 +87,7 @@ class Training:
         arguments = self.arguments
         self.require_writable_names()
         pairs = read_pairs(arguments.pairs)
-        prepare()  # not before: it may only come after `distributed` has chosen the accelerator
+        prepare()
         from comfy.model_management import get_torch_device
 
         from ..guarding.architectures import host_name
@@ -128,24 +100,21 @@ class Training:
             variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
             adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
         collection, model, clip = self.load()
-        self.say(f"{concept}: {len(parts.training)} pairs to learn from, {len(parts.validation)} to choose by")
+        say(f"{concept}: {len(parts.training)} pairs to learn from, {len(parts.validation)} to choose by")
         training.require_prompts_fit(clip, chosen, arguments.pairs)
         if arguments.merge:
             training.merge_parts(arguments.merge, self.work)
-        shard = arguments.shard if self.world == 1 else (self.rank, self.world)
-        training.collect_parts(model, clip, parts, self.work, collection, shard=shard, told=self.collected(parts))
-        self.barrier()
+        training.collect_parts(model, clip, parts, self.work, collection, shard=arguments.shard,
+                               told=self.collected(parts))
         if arguments.collect_only:
-            self.say(f"collected in {self.work}, {time.monotonic() - self.started:.0f} s")
+            say(f"collected in {self.work}, {time.monotonic() - self.started:.0f} s")
             return 0
         about = training.provenance(concept, "demo" if arguments.model == "demo" else host_name(model),
                                     f"{Path(arguments.model).name} {training.model_digest(model, clip)}",
                                     digest_of(chosen), collection,
                                     "python saferedir.py train " + " ".join(self.argv))
         trained = training.train_parts(self.work, config, get_torch_device(), self.learned(config.iterations))
-        if self.rank == 0:
-            self.write(trained, {**trained.metadata(), **about})
-        self.barrier()
+        self.write(trained, {**trained.metadata(), **about})
         return 0
 
     def require_writable_names(self) -> None:
@@ -183,7 +152,7 @@ class Training:
 
         if not file.is_file():
             raise CheckpointError(f"{file}: there is no such file; expected a checkpoint, or 'demo'. Check --model.")
-        self.say(f"loading {file}")
+        say(f"loading {file}")
         try:
             model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=True)
         except Exception as error:
@@ -209,11 +178,11 @@ class Training:
                                      f"expected some space. The redirector {self.out.name} is written; run the same "
                                      "command again for the rest.") from error
         scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
-        self.say(f"written {self.out}, {time.monotonic() - self.started:.0f} s: {scores}")
+        say(f"written {self.out}, {time.monotonic() - self.started:.0f} s: {scores}")
 
     def collected(self, parts):
         """For collect_parts(told=)."""
-        bars = {part: ConsoleProgress(f"{part} trajectories", "pair", silent=self.rank > 0) for part in vars(parts)}
+        bars = {part: ConsoleProgress(f"{part} trajectories", "pair") for part in vars(parts)}
 
         def told(part: str, done: int, total: int) -> None:
             pairs = len(getattr(parts, part))
@@ -222,18 +191,8 @@ class Training:
 
     def learned(self, iterations: int):
         """For train_parts(on_step=)."""
-        bar = ConsoleProgress("training", "step", silent=self.rank > 0)
+        bar = ConsoleProgress("training", "step")
 
         def on_step(step: int, losses: dict[str, float]) -> None:
             bar(step, iterations, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
         return on_step
-
-    def barrier(self) -> None:
-        if self.world > 1:
-            import torch
-
-            torch.distributed.barrier()
-
-    def say(self, text: str) -> None:
-        if self.rank == 0:
-            say(text)
