@@ -40,7 +40,7 @@ class SafeRedirEvaluate(io.ComfyNode):
                 redirector_input(),
                 io.String.Input("prompts", multiline=True, default="a striped fish => a fish\na red house",
                                 tooltip="One prompt a line: unsafe prompt => safe prompt, or a harmless prompt alone. "
-                                        "Or the name of a pair file (.csv, .jsonl, .json) in the input folder."),
+                                        "Or the name of a pair file (.csv, .jsonl) in the input folder."),
                 io.Int.Input("seeds", default=1, min=1, max=1000, tooltip="Images per prompt."),
                 io.String.Input("detector", default="none",
                                 tooltip="What looks for the concept: demo:CONCEPT, nudenet, classifier:MODEL:LABEL, "

@@ -20,7 +20,7 @@ from .weights.catalogue import FOLDER
 
 TYPED = "typed below"  # the choice of the combo that stands for the text
 PACK_PAIRS = Path(__file__).resolve().parent.parent / "models" / "pairs"
-ENDINGS = (".csv", ".jsonl", ".json")
+ENDINGS = (".csv", ".jsonl")
 
 
 def pair_files() -> dict[str, Path]:
@@ -30,9 +30,8 @@ def pair_files() -> dict[str, Path]:
                ("shipped", PACK_PAIRS)]
     files: dict[str, Path] = {}
     for label, folder in folders:
-        endings = ENDINGS if label != "input" else ENDINGS[:2]  # workflows are .json as well
         for file in sorted(folder.glob("*")) if folder.is_dir() else ():
-            if file.suffix.lower() in endings and file.is_file():
+            if file.suffix.lower() in ENDINGS and file.is_file():
                 files.setdefault(f"{label}/{file.name}", file)
     return files
 

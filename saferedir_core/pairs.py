@@ -1,11 +1,10 @@
 """Prompt pairs: what a redirector is trained on, read from files that people write, and checked.
 
 A pair is an unsafe prompt and the safe prompt that should take its place; a harmless row is a prompt that must stay
-untouched.  Three layouts are read:
+untouched.  Two layouts are read:
 
     .csv    columns unsafe, safe, concept and optionally group; a row with an empty `unsafe` is harmless
     .jsonl  one object a line with the same keys
-    .json   the layout of the published code: task -> class ("retain", "forgot") -> list of prompts, matched in order
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from pathlib import Path
 from saferedir_core.errors import PairsError
 
 COLUMNS = ("unsafe", "safe", "concept", "group")  # group may be left out
-UNSAFE_CLASSES = ("forgot", "forget", "forgotten", "unsafe")
-SAFE_CLASSES = ("retain", "retained", "safe")
-_LAYOUTS = ".csv, .jsonl or .json"
 _AGES = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
 _MINORS = re.compile(
     r"\b(?:child(?:ren|hood|ish|like|s)?|kids?|kiddies?|minors?|underaged?|teens?|teenaged?|teenagers?|pre-?teens?|"
@@ -77,12 +73,12 @@ def mentions_minors(text: str) -> str:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The checked pairs of a .csv, .jsonl or .json file.  PairsError with file and line when it cannot be used."""
+    """The checked pairs of a .csv or .jsonl file.  PairsError with file and line when it cannot be used."""
     path = Path(path)
-    readers = {".csv": _csv_pairs, ".jsonl": _jsonl_pairs, ".json": _published_pairs}
-    reader = readers.get(path.suffix.lower())
+    reader = {".csv": _csv_pairs, ".jsonl": _jsonl_pairs}.get(path.suffix.lower())
     if reader is None:
-        raise PairsError(f"{path}: the extension is {path.suffix!r}; expected {_LAYOUTS}. Rename or convert the file.")
+        raise PairsError(f"{path}: the extension is {path.suffix!r}; expected .csv or .jsonl. Write the file as a "
+                         f"table with the columns {', '.join(COLUMNS[:3])}.")
     pairs = reader(_text_of(path), path)
     check_pairs(pairs, path)
     return pairs
@@ -133,7 +129,11 @@ def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
     pairs = []
     for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
-            row = _json(content, path, line)
+            try:
+                row = json.loads(content)
+            except json.JSONDecodeError as error:
+                raise PairsError(f"{path}, line {line}: {_short(content)} is not JSON ({error.msg}, column "
+                                 f"{error.colno}); expected JSON. Correct the line.") from error
             if not isinstance(row, dict):
                 raise PairsError(f"{path}, line {line}: {_short(content)} is no object; expected one such as "
                                  '{"unsafe": "...", "safe": "...", "concept": "..."}. Write one object a line.')
@@ -141,61 +141,6 @@ def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
             _require_columns(row, path, line)
             pairs.append(_pair(row, path, line))
     return pairs
-
-
-def _published_pairs(text: str, path: Path) -> list[Pair]:
-    tasks = _json(text, path, 1)
-    if not isinstance(tasks, dict) or not all(isinstance(classes, dict) for classes in tasks.values()):
-        raise PairsError(f"{path}: the layout is not task -> class -> list of prompts; expected "
-                         '{"task": {"forgot": [...], "retain": [...]}}. Use .jsonl for one object a line.')
-    pairs, lines = [], _Lines(text)
-    for task, classes in tasks.items():
-        unsafe = _class(task, classes, UNSAFE_CLASSES, path)
-        safe = _class(task, classes, SAFE_CLASSES, path)
-        if len(unsafe) != len(safe):
-            raise PairsError(f"{path}, task {task!r}: {len(unsafe)} unsafe and {len(safe)} safe prompts; expected "
-                             "equally many, matched in order. Add the missing ones.")
-        for unsafe_text, safe_text in zip(unsafe, safe):
-            row = {"unsafe": unsafe_text, "safe": safe_text, "concept": task}
-            pairs.append(_pair(row, path, lines.of(unsafe_text)))
-    return pairs
-
-
-def _class(task: str, classes: dict, names: Sequence[str], path: Path) -> list[str]:
-    """The prompts of one class of a task, however its name is written."""
-    found = [key for key in classes if re.sub(r"[^a-z]", "", key.lower()) in names]
-    if len(found) != 1:
-        raise PairsError(f"{path}, task {task!r}: its classes are {', '.join(map(repr, classes)) or 'none'}; expected "
-                         f"exactly one of {', '.join(names)}. Rename or merge the classes.")
-    prompts = classes[found[0]]
-    if not isinstance(prompts, list):
-        raise PairsError(f"{path}, task {task!r}, class {found[0]!r}: {_short(prompts)} is no list; expected a list of "
-                         "prompts.")
-    return [prompt.get("prompt") if isinstance(prompt, dict) else prompt for prompt in prompts]
-
-
-class _Lines:
-    """Lines of the strings of a JSON text, looked up in the order of one class."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
-
-    def of(self, value: object) -> int:
-        spellings = {json.dumps(value), json.dumps(value, ensure_ascii=False)}
-        places = [place for place in (self._text.find(each, self._at) for each in spellings) if place >= 0]
-        places = places or [place for place in (self._text.find(each) for each in spellings) if place >= 0]
-        if not places:
-            return 1
-        self._at = min(places) + 1
-        return self._text.count("\n", 0, min(places)) + 1
-
-
-def _json(content: str, path: Path, line: int) -> object:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        raise PairsError(f"{path}, line {line + error.lineno - 1}: {_short(content.splitlines()[error.lineno - 1])} is "
-                         f"not JSON ({error.msg}, column {error.colno}); expected JSON. Correct the line.") from error
 
 
 def _require_columns(names: Iterable[str], path: Path, line: int) -> None:

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
     made.add_argument("--redirector", type=Path, nargs="*", default=[], metavar="FILE", help="each is a method")
-    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl, .json)")
+    made.add_argument("--prompts", type=Path, required=True, help="prompt pairs (.csv, .jsonl)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
     made.add_argument("--detector", default="none", metavar="SPEC",
                       help="demo:CONCEPT, nudenet, classifier:MODEL:LABEL, clip:MODEL:PHRASE;OTHER or none (none)")

@@ -31,7 +31,7 @@ UNSAFE_ROW, HARMLESS_ROW = "unsafe", "harmless"  # rows of jobs that were made f
 
 
 def jobs_of_file(path: Path, seeds: int = 1, concept: str = "") -> list[Job]:
-    """Jobs of prompt pairs (.csv, .jsonl, .json), `seeds` images a prompt.
+    """Jobs of prompt pairs (.csv, .jsonl), `seeds` images a prompt.
 
     concept: keep the pairs of this concept only.  ConfigError when nothing is left.
     """
