@@ -54,14 +54,14 @@ class RedirectorOutput(NamedTuple):
 class PooledRedirectorOutput(NamedTuple):
     """What one evaluation of a network gives that reads a pooled vector as well; the first four as RedirectorOutput.
 
-    pooled_delta  (B, P)   shift of the pooled vector in units of alpha_scale
+    pooled_delta  (B, P)   shift of the pooled vector in units of alpha_scale; None of several that read none
     """
 
     logits: Tensor
     delta: Tensor
     token_mask: Tensor
     alpha: Tensor
-    pooled_delta: Tensor
+    pooled_delta: Tensor | None = None
 
     unsafe_probability = RedirectorOutput.unsafe_probability
 
