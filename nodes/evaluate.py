@@ -17,8 +17,7 @@ from saferedir_core import ConfigError
 from saferedir_core.pairs import Pair, check_pairs
 
 from .drawing import shape_for
-from .inputs import redirector_input
-from .types import CATEGORY
+from .types import CATEGORY, redirector_input
 
 ARROW = "=>"  # between an unsafe prompt and the safe one that should take its place
 

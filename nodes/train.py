@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 import comfy.model_management
@@ -12,7 +11,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from saferedir_core.errors import ConfigError, PairsError
+from saferedir_core.errors import ConfigError
+from saferedir_core.pairs import read_pairs, typed_pairs
 
 from .progress import NodeProgress
 from .types import CATEGORY, LoadedRedirector, SafeRedirType
@@ -121,16 +121,8 @@ class SafeRedirTrain(io.ComfyNode):
 
 def chosen_pairs(pairs_file: str, pairs_text: str) -> tuple[list, str]:
     """Checked pairs, and what errors call their source."""
-    from saferedir_core.pairs import read_pairs
-
     if pairs_file == TYPED:
-        with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
-            file = Path(folder) / "pairs_text.csv"
-            file.write_text(pairs_text, encoding="utf-8")
-            try:
-                return read_pairs(file), "pairs_text"
-            except PairsError as error:
-                raise PairsError(str(error).replace(str(file), "pairs_text")) from error
+        return typed_pairs(pairs_text, "pairs_text"), "pairs_text"
     files = pair_files()
     if pairs_file not in files:
         raise ConfigError(f"There is no pair file {pairs_file!r}; expected one of: {', '.join(files) or 'none'}. Put "

@@ -187,13 +187,9 @@ def _require_plain_stream(path: Path, content: bytes) -> None:
     """
     if _names_objects(content):
         raise _code_error(path)
-    position = 0
-    for number in range(5):
-        # The magic number is no size: it is larger than any.
-        if number == 0:
-            *_, (_, _, last) = pickletools.genops(content)
-            position = last + 1
-            continue
+    *_, (_, _, last) = pickletools.genops(content)      # the magic number is no size: it is larger than any
+    position = last + 1
+    for _ in range(4):
         found = scan(content, position)
         _require_tensors(path, found)
         position = found.end

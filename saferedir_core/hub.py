@@ -13,6 +13,7 @@ Environment: HF_ENDPOINT (another Hub), HF_TOKEN or a stored login (private repo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -67,11 +68,8 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
 
 
 def _require_writable(folder: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"{folder}: cannot be made ({error.strerror or error}); expected a folder for redirectors "
-                            "that can be written. Check its permissions.") from error
     if not os.access(folder, os.W_OK):
         raise DownloadError(f"{folder}: cannot be written; expected a folder for redirectors that can be. Check its "
                             "permissions.")

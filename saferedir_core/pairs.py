@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,15 @@ def read_pairs(path: str | Path) -> list[Pair]:
     return pairs
 
 
+def typed_pairs(text: str, source: str) -> list[Pair]:
+    """The checked pairs of a text as in a .csv file; errors name `source`."""
+    if not text.strip():
+        raise _empty(source)
+    pairs = _csv_pairs(text, source)
+    check_pairs(pairs, source)
+    return pairs
+
+
 def _text_of(path: Path) -> str:
     try:
         content = path.read_bytes()
@@ -106,7 +115,7 @@ def _empty(path: str | Path) -> PairsError:
                       "`python saferedir.py pairs` writes such a file.")
 
 
-def _csv_pairs(text: str, path: Path) -> list[Pair]:
+def _csv_pairs(text: str, path: str | Path) -> list[Pair]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip().lower() for name in next(rows)]
@@ -132,10 +141,10 @@ def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
             try:
                 row = json.loads(content)
             except json.JSONDecodeError as error:
-                raise PairsError(f"{path}, line {line}: {_short(content)} is not JSON ({error.msg}, column "
+                raise PairsError(f"{path}, line {line}: {short(content)} is not JSON ({error.msg}, column "
                                  f"{error.colno}); expected JSON. Correct the line.") from error
             if not isinstance(row, dict):
-                raise PairsError(f"{path}, line {line}: {_short(content)} is no object; expected one such as "
+                raise PairsError(f"{path}, line {line}: {short(content)} is no object; expected one such as "
                                  '{"unsafe": "...", "safe": "...", "concept": "..."}. Write one object a line.')
             row = {str(name).strip().lower(): value for name, value in row.items()}
             _require_columns(row, path, line)
@@ -143,7 +152,7 @@ def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
     return pairs
 
 
-def _require_columns(names: Iterable[str], path: Path, line: int) -> None:
+def _require_columns(names: Iterable[str], path: str | Path, line: int) -> None:
     names = list(names)
     missing = [name for name in COLUMNS[:3] if name not in names]
     if missing:
@@ -152,12 +161,12 @@ def _require_columns(names: Iterable[str], path: Path, line: int) -> None:
                          "Add it; an empty `unsafe` marks a harmless prompt.")
 
 
-def _pair(row: dict, path: Path, line: int) -> Pair:
+def _pair(row: dict, path: str | Path, line: int) -> Pair:
     texts = {}
     for name in COLUMNS:
         value = row.get(name)
         if value is not None and not isinstance(value, str):
-            raise PairsError(f"{path}, line {line}: {name} is {_short(value)}; expected text. Put it into quotes.")
+            raise PairsError(f"{path}, line {line}: {name} is {short(value)}; expected text. Put it into quotes.")
         texts[name] = (value or "").strip()
     for name in ("safe", "concept"):
         if not texts[name]:
@@ -165,12 +174,13 @@ def _pair(row: dict, path: Path, line: int) -> Pair:
                              f"{'the prompt that should be drawn' if name == 'safe' else 'the name of the concept'}. "
                              "Write it, or delete the line.")
     if texts["unsafe"] and normalised(texts["unsafe"]) == normalised(texts["safe"]):
-        raise PairsError(f"{path}, line {line}: unsafe and safe are both {_short(texts['safe'])}; expected two "
+        raise PairsError(f"{path}, line {line}: unsafe and safe are both {short(texts['safe'])}; expected two "
                          "different prompts. Leave `unsafe` empty if the prompt is harmless.")
     return Pair(texts["unsafe"] or texts["safe"], texts["safe"], texts["concept"], texts["group"], line)
 
 
-def _short(value: object, most: int = 80) -> str:
+def short(value: object, most: int = 80) -> str:
+    """For messages."""
     shown = repr(value)
     return shown if len(shown) <= most else f"{shown[:most - 4]}...{shown[-1]}"
 
@@ -213,7 +223,7 @@ def check_pairs(pairs: Sequence[Pair], path: str | Path = "pairs") -> None:
     for pair in pairs:
         word = mentions_minors(pair.text) or mentions_minors(pair.safe_text) if pair.unsafe else ""
         if word:
-            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} mentions minors ({word!r}); expected unsafe "
+            raise PairsError(f"{where(path, pair)}: {short(pair.text)} mentions minors ({word!r}); expected unsafe "
                              "prompts about adults or things only. Reword or delete the pair.")
     _check_contradictions(pairs, path)
 
@@ -229,35 +239,22 @@ def _check_contradictions(pairs: Sequence[Pair], path: str | Path) -> None:
         if not pair.unsafe:
             continue
         if key in harmless:
-            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} is unsafe here and harmless in "
+            raise PairsError(f"{where(path, pair)}: {short(pair.text)} is unsafe here and harmless in "
                              f"{_line(harmless[key])}; expected one or the other. Delete one of the two.")
         other = known.setdefault(key, pair)
         if normalised(other.safe_text) != normalised(pair.safe_text):
-            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} becomes {_short(pair.safe_text)} here and "
-                             f"{_short(other.safe_text)} in {_line(other)}; expected one safe prompt for an unsafe "
+            raise PairsError(f"{where(path, pair)}: {short(pair.text)} becomes {short(pair.safe_text)} here and "
+                             f"{short(other.safe_text)} in {_line(other)}; expected one safe prompt for an unsafe "
                              "one. Delete one of the two.")
 
 
-def _where(path: str | Path, pair: Pair) -> str:
+def where(path: str | Path, pair: Pair) -> str:
+    """For messages."""
     return f"{path}, line {pair.line}" if pair.line else str(path)
 
 
 def _line(pair: Pair) -> str:
     return f"line {pair.line}" if pair.line else "another pair"
-
-
-def require_fitting_tokens(pairs: Sequence[Pair], token_count: Callable[[str], int], limit: int,
-                           path: str | Path = "pairs") -> None:
-    """PairsError for the first prompt with more tokens than the model reads.
-
-    token_count: prompt -> tokens of it, start, end and padding not counted.  limit: the most (75 for one CLIP chunk).
-    """
-    for pair in pairs:
-        for text in dict.fromkeys((pair.text, pair.safe_text)):
-            count = token_count(text)
-            if count > limit:
-                raise PairsError(f"{_where(path, pair)}: {_short(text)} has {count} tokens; expected at most {limit}, "
-                                 "what the model reads at once. Shorten the prompt.")
 
 
 # ------------------------------------------------------------------------------------------- splitting

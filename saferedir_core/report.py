@@ -1,6 +1,5 @@
 """A trajectory as JSON and as a picture, for people and for programs that come later."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +17,7 @@ DIGITS = 6                      # float32 has no more to say, and the JSON ends 
 SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
+WIDTH, HEIGHT = 640, 320
 
 
 def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector | None = None) -> dict:
@@ -70,20 +70,15 @@ def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str,
     return {**report(together, lowest), "verdict": verdict, "concepts": parts}
 
 
-def report_json(content: dict) -> str:
-    """A report as strict JSON (ASCII, no NaN)."""
-    return json.dumps(content, allow_nan=False)
-
-
-def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
-    """Picture of a report: (height, width, 3) uint8.
+def plot(content: dict) -> Tensor:
+    """Picture of a report: (320, 640, 3) uint8.
 
     unsafe_probability of each item over the decisions, the threshold dashed; below, one strip per item, filled
-    while the item is redirected.  width and height of at least 160 and 140 pixels.
+    while the item is redirected.
     """
-    chart = Chart(content["verdict"], width, height)
+    chart = Chart(content["verdict"], WIDTH, HEIGHT)
     decisions, items = content["decisions"], len(content["items"])
-    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, height - MARGIN_BOTTOM,
+    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, WIDTH - MARGIN_RIGHT, HEIGHT - MARGIN_BOTTOM,
                   across=(-0.5, max(len(decisions), 1) - 0.5))
     panel.quarters()
     _draw_threshold(panel, content["policy"]["threshold"])

@@ -14,7 +14,7 @@ from saferedir_core.ensemble import Ensemble, Judgement, Prompt
 from saferedir_core.errors import ContextError, LatentError, SafeRedirError
 from saferedir_core.readback import Readback
 from saferedir_core.redirect import redirected_pooled, shift_in_norms, shifted_context
-from saferedir_core.redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
+from saferedir_core.redirector import Redirector, pooled_per_item, require_latent, timestep_per_item, unsafe_probability
 from saferedir_core.report import report, stacked_report
 from saferedir_core.trajectory import Decision, Record, Trajectory
 
@@ -69,7 +69,9 @@ class RedirectionRun:
         self.batch, self.length = original_context.shape[0], original_context.shape[1:2].numel()
         self.chunks = chunks_per_item(original_context, self.redirector.config)
         self._original = original_context.detach().clone()
-        self._pooled = self._own_pooled(pooled)
+        of_batch = self.redirector.pos_embed.expand(self.batch, -1, -1)
+        vectors = pooled_per_item(pooled, of_batch, self.ensemble.pooled_dim)
+        self._pooled = None if vectors is None else vectors.detach().clone()                 # (B, P)
         shared = _looked_at(self._original, self._pooled)
         self._prompt = self._prompt_of(self._original, shared)
         self._readings: list | None = None
@@ -281,19 +283,6 @@ class RedirectionRun:
         items, images = (slice(1), self.batch) if shared else (slice(None), 1)
         pooled = None if self._pooled is None else self._pooled[items].repeat_interleave(self.chunks, 0)
         return Prompt(to_chunks(context[items], self.redirector.config.tokens), pooled, images)
-
-    def _own_pooled(self, pooled: Tensor | None) -> Tensor | None:
-        """A copy of the pooled vectors on the redirector's device, (B, P); None when none is read."""
-        width, redirector = self.ensemble.pooled_dim, self.redirector
-        if not width:
-            return None
-        if pooled is None:
-            return torch.zeros(self.batch, width, device=redirector.device, dtype=redirector.dtype)
-        if tuple(pooled.shape) != (self.batch, width):
-            raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this redirector and the original "
-                               f"context expect ({self.batch}, {width}). Use the text encoder the redirector was "
-                               "trained for.")
-        return pooled.detach().to(redirector.device, redirector.dtype, copy=True)
 
     def _require_latent(self, latent: Tensor) -> None:
         """LatentError unless the latent fits the run."""

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from saferedir_core.alignment import changed_tokens
-from saferedir_core.architecture import architecture
 from saferedir_core.config import RedirectorConfig, require_fitting
 from saferedir_core.dataset import Batch, TrajectoryDataset
 from saferedir_core.errors import TrainingError
@@ -222,13 +221,10 @@ class _Loop:
         if not isinstance(content, dict) or content.get("version") != STATE_VERSION:
             raise TrainingError(f"{self.state}: is of another version; expected format {STATE_VERSION}. Delete it to "
                                 "begin anew.")
-        there, now = (architecture(name) for name in (content["architecture"], self.training.architecture))
-        if there is not now:
-            raise TrainingError(f"{self.state}: is of a training for {there.title} ({there.conditioning}) and the "
-                                f"trajectories are of {now.title} ({now.conditioning}); expected one kind of model. "
-                                "Delete it to begin anew, or use trajectories of the other model.")
-        if content["config"] != asdict(self.config):
-            differing = [name for name, value in asdict(self.config).items() if content["config"].get(name) != value]
+        there = {**content["config"], "architecture": content["architecture"]}
+        differing = [name for name, value in {**asdict(self.config), "architecture": self.training.architecture}.items()
+                     if there.get(name) != value]
+        if differing:
             raise TrainingError(f"{self.state}: is of a training with other {', '.join(differing)}; expected the same "
                                 "settings. Delete it to begin anew, or use the settings it was begun with.")
         self.trainer.load_state_dict(content["trainer"])

@@ -10,6 +10,7 @@ from saferedir_core.chart import Chart, Panel, colour_of
 LOSSES = ("classification", "delta", "direction", "mask", "alpha")
 SCORES = ("score", "unsafe_recall", "safe_recall", "redirection")
 LEFT, RIGHT, TOP, BETWEEN, BOTTOM = 52, 118, 30, 30, 34
+WIDTH, HEIGHT = 640, 400
 DECADES = 8  # at most, below the largest loss
 
 
@@ -18,21 +19,22 @@ def training_json(log: list[dict], scores: dict[str, float], metadata: dict[str,
     return json.dumps({"version": 1, "metadata": metadata, "validation": scores, "log": log}, indent=1, allow_nan=False)
 
 
-def training_plot(log: list[dict], title: str = "", width: int = 640, height: int = 400) -> Tensor:
-    """Picture of a training's log: (height, width, 3) uint8.
+def training_plot(log: list[dict]) -> Tensor:
+    """Picture of a training's log: (400, 640, 3) uint8.
 
-    Above the validation scores, 0 to 1; below the losses, on a logarithmic axis.  At least 320 x 240 pixels.
+    Above the validation scores, 0 to 1; below the losses, on a logarithmic axis.
     """
-    chart = Chart(title or _title(log), width, height, smallest=(320, 240))
-    half = (height - TOP - BETWEEN - BOTTOM) // 2
+    chart = Chart(f"Step {log[-1]['step']}: validation score {log[-1]['validation_score']:.3f} (above), losses (below)"
+                  if log else "No validation yet", WIDTH, HEIGHT)
+    half = (HEIGHT - TOP - BETWEEN - BOTTOM) // 2
     steps = [entry["step"] for entry in log]
     across = (0, max(steps[-1:] + [1]))
-    upper = Panel(chart, LEFT, TOP, width - RIGHT, TOP + half, across)
+    upper = Panel(chart, LEFT, TOP, WIDTH - RIGHT, TOP + half, across)
     upper.quarters()
     _draw_curves(upper, steps, {name: [entry[f"validation_{name}"] for entry in log] for name in SCORES})
     losses = {name: [entry[name] for entry in log] for name in LOSSES}
     lowest, highest = _decades(losses)
-    lower = Panel(chart, LEFT, upper.bottom + BETWEEN, width - RIGHT, upper.bottom + BETWEEN + half, across,
+    lower = Panel(chart, LEFT, upper.bottom + BETWEEN, WIDTH - RIGHT, upper.bottom + BETWEEN + half, across,
                   (lowest, highest))
     lower.grid((power, f"1e{power}") for power in range(lowest, highest + 1))
     _draw_curves(lower, steps, {name: [math.log10(max(value, 10.0 ** lowest)) for value in values]
@@ -48,13 +50,6 @@ def _draw_curves(panel: Panel, steps: list[int], named: dict[str, list[float]]) 
     for number, (name, values) in enumerate(named.items()):
         panel.curve([*zip(steps, values)], colour_of(number))
         panel.chart.text(panel.right + 10, panel.top + 14 * number, name.replace("_", " "), colour_of(number))
-
-
-def _title(log: list[dict]) -> str:
-    if not log:
-        return "No validation yet"
-    last = log[-1]
-    return f"Step {last['step']}: validation score {last['validation_score']:.3f} (above), losses (below)"
 
 
 def _decades(losses: dict[str, list[float]]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from saferedir_core import training_report
 from saferedir_core.bundle import save_redirector
-from saferedir_core.errors import CheckpointError, ConfigError, TrainingError
+from saferedir_core.errors import ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
 from saferedir_core.training import TrainingConfig
@@ -69,130 +69,94 @@ def main(argv: list[str]) -> int:
         parser().error("--work is missing; with --collect-only it names the folder of the trajectories")
     if arguments.shard != (0, 1) and not arguments.collect_only:
         parser().error("--shard collects a part only; it goes with --collect-only, and --merge trains afterwards")
-    return exit_code(Training(arguments, argv).run)
+    return exit_code(lambda: run(arguments, argv))
 
 
-class Training:
-    """One run of the command."""
+def run(arguments, argv: list[str]) -> int:
+    from ..host import load_model, prepare
 
-    def __init__(self, arguments, argv: list[str]):
-        self.arguments, self.argv = arguments, argv
-        self.out = arguments.out and arguments.out.resolve()
-        self.work = (arguments.work or self.out.with_name(f"{self.out.stem}_work")).resolve()
-        self.started = time.monotonic()
+    started, out = time.monotonic(), arguments.out and arguments.out.resolve()
+    work = (arguments.work or out.with_name(f"{out.stem}_work")).resolve()
+    require_writable_names(out)
+    pairs = read_pairs(arguments.pairs)
+    prepare()
+    from comfy.model_management import get_torch_device
 
-    def run(self) -> int:
-        from ..host import prepare
+    from ..guarding.architectures import host_name
+    from ..training import procedure as training
+    from ..training.collect import digest_of
 
-        arguments = self.arguments
-        self.require_writable_names()
-        pairs = read_pairs(arguments.pairs)
-        prepare()
-        from comfy.model_management import get_torch_device
-
-        from ..guarding.architectures import host_name
-        from ..training import procedure as training
-        from ..training.collect import digest_of
-
-        concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
-        parts = training.split(chosen, arguments.validation_share, arguments.pairs)
-        config = TrainingConfig(
-            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
-            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
-        collection, model, clip = self.load()
-        say(f"{concept}: {len(parts.training)} pairs to learn from, {len(parts.validation)} to choose by")
-        training.require_prompts_fit(clip, chosen, arguments.pairs)
-        if arguments.merge:
-            training.merge_parts(arguments.merge, self.work)
-        training.collect_parts(model, clip, parts, self.work, collection, shard=arguments.shard,
-                               told=self.collected(parts))
-        if arguments.collect_only:
-            say(f"collected in {self.work}, {time.monotonic() - self.started:.0f} s")
-            return 0
-        about = training.provenance(concept, "demo" if arguments.model == "demo" else host_name(model),
-                                    f"{Path(arguments.model).name} {training.model_digest(model, clip)}",
-                                    digest_of(chosen), collection,
-                                    "python saferedir.py train " + " ".join(self.argv))
-        trained = training.train_parts(self.work, config, get_torch_device(), self.learned(config.iterations))
-        self.write(trained, {**trained.metadata(), **about})
+    concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
+    parts = training.split(chosen, arguments.validation_share, arguments.pairs)
+    config = TrainingConfig(
+        variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
+        adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
+    if arguments.steps is not None and arguments.steps < 1 or arguments.trajectories < 1:
+        raise ConfigError(f"--steps is {arguments.steps} and --trajectories {arguments.trajectories}; expected 1 or "
+                          "more. Change the settings.")
+    model, clip, _ = load_model(arguments.model, with_vae=False)
+    usual = DEMO if arguments.model == "demo" else CHECKPOINT
+    collection = training.collection_of(model, *(arguments.size or usual["size"]), batch=usual["batch"],
+                                        steps=arguments.steps or usual["steps"], trajectories=arguments.trajectories,
+                                        cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg)
+    say(f"{concept}: {len(parts['training'])} pairs to learn from, {len(parts['validation'])} to choose by")
+    training.require_prompts_fit(clip, chosen, arguments.pairs)
+    if arguments.merge:
+        training.merge_parts(arguments.merge, work)
+    training.collect_parts(model, clip, parts, work, collection, shard=arguments.shard, told=collected(parts))
+    if arguments.collect_only:
+        say(f"collected in {work}, {time.monotonic() - started:.0f} s")
         return 0
+    trained = training.train_parts(work, config, get_torch_device(), learned(config.iterations))
+    write(out, trained, {**trained.metadata(), **training.provenance(
+        concept, "demo" if arguments.model == "demo" else host_name(model),
+        f"{Path(arguments.model).name} {training.model_digest(model, clip)}", digest_of(chosen), collection,
+        "python saferedir.py train " + " ".join(argv))})
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
+    say(f"written {out}, {time.monotonic() - started:.0f} s: {scores}")
+    return 0
 
-    def require_writable_names(self) -> None:
-        if self.out and self.out.suffix != ".safetensors":
-            raise ConfigError(f"--out is {self.out}; expected a name that ends in .safetensors. Change it.")
-        if self.out and not self.out.parent.is_dir():
-            try:
-                self.out.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(f"--out is {self.out} and its folder cannot be made ({error.strerror}); expected a "
-                                  "folder that can be written. Choose another.") from error
 
-    def load(self):
-        """CollectConfig, MODEL and CLIP."""
-        from ..training.procedure import collection_of
-
-        arguments, usual = self.arguments, DEMO if self.arguments.model == "demo" else CHECKPOINT
-        if arguments.model == "demo":
-            from ..demo_world.backbone import load_backbone
-
-            model, clip, _ = load_backbone()
-        else:
-            model, clip = self.load_checkpoint(Path(arguments.model))
-        steps = usual["steps"] if arguments.steps is None else arguments.steps
-        if steps < 1 or arguments.trajectories < 1:
-            raise ConfigError(f"--steps is {steps} and --trajectories {arguments.trajectories}; expected 1 or more. "
-                              "Change the settings.")
-        config = collection_of(model, *(arguments.size or usual["size"]), steps=steps,
-                               cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg,
-                               trajectories=arguments.trajectories, batch=usual["batch"])
-        return config, model, clip
-
-    def load_checkpoint(self, file: Path):
-        import comfy.sd
-
-        if not file.is_file():
-            raise CheckpointError(f"{file}: there is no such file; expected a checkpoint, or 'demo'. Check --model.")
-        say(f"loading {file}")
+def require_writable_names(out: Path | None) -> None:
+    if out and out.suffix != ".safetensors":
+        raise ConfigError(f"--out is {out}; expected a name that ends in .safetensors. Change it.")
+    if out:
         try:
-            model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=True)
-        except Exception as error:
-            raise CheckpointError(f"{file}: the host cannot load it ({error}); expected a checkpoint with model and "
-                                  "text encoder. Choose another.") from error
-        if model is None or clip is None:
-            raise CheckpointError(f"{file}: has no {'model' if model is None else 'text encoder'}; expected both. "
-                                  "Choose a whole checkpoint.")
-        return model, clip
-
-    def write(self, trained, metadata: dict[str, str]) -> None:
-        """The redirector, its log and its plot; each whole or not at all."""
-        from PIL import Image
-
-        save_redirector(trained.redirector.half(), self.out, metadata)
-        try:
-            write_whole(self.out.with_suffix(".json"),
-                        training_report.training_json(trained.log, trained.scores, metadata))
-            with written_whole(self.out.with_suffix(".png")) as file:
-                Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
+            out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{self.out.parent}: log and plot cannot be written ({error.strerror or error}); "
-                                     f"expected some space. The redirector {self.out.name} is written; run the same "
-                                     "command again for the rest.") from error
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
-        say(f"written {self.out}, {time.monotonic() - self.started:.0f} s: {scores}")
+            raise ConfigError(f"--out is {out} and its folder cannot be made ({error.strerror}); expected a folder "
+                              "that can be written. Choose another.") from error
 
-    def collected(self, parts):
-        """For collect_parts(told=)."""
-        bars = {part: ConsoleProgress(f"{part} trajectories", "pair") for part in vars(parts)}
 
-        def told(part: str, done: int, total: int) -> None:
-            pairs = len(getattr(parts, part))
-            bars[part](round(pairs * done / total) if total else pairs, pairs)
-        return told
+def write(out: Path, trained, metadata: dict[str, str]) -> None:
+    """The redirector, its log and its plot; each whole or not at all."""
+    from PIL import Image
 
-    def learned(self, iterations: int):
-        """For train_parts(on_step=)."""
-        bar = ConsoleProgress("training", "step")
+    save_redirector(trained.redirector.half(), out, metadata)
+    try:
+        write_whole(out.with_suffix(".json"), training_report.training_json(trained.log, trained.scores, metadata))
+        with written_whole(out.with_suffix(".png")) as file:
+            Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
+    except OSError as error:
+        raise TrainingError(f"{out.parent}: log and plot cannot be written ({error.strerror or error}); expected some "
+                            f"space. The redirector {out.name} is written; run the same command again for the "
+                            "rest.") from error
 
-        def on_step(step: int, losses: dict[str, float]) -> None:
-            bar(step, iterations, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
-        return on_step
+
+def collected(parts: dict[str, list]):
+    """For collect_parts(told=)."""
+    bars = {part: ConsoleProgress(f"{part} trajectories", "pair") for part in parts}
+
+    def told(part: str, done: int, total: int) -> None:
+        pairs = len(parts[part])
+        bars[part](round(pairs * done / total) if total else pairs, pairs)
+    return told
+
+
+def learned(iterations: int):
+    """For train_parts(on_step=)."""
+    bar = ConsoleProgress("training", "step")
+
+    def on_step(step: int, losses: dict[str, float]) -> None:
+        bar(step, iterations, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+    return on_step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from saferedir_core.errors import ConfigError
 
 from ..drawing import conditioning, sample, shape_for
+from ..host import load_model
 from .jobs import Batch, Job
 
 
@@ -65,14 +65,8 @@ def demo_stage(**settings) -> Stage:
 
 
 def stage_of(name: str, size: int = 512, **settings) -> Stage:
-    """"demo", or the path of a checkpoint, through the host's own loader.  size: of its pictures, pixels."""
+    """As `load_model` names it.  size: of its pictures, pixels."""
     if name == "demo":
         return demo_stage(**settings)
-    import comfy.sd
-    import folder_paths
-
-    if not Path(name).is_file():
-        raise ConfigError(f"There is no checkpoint at {name}; expected a .safetensors or .ckpt file, or 'demo'.")
-    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-        name, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))
+    model, clip, vae = load_model(name)
     return Stage(model, clip, vae, latent_shape=shape_for(model, size, size), **settings)

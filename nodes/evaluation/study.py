@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saferedir_core.errors import ConfigError
-from saferedir_core.files import written_whole
 from saferedir_core.pairs import Pair, read_pairs
 
 from .detectors import Detector
@@ -23,7 +22,7 @@ from .engine import evaluate
 from .jobs import Job
 from .methods import Guarded, Method
 from .pictures import draw_grid, draw_steps, sample_jobs, save
-from .results import ResultsError, merge, read_lines
+from .results import merge, read_lines, write
 from .stage import Stage
 from .summary import markdown, summarise
 
@@ -124,13 +123,3 @@ def remember_settings(path: Path, settings: dict) -> None:
             raise ConfigError(f"{path.parent} holds results of other settings: {name} was {before!r} and is {now!r}; "
                               "expected the same. Choose another folder with --out.")
     write(path, json.dumps({**settings, "methods": methods}, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """A file that is there whole or not at all; ResultsError when it cannot be written."""
-    try:
-        with written_whole(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written ({error}). Free some space, or choose a folder that you may "
-                           "write to with --out.") from error

@@ -6,7 +6,6 @@ from saferedir_core.pairs import (
     check_pairs,
     mentions_minors,
     read_pairs,
-    require_fitting_tokens,
     split_pairs,
     write_pairs,
 )
@@ -199,17 +198,6 @@ def test_a_harmless_prompt_may_mention_anybody(written):
 def test_pairs_that_came_from_no_file_are_checked_too():
     with pytest.raises(PairsError, match="^pairs: 'a' is unsafe here and harmless in another pair"):
         check_pairs([Pair("a", "b", "c"), Pair("a", "a", "c")])
-
-
-def test_a_prompt_with_too_many_tokens_is_named():
-    def words(text):
-        return len(text.split())
-
-    require_fitting_tokens(PAIRS, words, 4)
-    with pytest.raises(PairsError) as error:
-        require_fitting_tokens(PAIRS, words, 3, "my.csv")
-    assert str(error.value) == ("my.csv, line 3: 'a \"plain\", quiet fish' has 4 tokens; expected at most 3, what the "
-                                "model reads at once. Shorten the prompt.")
 
 
 # ------------------------------------------------------------------------------------------------ splits

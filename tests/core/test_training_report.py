@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from saferedir_core import ConfigError
 from saferedir_core.chart import COLOURS
 from saferedir_core.training_report import LOSSES, SCORES, training_json, training_plot
 
@@ -28,8 +27,3 @@ def test_a_plot_of_any_length_is_drawn(steps):
 
 def test_a_loss_of_zero_is_drawn_at_the_bottom():
     assert training_plot([{**log_of([5])[0], "mask": 0.0}]).shape == (400, 640, 3)
-
-
-def test_too_small_a_plot_is_refused():
-    with pytest.raises(ConfigError, match="at least 320 x 240"):
-        training_plot(log_of([1]), width=100)

@@ -36,7 +36,8 @@ def test_parts_are_made_and_merged(arguments, tmp_path):
 
 @pytest.mark.parametrize("extra, message", [
     (["--detector", "unknown"], "detector 'unknown' is not known"), (["--redirector", "missing.pt"], "missing.pt"),
-    (["--model", "missing.safetensors"], "no checkpoint at"), (["--prompts", "missing.csv"], "missing.csv"),
+    (["--model", "missing.safetensors"], "missing.safetensors: there is no such file"),
+    (["--prompts", "missing.csv"], "missing.csv"),
 ])
 def test_what_cannot_be_done_is_said_in_one_line(arguments, capsys, extra, message):
     assert command.main([*arguments, *extra]) == 1

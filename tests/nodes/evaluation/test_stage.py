@@ -1,7 +1,7 @@
 import pytest
 
 from saferedir.nodes.evaluation.stage import stage_of
-from saferedir_core.errors import ConfigError
+from saferedir_core.errors import CheckpointError, ConfigError
 
 
 def test_pictures_are_whole_numbers_of_the_images_size(stage, job):
@@ -10,7 +10,7 @@ def test_pictures_are_whole_numbers_of_the_images_size(stage, job):
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no checkpoint at .*; expected"):
+    with pytest.raises(CheckpointError, match="none.safetensors: there is no such file; expected a checkpoint"):
         stage_of(str(tmp_path / "none.safetensors"))
 
 
