@@ -22,7 +22,9 @@ from .attacks.attack_stage import AttackStage
 from .baselines.baselines import ConceptWords, all_baselines, concept_words
 
 
-class Laboratory(command.Extras):
+class Laboratory:
+    """What the command asks a clone for."""
+
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--baselines", action="store_true", help="the training-free methods beside them")
         parser.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")

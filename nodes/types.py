@@ -12,7 +12,7 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
-from saferedir_core import ConfigError, Redirector
+from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
 from saferedir_core.ensemble import require_stackable
 
 SafeRedirType = io.Custom("SAFEREDIR")
@@ -137,6 +137,36 @@ class Recorder:
 def digest(latent: torch.Tensor) -> str:
     """Identifies a latent by its values, wherever it lies and whatever object holds it."""
     return hashlib.sha256(latent.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known of a run before its first model call.
+
+    run_id     the same in every call about one run, and no other run's
+    steps      schedule intervals of the sampler, len(sigmas) - 1
+    """
+
+    run_id: str
+    loaded: LoadedRedirector = field(repr=False)
+    config: PolicyConfig
+    steps: int
+
+
+class RunListener:
+    """Hears of every run of one guard; subclasses override what they need.  An error raised here stops sampling."""
+
+    def started(self, start: RunStart) -> None:
+        """Before the first model call."""
+
+    def decided(self, start: RunStart, conditioning: int, decision: Decision) -> None:
+        """One decision on the conditioning of this number, from 0.
+
+        In the order of the model calls; perhaps later than the call itself, but before `finished`.
+        """
+
+    def finished(self, start: RunStart, report: dict, completed: bool) -> None:
+        """The run is over; completed is False when it was interrupted or failed."""
 
 
 # --- inputs and outputs of several nodes

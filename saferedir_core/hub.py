@@ -22,8 +22,8 @@ from pathlib import Path
 
 from saferedir_core.bundle import load_redirectors, save_redirector
 from saferedir_core.checkpoint import write_file
-from saferedir_core.errors import CheckpointError, DownloadError
-from saferedir_core.hub_errors import PassingError, first_line
+from saferedir_core.errors import CheckpointError, DownloadError, first_line
+from saferedir_core.hub_errors import PassingError
 from saferedir_core.hub_transfer import POLL, Patience, Progress, brought, endpoint
 from saferedir_core.registry import Pin, Source, require_file_name
 

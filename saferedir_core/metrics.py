@@ -1,4 +1,4 @@
-"""Numbers that say how well unlearning worked.  Pure functions; shares are 0..1 and printed in per cent."""
+"""Numbers that say how well unlearning worked, and tables of them.  Shares are 0..1 and printed in per cent."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,3 +46,9 @@ def csdr(scores: Sequence[float], oracle_scores: Sequence[float]) -> float | Non
     """
     changes = [(score - oracle) / oracle for score, oracle in zip(scores, oracle_scores, strict=True) if oracle > 0]
     return sum(changes) / len(changes) if changes else None
+
+
+def table(head: Sequence, rows: Iterable[Sequence]) -> str:
+    """A Markdown table without a line's end; a bar within a cell, which would end it, becomes a slash."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)

@@ -177,13 +177,10 @@ class RegistryEntry:
         for name in ("name", "concept", "architecture", "license"):
             _require_text(name, getattr(self, name))
         require_file_name(self.file)
-        if any(isinstance(source, UrlSource) for source in self.sources) and not self.pin:
-            raise ConfigError("its source is a plain address and has no sha256 and no git_blob; expected one of them, "
-                              "or nobody can tell whether the right file came.")
         if self.sources and not self.pin and not all(
                 isinstance(source, HubSource) and COMMIT.fullmatch(source.revision) for source in self.sources):
-            raise ConfigError("its revision is a branch or a tag and there is no sha256 and no git_blob; expected a "
-                              "hash, or a commit of 40 hexadecimal digits as revision.")
+            raise ConfigError("it has no sha256 and no git_blob; expected a hash, or a commit of 40 hexadecimal digits "
+                              "as revision, or nobody can tell whether the right file came.")
 
     @property
     def provenance(self) -> dict[str, str]:

@@ -77,7 +77,7 @@ class RedirectionRun:
         self._readings: list | None = None
         device = self.redirector.device
         thresholds = torch.tensor([[each.threshold] for each in self.configs.values()], device=device)
-        self._policy = policy.policy_of(config, thresholds)
+        self._policy = policy.Policy(config, thresholds)
         none = torch.zeros(len(self.redirectors), self.batch * self.chunks, dtype=torch.bool, device=device)
         self._state = _State(none, none, none.float(),
                              countdown=self._by_item(none).any(-1).int() if config.interval else None)
@@ -306,17 +306,14 @@ class RedirectionRun:
 
 def _looked_at(context: Tensor, pooled: Tensor | None) -> bool:
     """Whether all items have one prompt.  ContextError unless all is finite.  The one look, before a run begins."""
-    seen = [context.isfinite().all(), (context == context[:1]).all()]
-    if pooled is not None:
-        seen += [pooled.isfinite().all().to(context.device), (pooled == pooled[:1]).all().to(context.device)]
-    finite, shared, pooled_finite, pooled_shared = (torch.stack(seen).tolist() + [True, True])[:4]
-    if not finite:
-        raise ContextError("The original context holds NaN or infinity; expected finite embeddings. Run the text "
-                           "encoder in float32.")
-    if not pooled_finite:
-        raise ContextError("The pooled vector holds NaN or infinity; expected finite numbers. Run the text encoder in "
-                           "float32.")
-    return shared and pooled_shared
+    looked = {"original context": context} | ({} if pooled is None else {"pooled vector": pooled.to(context.device)})
+    flags = torch.stack([flag for each in looked.values()
+                         for flag in (each.isfinite().all(), (each == each[:1]).all())]).tolist()
+    for name, finite in zip(looked, flags[::2]):
+        if not finite:
+            raise ContextError(f"The {name} holds NaN or infinity; expected finite numbers. Run the text encoder in "
+                               "float32.")
+    return all(flags[1::2])
 
 
 def _sums(*tensors: Tensor) -> Tensor:

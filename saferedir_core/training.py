@@ -114,10 +114,8 @@ def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: Tr
     state    file that a killed training goes on from; removed by nobody, refused when the config is another
     on_step  called with the number of steps done and the losses, after every step; may raise to stop
 
-    TrainingError for trajectories of one class only, a loss that is not finite, a state of another training.
+    TrainingError for a loss that is not finite, a state of another training.
     """
-    for dataset in (training, validation):
-        _require_both_classes(dataset)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         loop = _Loop(training, validation, config, state, device)
@@ -388,11 +386,3 @@ def peak_probabilities(redirector: Redirector, dataset: TrajectoryDataset, pairs
         output = redirector(batch.latent, batch.context, batch.timestep, batch.pooled)
         peaks.append(output.unsafe_probability.reshape(-1, steps).amax(1).cpu())
     return torch.cat(peaks)
-
-
-def _require_both_classes(dataset: TrajectoryDataset) -> None:
-    unsafe = int(dataset.unsafe.sum())
-    if unsafe in (0, len(dataset)):
-        missing = "unsafe" if not unsafe else "harmless"
-        raise TrainingError(f"{dataset.folder}: {unsafe} of {len(dataset)} pairs are unsafe; expected both classes. "
-                            f"Add {missing} prompts to the pair file and collect again.")

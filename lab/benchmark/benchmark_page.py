@@ -10,8 +10,7 @@ from pathlib import Path
 
 from saferedir_core import load_redirector
 from saferedir_core.files import sha256, write_whole
-from saferedir_core.markdown import table
-from saferedir_core.metrics import Share
+from saferedir_core.metrics import Share, table
 
 from ...nodes.demo_world.backbone import WEIGHTS
 from ...nodes.demo_world.concepts import CONCEPTS

@@ -23,24 +23,6 @@ DEMO = {"steps": 10, "cfg": 4.0, "batch": 25}
 CHECKPOINT = {"steps": 20, "cfg": 7.5, "batch": 4}
 
 
-class Extras:
-    """What the laboratory of a clone adds to this command (lab/evaluate.py): here, nothing."""
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Its own arguments."""
-
-    def stage(self, stage):
-        """A stage that draws what attacks and other methods ask for."""
-        return stage
-
-    def methods(self, arguments, detector) -> list:
-        """Other methods that are measured beside the redirectors."""
-        return []
-
-    def attack(self, study, arguments, progress) -> None:
-        """Adds the results under attack to those of a study."""
-
-
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="saferedir.py evaluate", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,26 +55,31 @@ def positive(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no count; expected a whole number above 0")
 
 
-def main(argv: list[str], extras: Extras = Extras()) -> int:
-    """Exit code: 0 done, 1 it could not be done, 130 interrupted."""
+def main(argv: list[str], laboratory=None) -> int:
+    """Exit code: 0 done, 1 it could not be done, 130 interrupted.
+
+    laboratory: what a clone adds to this command, see lab/evaluate.py.
+    """
     made = parser()
-    extras.add_options(made)
+    if laboratory is not None:
+        laboratory.add_options(made)
     arguments = made.parse_args(argv)
     if arguments.merge is not None and arguments.shard != (0, 1):
         made.error("--merge takes all parts; it does not go with --shard")
-    return exit_code(lambda: run(arguments, extras))
+    return exit_code(lambda: run(arguments, laboratory))
 
 
-def run(arguments, extras: Extras) -> int:
+def run(arguments, laboratory) -> int:
     prepare()
-    study = study_of(arguments, extras)
+    study = study_of(arguments, laboratory)
     if arguments.merge is not None:
         say(f"{study.merge(arguments.merge)} results merged into {study.results}")
     else:
         say(f"{len(study.jobs)} images, {len(study.methods)} methods: "
             + ", ".join(method.name for method in study.methods))
         study.evaluate(ConsoleProgress("images", "image"))
-        extras.attack(study, arguments, ConsoleProgress("attacks", "image"))
+        if laboratory is not None:
+            laboratory.attack(study, arguments, ConsoleProgress("attacks", "image"))
     if study.shard[1] > 1:
         say(f"written {study.results}; when all parts are there, run the same command with --merge")
         return 0
@@ -103,7 +90,7 @@ def run(arguments, extras: Extras) -> int:
     return 0
 
 
-def study_of(arguments, extras: Extras):
+def study_of(arguments, laboratory):
     """The Study that the arguments ask for."""
     from ..evaluation.detectors import detector_of
     from ..evaluation.stage import stage_of
@@ -117,9 +104,11 @@ def study_of(arguments, extras: Extras):
                 "scheduler": arguments.scheduler, "negative": arguments.negative}
     if arguments.model != "demo":
         sampling["size"] = arguments.size
-    methods, described = methods_of(arguments, extras, detector)
+    methods, described = methods_of(arguments)
+    stage = stage_of(arguments.model, **sampling)
+    if laboratory is not None:
+        stage, methods = laboratory.stage(stage), [*methods, *laboratory.methods(arguments, detector)]
     settings = {"model": arguments.model, "detector": arguments.detector, **sampling, "methods": described}
-    stage = extras.stage(stage_of(arguments.model, **sampling))
     return Study(stage, methods, jobs, detector, arguments.out.resolve(), settings,
                  arguments.shard, arguments.batch or defaults["batch"])
 
@@ -135,13 +124,13 @@ def limited(jobs: list, most: int | None) -> list:
     return kept
 
 
-def methods_of(arguments, extras: Extras, detector) -> tuple[list, dict]:
+def methods_of(arguments) -> tuple[list, dict]:
     """The methods, and what the results of each depend on, by name."""
     from ..evaluation import methods
 
     wanted = {name: getattr(arguments, name) for name in ("alpha_scale", "threshold")
               if getattr(arguments, name) is not None}
-    made, described = [methods.Unguarded(), methods.Oracle(), *extras.methods(arguments, detector)], {}
+    made, described = [methods.Unguarded(), methods.Oracle()], {}
     for file in arguments.redirector:
         guarded = methods.Guarded(file.stem, file)
         guarded.policy = replace(guarded.policy, **wanted)

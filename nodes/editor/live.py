@@ -34,8 +34,8 @@ from comfy_execution.utils import get_executing_context
 from saferedir_core import Decision
 from saferedir_core.policy import USUAL_THRESHOLD, resolved
 
-from ..guarding.listeners import RunListener, RunStart
 from ..host import running_server
+from ..types import RunListener, RunStart
 
 VERSION = 1
 EVENT = "saferedir.step"

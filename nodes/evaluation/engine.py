@@ -14,10 +14,9 @@ from saferedir_core.errors import ConfigError
 
 from ..types import digest
 from .detectors import Detector, Seen
-from .jobs import Batch, Job
 from .methods import REFERENCES, Method, Unguarded
 from .results import Results
-from .stage import Stage
+from .stage import Batch, Job, Stage
 
 
 @dataclass(frozen=True)

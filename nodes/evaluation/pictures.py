@@ -15,8 +15,8 @@ from saferedir_core.files import written_whole
 from saferedir_core.report import plot
 
 from .engine import batches, in_order, make
-from .jobs import Job
 from .methods import Guarded, Method
+from .stage import Job
 
 ENLARGED = 3  # small pictures are shown so many times larger
 LARGEST_SIDE = 256  # pixels of a picture in the grid

@@ -26,7 +26,8 @@ class Results:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            _cut_torn_line(self.path)
+            content = self.path.read_bytes()
+            os.truncate(self.path, content.rfind(b"\n") + 1)
         except OSError as error:
             raise ResultsError(f"The results cannot be written to {self.path} ({error}). Choose a folder that you may "
                                "write to with --out.") from error
@@ -79,10 +80,3 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         raise ResultsError(f"{path} cannot be written ({error}). Free some space, or choose a folder that you may "
                            "write to with --out.") from error
-
-
-def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)

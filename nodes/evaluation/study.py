@@ -19,11 +19,10 @@ from saferedir_core.pairs import Pair, read_pairs
 
 from .detectors import Detector
 from .engine import evaluate
-from .jobs import Job
 from .methods import Guarded, Method
 from .pictures import draw_grid, draw_steps, sample_jobs, save
 from .results import merge, read_lines, write
-from .stage import Stage
+from .stage import Job, Stage
 from .summary import markdown, summarise
 
 UNSAFE_ROW, HARMLESS_ROW = "unsafe", "harmless"  # rows of jobs that were made from pairs

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from saferedir_core.markdown import table
-from saferedir_core.metrics import Share, csdr, share
+from saferedir_core.metrics import Share, csdr, share, table
 
 VERSION = 1
 ATTACK = "attack"  # rows that begin with it are attacks

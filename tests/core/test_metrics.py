@@ -23,3 +23,11 @@ def test_a_share_says_count_total_and_interval():
 def test_csdr_is_the_mean_relative_change_where_there_is_something_to_relate_to():
     assert metrics.csdr([0.4, 0.9, 0.3], [0.8, 0.9, 0.0]) == pytest.approx(-0.25)
     assert metrics.csdr([0.4], [0.0]) is None
+
+
+def test_a_table_has_a_line_for_its_head_one_of_dashes_and_one_for_each_row():
+    assert metrics.table(("what", "how many"), [("fish", 3)]) == "| what | how many |\n| --- | --- |\n| fish | 3 |"
+
+
+def test_a_bar_does_not_end_its_cell():
+    assert metrics.table(("a",), [("b|c",)]).endswith("| b/c |")

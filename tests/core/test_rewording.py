@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from saferedir_core.rewording import misspell, reword, split_word
+from saferedir_core.pair_builder import misspell, reword, split_word
 
 SEEDS = range(200)
 

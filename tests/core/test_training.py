@@ -118,12 +118,6 @@ def test_a_validation_that_is_not_finite_stops_as_well(data):
         train(*data, SMALL)
 
 
-def test_one_class_only_is_refused(data, tmp_path):
-    for unsafe, missing in ((True, "harmless"), (False, "unsafe")):
-        with pytest.raises(TrainingError, match=f"expected both classes. Add {missing} prompts"):
-            train(made(tmp_path / missing, 0, unsafe=unsafe), data[1], SMALL)
-
-
 def test_a_state_that_cannot_be_written_is_an_error_with_a_remedy(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot be written.*Free some space"):

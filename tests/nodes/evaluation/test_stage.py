@@ -17,3 +17,11 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
 def test_jobs_of_different_settings_do_not_share_a_batch(stage, job):
     with pytest.raises(ConfigError, match="different settings"):
         stage.batch_of([job("a fish"), job("a fish", only="guarded")])
+
+
+def test_equal_jobs_have_equal_ids_and_others_have_others(job):
+    assert job("a fish").id == job("a fish").id != job("a fish", 2).id
+
+
+def test_the_id_is_that_of_0_1_0(job):
+    assert job("a fish").id == "d430c90b68090caa"
