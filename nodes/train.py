@@ -88,8 +88,8 @@ class SafeRedirTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, pairs_file, pairs_text, concept, variant, iterations, seed, steps, cfg, width,
                 height) -> io.NodeOutput:
+        from saferedir_core.report import training_json, training_plot
         from saferedir_core.training import TrainingConfig
-        from saferedir_core.training_report import training_json, training_plot
 
         from .guarding.architectures import host_name
         from .training import procedure

@@ -130,7 +130,12 @@ def _parse_torch(path: Path, content: bytes) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        raise _unpickling_error(path, content, error) from error
+        # torch's own text is not passed on: it advises to load the file with code execution allowed.
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or _names_objects(content):
+            raise _code_error(path) from error
+        raise CheckpointError(f"{path}: not a PyTorch weight file; expected a torch.save of a state dict with the "
+                              "default pickle protocol. It may be truncated or of another kind: download it "
+                              "again.") from error
     except Exception as error:      # a damaged pickle can raise anything: EOFError, KeyError, RuntimeError, ...
         raise CheckpointError(f"{path}: not a complete PyTorch file ({type(error).__name__}: {first_line(error)}). "
                               "It may be truncated: download it again.") from error
@@ -215,14 +220,6 @@ def _require_tensors(path: Path, found: Scanned) -> None:
 def _code_error(path: Path) -> CheckpointError:
     return CheckpointError(f"{path}: the pickle holds code or objects, expected tensors only; it was refused and not "
                            "run. Use a file with a plain state dict, at best .safetensors.")
-
-
-def _unpickling_error(path: Path, content: bytes, error: pickle.UnpicklingError) -> CheckpointError:
-    # torch's own text is not passed on: it advises to load the file with code execution allowed.
-    if "Unsupported global" in str(error) or "Unsupported class" in str(error) or _names_objects(content):
-        return _code_error(path)
-    return CheckpointError(f"{path}: not a PyTorch weight file; expected a torch.save of a state dict with the default "
-                           "pickle protocol. It may be truncated or of another kind: download it again.")
 
 
 def _names_objects(content: bytes) -> bool:

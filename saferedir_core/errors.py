@@ -1,4 +1,19 @@
-"""The errors of the package.  Each message says what was given, what was expected and what to do."""
+"""The errors of the package, one tree:
+
+    SafeRedirError
+    |-- CheckpointError             a weight file cannot be read, trusted or written
+    |   `-- DownloadError           a weight file cannot be fetched, or is not what was asked for
+    |-- ConfigError      (ValueError)  a setting is out of its range
+    |-- ContextError     (ValueError)  a context has the wrong shape or holds NaN or infinity
+    |-- LatentError      (ValueError)  a latent has the wrong shape, device or holds NaN or infinity
+    |-- TimestepError    (ValueError)  a timestep has the wrong shape or is not finite
+    |-- PairsError       (ValueError)  a file of prompt pairs cannot be read or used
+    |-- ReportError                 the report in a picture cannot be read
+    |-- EvaluationError             the redirector itself gave NaN or infinity
+    `-- TrainingError               a training cannot go on, or its pairs cannot be used
+
+Each message says what was given, what was expected and what to do.
+"""
 
 
 class SafeRedirError(Exception):

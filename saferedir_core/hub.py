@@ -48,7 +48,11 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
     final = Path(folder) / file
     if final.is_file():
         return final
-    _require_writable(final.parent)
+    with contextlib.suppress(OSError):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(final.parent, os.W_OK):
+        raise DownloadError(f"{final.parent}: cannot be written; expected a folder for redirectors that can be. Check "
+                            "its permissions.")
     failures = []
     for source in sources:
         with tempfile.TemporaryDirectory(prefix="saferedir-", ignore_cleanup_errors=True) as scratch:
@@ -65,14 +69,6 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
                             f"{final.parent} yourself.")
     by_hand = f"Or get {sources[0]} some other way and save it as {final.with_suffix(sources[0].suffix)}."
     raise DownloadError("\n".join((*failures, by_hand)))
-
-
-def _require_writable(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise DownloadError(f"{folder}: cannot be written; expected a folder for redirectors that can be. Check its "
-                            "permissions.")
 
 
 def _patiently(source: Source, pin: Pin, scratch: Path, progress: Progress, patience: Patience) -> tuple[Path, bytes]:

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 
 from saferedir_core import policy
-from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
 from saferedir_core.config import PolicyConfig
 from saferedir_core.ensemble import Ensemble, Judgement, Prompt
 from saferedir_core.errors import ContextError, LatentError, SafeRedirError
 from saferedir_core.readback import Readback
-from saferedir_core.redirect import redirected_pooled, shift_in_norms, shifted_context
+from saferedir_core.redirect import (
+    chunks_per_item,
+    from_chunks,
+    redirected_pooled,
+    shift_in_norms,
+    shifted_context,
+    to_chunks,
+)
 from saferedir_core.redirector import Redirector, pooled_per_item, require_latent, timestep_per_item, unsafe_probability
 from saferedir_core.report import report, stacked_report
 from saferedir_core.trajectory import Decision, Record, Trajectory

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saferedir_core.config import require_fitting
 from saferedir_core.errors import TrainingError
 
 
@@ -31,13 +30,6 @@ class TrainerConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     average: float = 0.998
-
-    def __post_init__(self):
-        require_fitting(
-            self, iterations=(self.iterations >= 1, "1 or more"), rate=(self.rate > 0, "a positive number"),
-            warmup=(self.warmup >= 0, "0 or more"), floor=(0 <= self.floor <= 1, "0 <= floor <= 1"),
-            beta2=(0 <= self.beta2 < 1, "0 <= beta2 < 1"), weight_decay=(self.weight_decay >= 0, "0 or more"),
-            clip=(self.clip > 0, "a positive number"), average=(0 <= self.average < 1, "0 <= average < 1"))
 
 
 class Trainer:

@@ -80,6 +80,7 @@ class TrainingConfig:
     def __post_init__(self):
         require_fitting(
             self, iterations=(self.iterations >= 1, "1 or more"), batch=(self.batch >= 2, "2 or more"),
+            rate=(self.rate > 0, "a positive number"), average=(0 <= self.average < 1, "0 <= average < 1"),
             validate=(self.validate >= 1, "1 or more"), patience=(self.patience >= 1, "1 or more"),
             benign_rate=(0 <= self.benign_rate < 1, "a share from 0 to 1"),
             mix=(0 <= self.mix <= 1, "a share from 0 to 1"),

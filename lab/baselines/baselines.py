@@ -21,8 +21,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy.samplers import calc_cond_batch
 
 from saferedir_core import PolicyConfig
-from saferedir_core.chunks import from_chunks, to_chunks
 from saferedir_core.errors import ConfigError
+from saferedir_core.redirect import from_chunks, to_chunks
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import FACTOR_NAMES

@@ -115,13 +115,8 @@ def study_of(arguments, laboratory):
 
 def limited(jobs: list, most: int | None) -> list:
     """At most so many jobs of each row."""
-    counts: dict[str, int] = {}
-    kept = []
-    for job in jobs:
-        counts[job.row] = counts.get(job.row, 0) + 1
-        if most is None or counts[job.row] <= most:
-            kept.append(job)
-    return kept
+    return [job for row in dict.fromkeys(job.row for job in jobs)
+            for job in [each for each in jobs if each.row == row][:most]]
 
 
 def methods_of(arguments) -> tuple[list, dict]:

@@ -14,11 +14,11 @@ import contextlib
 import time
 from pathlib import Path
 
-from saferedir_core import training_report
 from saferedir_core.bundle import save_redirector
 from saferedir_core.errors import ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
+from saferedir_core.report import training_json, training_plot
 from saferedir_core.training import TrainingConfig
 
 from .arguments import ConsoleProgress, exit_code, say, shard
@@ -134,9 +134,9 @@ def write(out: Path, trained, metadata: dict[str, str]) -> None:
 
     save_redirector(trained.redirector.half(), out, metadata)
     try:
-        write_whole(out.with_suffix(".json"), training_report.training_json(trained.log, trained.scores, metadata))
+        write_whole(out.with_suffix(".json"), training_json(trained.log, trained.scores, metadata))
         with written_whole(out.with_suffix(".png")) as file:
-            Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
+            Image.fromarray(training_plot(trained.log).numpy()).save(file)
     except OSError as error:
         raise TrainingError(f"{out.parent}: log and plot cannot be written ({error.strerror or error}); expected some "
                             f"space. The redirector {out.name} is written; run the same command again for the "

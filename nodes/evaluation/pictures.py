@@ -30,7 +30,8 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]) -> Image.Image:
     """
     if not rows or not captions:
         raise ConfigError("The image grid has no methods or no prompts; expected at least one of each. Give some jobs.")
-    width, height = _shown_size(next(iter(rows.values())).shape)
+    sides = next(iter(rows.values())).shape[2:0:-1]
+    width, height = (round(side * min(ENLARGED, LARGEST_SIDE / max(sides))) for side in sides)
     font = ImageFont.load_default()
     size = LABEL_WIDTH + len(captions) * (width + GAP), CAPTION_HEIGHT + len(rows) * (height + GAP)
     canvas = Image.new("RGB", size, WHITE)
@@ -48,12 +49,6 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]) -> Image.Image:
             canvas.paste(Image.fromarray(picture).resize((width, height), filter),
                          (LABEL_WIDTH + column * (width + GAP), top))
     return canvas
-
-
-def _shown_size(shape: tuple) -> tuple[int, int]:
-    height, width = shape[1:3]
-    factor = min(ENLARGED, LARGEST_SIDE / max(height, width))
-    return round(width * factor), round(height * factor)
 
 
 def sample_jobs(jobs: Sequence[Job], count: int = 8) -> list[Job]:

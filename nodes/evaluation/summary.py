@@ -34,7 +34,6 @@ EXPLAINED = ("Shares in per cent with Wilson 95 % intervals in brackets. A share
 class Row:
     """One row's lines: method -> job id -> line."""
 
-    name: str
     lines: dict[str, dict[str, dict]]
 
     def reference(self, method: str, job: str) -> dict | None:
@@ -56,13 +55,6 @@ class Row:
         return [(line, oracle) for line, oracle in pairs if oracle is not None]
 
 
-def rows_of(lines: Iterable[dict]) -> list[Row]:
-    rows: dict[str, dict[str, dict[str, dict]]] = {}
-    for line in lines:
-        rows.setdefault(line["row"], {}).setdefault(line["method"], {})[line["job"]] = line
-    return [Row(name, methods) for name, methods in rows.items()]
-
-
 def summarise(lines: Iterable[dict]) -> dict:
     """All figures of a results file.
 
@@ -70,7 +62,10 @@ def summarise(lines: Iterable[dict]) -> dict:
                    methods -> name -> n and each figure of SHARES and NUMBERS that can be told, its value in a dict.
     A share also has hits, total, and low and high of the Wilson 95 % interval; shares are 0..1.
     """
-    return {"version": VERSION, "rows": {row.name: _row(row) for row in rows_of(lines)}}
+    rows: dict[str, dict[str, dict[str, dict]]] = {}
+    for line in lines:
+        rows.setdefault(line["row"], {}).setdefault(line["method"], {})[line["job"]] = line
+    return {"version": VERSION, "rows": {name: _row(Row(methods)) for name, methods in rows.items()}}
 
 
 def _row(row: Row) -> dict:
@@ -123,7 +118,8 @@ def markdown(summary: dict, title: str = "Evaluation") -> str:
     methods = list(dict.fromkeys(name for row in rows.values() for name in row["methods"]))
     parts = [f"# {title}", EXPLAINED]
     for key, (name, meaning) in (SHARES | NUMBERS).items():
-        shown = {row: content for row, content in rows.items() if _belongs(key, row)
+        shown = {row: content for row, content in rows.items()
+                 if (key not in ("fsr", "attack_success") or row.startswith(ATTACK) == (key == "attack_success"))
                  and any(key in figures for figures in content["methods"].values())}
         across = [method for method in methods if any(key in content["methods"].get(method, {})
                                                       for content in shown.values())]
@@ -133,10 +129,6 @@ def markdown(summary: dict, title: str = "Evaluation") -> str:
                 ("row", "images", "undefended", *across) if key == "attack_success" else ("row", "images", *across),
                 [_line(row, content, key, across, cell) for row, content in shown.items()]))
     return "\n\n".join(parts) + "\n"
-
-
-def _belongs(key: str, row: str) -> bool:
-    return {"fsr": not row.startswith(ATTACK), "attack_success": row.startswith(ATTACK)}.get(key, True)
 
 
 def _line(row: str, content: dict, key: str, across: list[str], cell: Callable[[dict], str]) -> tuple:

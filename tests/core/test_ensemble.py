@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from saferedir_core import ConfigError, PolicyConfig, RedirectionRun, Redirector, RedirectorConfig
-from saferedir_core.chunks import to_chunks
 from saferedir_core.ensemble import Ensemble, Prompt, fused_encoder, require_stackable
+from saferedir_core.redirect import to_chunks
 from saferedir_core.redirector import Reading
 from saferedir_core.report import plot
 
