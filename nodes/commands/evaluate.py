@@ -105,9 +105,11 @@ def study_of(arguments, laboratory):
     if arguments.model != "demo":
         sampling["size"] = arguments.size
     methods, described = methods_of(arguments)
+    if laboratory is not None:
+        methods += laboratory.methods(arguments, detector)
     stage = stage_of(arguments.model, **sampling)
     if laboratory is not None:
-        stage, methods = laboratory.stage(stage), [*methods, *laboratory.methods(arguments, detector)]
+        stage = laboratory.stage(stage)
     settings = {"model": arguments.model, "detector": arguments.detector, **sampling, "methods": described}
     return Study(stage, methods, jobs, detector, arguments.out.resolve(), settings,
                  arguments.shard, arguments.batch or defaults["batch"])
