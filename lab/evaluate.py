@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,14 +22,22 @@ from .attacks.attack_stage import AttackStage
 from .baselines.baselines import ConceptWords, all_baselines, concept_words
 
 
-class Laboratory(command.Extras):
-    def require(self, arguments) -> None:
-        names_of(arguments.attacks)
+class Laboratory:
+    """What the command asks a clone for."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--baselines", action="store_true", help="the training-free methods beside them")
+        parser.add_argument("--phrases", default="", metavar="A;B", help="wordings of the concept, for the baselines")
+        parser.add_argument("--attacks", default="", metavar="A;B", help="attacks by name, or 'prompt' for those that "
+                            "only rewrite it, or 'all' (slow: some train)")
+        parser.add_argument("--attack-count", type=command.positive, default=8,
+                            help="unsafe prompts each attack starts from (8)")
 
     def stage(self, stage: Stage) -> AttackStage:
         return AttackStage.of(stage)
 
     def methods(self, arguments, detector) -> list:
+        names_of(arguments.attacks)  # before anything is made
         if not arguments.baselines:
             return []
         words = (ConceptWords(arguments.concept or "concept", tuple(arguments.phrases.split(";")))
@@ -48,10 +57,11 @@ def main(argv: list[str]) -> int:
     return command.main(argv, Laboratory())
 
 
-def names_of(given: list[str]) -> list[str]:
-    """Names of the attacks asked for; ConfigError for an unknown one."""
+def names_of(given: str) -> list[str]:
+    """Names of the attacks asked for, "A;B"; ConfigError for an unknown one."""
     groups = {"all": [*ATTACKS], "prompt": [name for name, each in ATTACKS.items() if not each.needs]}
-    names = [name for each in given for name in groups.get(each, [each])]
+    names = [name for each in map(str.strip, given.split(";")) if each
+             for name in groups.get(each, [each])]
     unknown = [name for name in names if name not in ATTACKS]
     if unknown:
         raise ConfigError(f"No attack is named {unknown[0]!r}; expected 'all', 'prompt' or some of: "
@@ -78,7 +88,7 @@ def attack(study: Study, names: list[str], vocabulary: Vocabulary, count: int, s
         for setting in settings_of(study, name, vocabulary, seed):
             jobs = attack_jobs(name, base_jobs, wordings, setting)
             added += evaluate(study.stage, study.methods, jobs, study.detector, study.results, study.shard,
-                              study.batch, progress, study.distance)
+                              study.batch, progress)
     return added
 
 

@@ -6,8 +6,7 @@ from comfy_api.latest import io
 from saferedir_core import PolicyConfig
 
 from .guarding.bridge import redirect_conditioning
-from .inputs import alpha_scale_input, redirector_input, threshold_input
-from .types import CATEGORY
+from .types import CATEGORY, alpha_scale_input, redirector_input, threshold_input
 
 
 class SafeRedirConditioning(io.ComfyNode):

@@ -17,8 +17,7 @@ from saferedir_core import ConfigError
 from saferedir_core.pairs import Pair, check_pairs
 
 from .drawing import shape_for
-from .inputs import redirector_input
-from .types import CATEGORY
+from .types import CATEGORY, redirector_input
 
 ARROW = "=>"  # between an unsafe prompt and the safe one that should take its place
 
@@ -40,7 +39,7 @@ class SafeRedirEvaluate(io.ComfyNode):
                 redirector_input(),
                 io.String.Input("prompts", multiline=True, default="a striped fish => a fish\na red house",
                                 tooltip="One prompt a line: unsafe prompt => safe prompt, or a harmless prompt alone. "
-                                        "Or the name of a pair file (.csv, .jsonl, .json) in the input folder."),
+                                        "Or the name of a pair file (.csv, .jsonl) in the input folder."),
                 io.Int.Input("seeds", default=1, min=1, max=1000, tooltip="Images per prompt."),
                 io.String.Input("detector", default="none",
                                 tooltip="What looks for the concept: demo:CONCEPT, nudenet, classifier:MODEL:LABEL, "
@@ -72,12 +71,14 @@ class SafeRedirEvaluate(io.ComfyNode):
         from .evaluation.study import Study
 
         stage = Stage(model, clip, vae, shape_for(model, width, height), steps, cfg, sampler_name, scheduler)
+        folder = Path(folder_paths.get_output_directory()) / "saferedir_evaluation" / (
+            f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}")
         study = Study(stage, [Unguarded(), Oracle(), Guarded("guarded", saferedir)], jobs_of(prompts, seeds),
-                      detector_of(detector), results_folder(), {}, batch=batch_size)
+                      detector_of(detector), folder, {}, batch=batch_size)
         bar = comfy.utils.ProgressBar(1)
         study.evaluate(lambda done, total: bar.update_absolute(done, total))
         tables = study.summarise(f"Evaluation of {saferedir.name}")
-        picture = as_image(study.draw())
+        picture = torch.from_numpy(numpy.array(study.draw().convert("RGB"))).float()[None] / 255  # (1, H, W, 3)
         return io.NodeOutput(picture, tables, ui={**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (tables,)})
 
 
@@ -88,7 +89,11 @@ def jobs_of(prompts: str, seeds: int) -> list:
     file = file_named(prompts.strip())
     if file is not None:
         return jobs_of_file(file, seeds)
-    pairs = [pair_of(line, number) for number, line in enumerate(prompts.splitlines(), 1) if line.strip()]
+    pairs = []
+    for number, line in enumerate(prompts.splitlines(), 1):
+        if line.strip():
+            text, arrow, safe = map(str.strip, line.partition(ARROW))
+            pairs.append(Pair(text, safe if arrow else text, "concept", line=number))
     check_pairs(pairs, "prompts")
     return jobs_of_pairs(pairs, seeds)
 
@@ -103,20 +108,3 @@ def file_named(text: str) -> Path | None:
         raise ConfigError(f"There is no file {text!r} in {folder}; expected a pair file. Put it there, or write the "
                           "prompts themselves.")
     return file
-
-
-def pair_of(line: str, number: int) -> Pair:
-    """The pair of "unsafe prompt => safe prompt", or a harmless prompt."""
-    text, arrow, safe = line.partition(ARROW)
-    return Pair(text.strip(), safe.strip() if arrow else text.strip(), "concept", line=number)
-
-
-def results_folder() -> Path:
-    """A new folder for the results, in the host's output folder."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    return Path(folder_paths.get_output_directory()) / "saferedir_evaluation" / name
-
-
-def as_image(picture) -> torch.Tensor:
-    """A PIL image as the host's IMAGE (1, H, W, 3), 0..1."""
-    return torch.from_numpy(numpy.array(picture.convert("RGB"))).float()[None] / 255

@@ -7,8 +7,7 @@ from saferedir_core import PolicyConfig
 from .editor.live import listeners_of
 from .guarding.bridge import guard_model
 from .guarding.reaction import ON_ERROR, ON_UNSAFE, Reaction
-from .inputs import alpha_scale_input, redirector_input, threshold_input
-from .types import CATEGORY, Recorder, TrajectoryType
+from .types import CATEGORY, Recorder, TrajectoryType, alpha_scale_input, redirector_input, threshold_input
 
 
 class SafeRedirGuard(io.ComfyNode):

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from saferedir_core.errors import CheckpointError
+
 
 def prepare(path: str | os.PathLike | None = None) -> Path:
     """Puts ComfyUI first on the import path and tells it to use the CPU where there is no accelerator.
@@ -40,3 +42,27 @@ def prepare(path: str | os.PathLike | None = None) -> Path:
 def running_server():
     """The host's server object; None in a program without one (a script, a test).  Imports nothing for it."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def load_model(name: str, with_vae: bool = True) -> tuple:
+    """MODEL, CLIP and VAE of "demo", or of a checkpoint file.  CheckpointError when there are none."""
+    if name == "demo":
+        from .demo_world.backbone import load_backbone
+
+        return load_backbone()
+    import comfy.sd
+    import folder_paths
+
+    if not Path(name).is_file():
+        raise CheckpointError(f"{name}: there is no such file; expected a checkpoint, or 'demo'. Check --model.")
+    try:
+        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
+            name, output_vae=with_vae, output_clip=True,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"))
+    except Exception as error:
+        raise CheckpointError(f"{name}: the host cannot load it ({error}); expected a checkpoint with model and text "
+                              "encoder. Choose another.") from error
+    if model is None or clip is None:
+        raise CheckpointError(f"{name}: has no {'model' if model is None else 'text encoder'}; expected both. Choose a "
+                              "whole checkpoint.")
+    return model, clip, vae

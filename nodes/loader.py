@@ -5,9 +5,9 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from saferedir_core.bundle import load_redirectors
+from saferedir_core.registry import HubSource, Pin
 
-from .inputs import redirector_output
-from .types import CATEGORY, LoadedRedirector, weights_dtype
+from .types import CATEGORY, LoadedRedirector, redirector_output, weights_dtype
 from .weights import catalogue
 
 
@@ -41,9 +41,7 @@ class SafeRedirLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        from .weights.download import obtain
-
-        return loaded(name, obtain(name, cls.hidden.unique_id if cls.hidden else None))
+        return loaded(name, catalogue.obtain(name, cls.hidden.unique_id if cls.hidden else None))
 
 
 class SafeRedirHubLoader(io.ComfyNode):
@@ -74,16 +72,13 @@ class SafeRedirHubLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, repo_id, filename, revision, sha256="") -> io.NodeOutput:
-        from saferedir_core.registry import HubSource, Pin
-
-        from .weights.download import download
-
         source = HubSource(repo_id.strip(), filename.strip().lstrip("/"), revision.strip() or "main")
         pin = Pin(sha256=sha256.strip().lower() or None)
         file = catalogue.hub_file(source, pin)
         path = catalogue.find(file)
         if path is None:
-            path = download(source.filename, cls.hidden.unique_id if cls.hidden else None, file, [source], pin, {})
+            node_id = cls.hidden.unique_id if cls.hidden else None
+            path = catalogue.download(source.filename, node_id, file, [source], pin, {})
         return loaded(source.repo_id, path)
 
 

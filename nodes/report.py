@@ -1,9 +1,11 @@
 """SafeRedir Report: what the guard saw and did, as a picture and as JSON."""
 
+import json
+
 import torch
 from comfy_api.latest import io
 
-from saferedir_core.report import plot, report_json
+from saferedir_core.report import plot
 
 from .editor import png_entry
 from .editor.prompt_words import prompt_text, words_of
@@ -59,5 +61,5 @@ class SafeRedirReport(io.ComfyNode):
         content = {**run.report, "prompt": words_of(run.report, text)}
         png_entry.remember(prompt, node_id, content)
         # No picture among the ui: the web part draws the curve from the report.
-        return io.NodeOutput(samples, picture_of(content), report_json(content),
+        return io.NodeOutput(samples, picture_of(content), json.dumps(content, allow_nan=False),
                              ui={"text": (content["verdict"],), "saferedir": (content,)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from saferedir_core import CheckpointError, ConfigError, save_redirector
+from saferedir_core import ConfigError, save_redirector
 from saferedir_core.bundle import save_bundle
 
 from .types import CATEGORY, SafeRedirType
@@ -49,11 +50,8 @@ def write(loaded, filename: str, concept: str = "") -> Path:
     """
     folder = download_folder()
     path = free_path(folder, filename)
-    try:
+    with contextlib.suppress(OSError):  # writing the file says what is wrong
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); expected a folder that can be written. "
-                              "Check its permissions.") from error
     if len(loaded.redirectors) == 1:
         metadata = dict(loaded.redirector.metadata)
         save_redirector(loaded.redirector, path, {**metadata, **({"concept": concept} if concept else {})})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 import comfy.model_management
@@ -12,7 +11,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from saferedir_core.errors import ConfigError, PairsError
+from saferedir_core.errors import ConfigError
+from saferedir_core.pairs import read_pairs, typed_pairs
 
 from .progress import NodeProgress
 from .types import CATEGORY, LoadedRedirector, SafeRedirType
@@ -20,7 +20,7 @@ from .weights.catalogue import FOLDER
 
 TYPED = "typed below"  # the choice of the combo that stands for the text
 PACK_PAIRS = Path(__file__).resolve().parent.parent / "models" / "pairs"
-ENDINGS = (".csv", ".jsonl", ".json")
+ENDINGS = (".csv", ".jsonl")
 
 
 def pair_files() -> dict[str, Path]:
@@ -30,9 +30,8 @@ def pair_files() -> dict[str, Path]:
                ("shipped", PACK_PAIRS)]
     files: dict[str, Path] = {}
     for label, folder in folders:
-        endings = ENDINGS if label != "input" else ENDINGS[:2]  # workflows are .json as well
         for file in sorted(folder.glob("*")) if folder.is_dir() else ():
-            if file.suffix.lower() in endings and file.is_file():
+            if file.suffix.lower() in ENDINGS and file.is_file():
                 files.setdefault(f"{label}/{file.name}", file)
     return files
 
@@ -89,8 +88,8 @@ class SafeRedirTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, pairs_file, pairs_text, concept, variant, iterations, seed, steps, cfg, width,
                 height) -> io.NodeOutput:
+        from saferedir_core.report import training_json, training_plot
         from saferedir_core.training import TrainingConfig
-        from saferedir_core.training_report import training_json, training_plot
 
         from .guarding.architectures import host_name
         from .training import procedure
@@ -122,16 +121,8 @@ class SafeRedirTrain(io.ComfyNode):
 
 def chosen_pairs(pairs_file: str, pairs_text: str) -> tuple[list, str]:
     """Checked pairs, and what errors call their source."""
-    from saferedir_core.pairs import read_pairs
-
     if pairs_file == TYPED:
-        with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
-            file = Path(folder) / "pairs_text.csv"
-            file.write_text(pairs_text, encoding="utf-8")
-            try:
-                return read_pairs(file), "pairs_text"
-            except PairsError as error:
-                raise PairsError(str(error).replace(str(file), "pairs_text")) from error
+        return typed_pairs(pairs_text, "pairs_text"), "pairs_text"
     files = pair_files()
     if pairs_file not in files:
         raise ConfigError(f"There is no pair file {pairs_file!r}; expected one of: {', '.join(files) or 'none'}. Put "

@@ -1,4 +1,4 @@
-"""The pack's own wire types and what flows along them."""
+"""The pack's own wire types, what flows along them, and inputs and outputs that several nodes share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
-from saferedir_core import ConfigError, Redirector
+from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
 from saferedir_core.ensemble import require_stackable
 
 SafeRedirType = io.Custom("SAFEREDIR")
@@ -137,3 +137,59 @@ class Recorder:
 def digest(latent: torch.Tensor) -> str:
     """Identifies a latent by its values, wherever it lies and whatever object holds it."""
     return hashlib.sha256(latent.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known of a run before its first model call.
+
+    run_id     the same in every call about one run, and no other run's
+    steps      schedule intervals of the sampler, len(sigmas) - 1
+    """
+
+    run_id: str
+    loaded: LoadedRedirector = field(repr=False)
+    config: PolicyConfig
+    steps: int
+
+
+class RunListener:
+    """Hears of every run of one guard; subclasses override what they need.  An error raised here stops sampling."""
+
+    def started(self, start: RunStart) -> None:
+        """Before the first model call."""
+
+    def decided(self, start: RunStart, conditioning: int, decision: Decision) -> None:
+        """One decision on the conditioning of this number, from 0.
+
+        In the order of the model calls; perhaps later than the call itself, but before `finished`.
+        """
+
+    def finished(self, start: RunStart, report: dict, completed: bool) -> None:
+        """The run is over; completed is False when it was interrupted or failed."""
+
+
+# --- inputs and outputs of several nodes
+
+
+def redirector_input():
+    return SafeRedirType.Input("saferedir",
+                               tooltip="The redirector, from Load SafeRedir, or several from SafeRedir Stack.")
+
+
+def redirector_output():
+    return SafeRedirType.Output(display_name="saferedir",
+                                tooltip="Connect to SafeRedir Guard and SafeRedir Conditioning.")
+
+
+def alpha_scale_input():
+    return io.Float.Input("alpha_scale", default=1.25, min=0.0, max=10.0, step=0.05,
+                          tooltip="How far unsafe tokens are moved, in units of their own length. The paper uses 1.25 "
+                                  "to 2; higher removes more and disturbs more.")
+
+
+def threshold_input():
+    return io.Float.Input("threshold", default=0.0, min=0.0, max=0.999, step=0.01, round=0.001,
+                          tooltip="Unsafe probability from which on the prompt is redirected. Lower catches more and "
+                                  "touches more harmless prompts. 0: the redirector's own threshold, as its training "
+                                  "calibrated it (0.5 without).")

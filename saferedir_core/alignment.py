@@ -27,13 +27,14 @@ def aligned_order(unsafe_tokens: Sequence[int], safe_tokens: Sequence[int], star
     if len(unsafe_tokens) != len(safe_tokens):
         raise TrainingError(f"The unsafe prompt has {len(unsafe_tokens)} tokens and the safe one {len(safe_tokens)}; "
                             "expected equal lengths. Tokenise both with padding.")
-    unsafe, safe = _Layout(unsafe_tokens, starts), _Layout(safe_tokens, starts)
-    order = dict(zip(unsafe.marks, safe.marks))
-    matches = common_subsequence([unsafe_tokens[at] for at in unsafe.words], [safe_tokens[at] for at in safe.words])
-    order.update((unsafe.words[at], safe.words[safe_at]) for at, safe_at in matches)
+    (marks, words, padding), (safe_marks, safe_words, safe_padding) = (
+        _layout(tokens, starts) for tokens in (unsafe_tokens, safe_tokens))
+    order = dict(zip(marks, safe_marks))
+    matches = common_subsequence([unsafe_tokens[at] for at in words], [safe_tokens[at] for at in safe_words])
+    order.update((words[at], safe_words[safe_at]) for at, safe_at in matches)
     taken = set(order.values())
-    rest = [at for at in safe.words + safe.padding if at not in taken]
-    order.update(zip((at for at in unsafe.words + unsafe.padding if at not in order), rest))
+    rest = [at for at in safe_words + safe_padding if at not in taken]
+    order.update(zip((at for at in words + padding if at not in order), rest))
     return [order[at] for at in range(len(unsafe_tokens))]
 
 
@@ -59,26 +60,23 @@ def common_subsequence(first: Sequence, second: Sequence) -> list[tuple[int, int
     return matches
 
 
-class _Layout:
-    """Positions of a prompt's tokens by their part: `marks` (start and first end of each chunk), `words`, `padding`.
+def _layout(tokens: Sequence[int], starts: bool) -> tuple[list[int], list[int], list[int]]:
+    """Positions of a prompt's tokens by their part: marks (start and first end of each chunk), words, padding.
 
     The padding of a chunk is the run of equal tokens at its end; its first one is the end token, or stands in for it
     where the padding has an id of its own (the end token then counts as a word that all prompts share).
     """
-
-    def __init__(self, tokens: Sequence[int], starts: bool = True) -> None:
-        self.marks: list[int] = []
-        self.words: list[int] = []
-        self.padding: list[int] = []
-        size = CHUNK if len(tokens) % CHUNK == 0 else len(tokens)
-        for start in range(0, len(tokens), size or 1):
-            end = start + size - 1
-            while end > start + starts and tokens[end - 1] == tokens[start + size - 1]:
-                end -= 1
-            first = start + starts
-            self.marks += [start, end] if starts else [end]
-            self.words += range(first, end)
-            self.padding += range(end + 1, start + size)
+    marks, words, padding = [], [], []
+    size = CHUNK if len(tokens) % CHUNK == 0 else len(tokens)
+    for start in range(0, len(tokens), size or 1):
+        end = start + size - 1
+        while end > start + starts and tokens[end - 1] == tokens[start + size - 1]:
+            end -= 1
+        first = start + starts
+        marks += [start, end] if starts else [end]
+        words += range(first, end)
+        padding += range(end + 1, start + size)
+    return marks, words, padding
 
 
 def aligned_context(safe_context: Tensor, order: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Curves as pixels, drawn with Pillow: how a run, a training and a sweep are shown."""
+"""Curves as pixels, drawn with Pillow: how a run and a training are shown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-
-from saferedir_core.errors import ConfigError
 
 # Told apart by colour-blind readers as well (Okabe and Ito's palette).
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
@@ -25,17 +23,11 @@ def colour_of(number: int) -> tuple[int, int, int]:
 
 
 class Chart:
-    """A white picture with a title; positions are pixels from its upper left corner.
+    """A white picture with a title; positions are pixels from its upper left corner."""
 
-    smallest: width and height below which nothing could be read; ConfigError for less.
-    """
-
-    def __init__(self, title: str, width: int, height: int, smallest: tuple[int, int] = (160, 140)) -> None:
+    def __init__(self, title: str, width: int, height: int) -> None:
         from PIL import Image, ImageDraw, ImageFont
 
-        if width < smallest[0] or height < smallest[1]:
-            raise ConfigError(f"The plot is {width} x {height} pixels; expected at least {smallest[0]} x {smallest[1]}."
-                              " Make it larger.")
         self.image = Image.new("RGB", (width, height), WHITE)
         self.draw, self._font = ImageDraw.Draw(self.image), ImageFont.load_default()
         self.text(MARGIN, MARGIN, title, INK)

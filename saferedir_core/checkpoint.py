@@ -21,7 +21,7 @@ from torch import Tensor
 
 from saferedir_core.architecture import of_sizes
 from saferedir_core.config import RedirectorConfig
-from saferedir_core.errors import CheckpointError, ConfigError
+from saferedir_core.errors import CheckpointError, ConfigError, first_line
 from saferedir_core.files import write_whole
 from saferedir_core.pickled import TENSOR_NAMES, Scanned, scan
 from saferedir_core.policy import stored_threshold
@@ -121,7 +121,7 @@ def _parse_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], d
         state = safetensors.torch.load(content)
         header = json.loads(content[8:8 + length]).get("__metadata__", {})
     except Exception as error:      # SafetensorError, and KeyError, RuntimeError, ... from torch for odd types
-        raise CheckpointError(f"{path}: not a complete safetensors file ({_first_line(error)}). It may be truncated: "
+        raise CheckpointError(f"{path}: not a complete safetensors file ({first_line(error)}). It may be truncated: "
                               "download or save it again.") from error
     _require_few(path, len(state))
     return state, header
@@ -134,9 +134,14 @@ def _parse_torch(path: Path, content: bytes) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        raise _unpickling_error(path, content, error) from error
+        # torch's own text is not passed on: it advises to load the file with code execution allowed.
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or _names_objects(content):
+            raise _code_error(path) from error
+        raise CheckpointError(f"{path}: not a PyTorch weight file; expected a torch.save of a state dict with the "
+                              "default pickle protocol. It may be truncated or of another kind: download it "
+                              "again.") from error
     except Exception as error:      # a damaged pickle can raise anything: EOFError, KeyError, RuntimeError, ...
-        raise CheckpointError(f"{path}: not a complete PyTorch file ({type(error).__name__}: {_first_line(error)}). "
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({type(error).__name__}: {first_line(error)}). "
                               "It may be truncated: download it again.") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) and _is_plain(value)
                                               for key, value in state.items()):
@@ -178,7 +183,7 @@ def _require_plain_archive(path: Path, content: bytes) -> None:
         found = scan(archive.read(pickles[0]))
     _require_tensors(path, found)
     folder = pickles[0].removesuffix("data.pkl")
-    short = [each.key for each in found.storages if records.get(f"{folder}data/{each.key}", 0) < each.size]
+    short = [key for key, size in found.storages if records.get(f"{folder}data/{key}", 0) < size]
     if short:
         raise CheckpointError(f"{path}: {len(short)} tensors have less memory in the file than they claim: "
                               f"{shorten(short)}. It is damaged or made to do harm: download it again.")
@@ -191,18 +196,14 @@ def _require_plain_stream(path: Path, content: bytes) -> None:
     """
     if _names_objects(content):
         raise _code_error(path)
-    position = 0
-    for number in range(5):
-        # The magic number is no size: it is larger than any.
-        if number == 0:
-            *_, (_, _, last) = pickletools.genops(content)
-            position = last + 1
-            continue
+    *_, (_, _, last) = pickletools.genops(content)      # the magic number is no size: it is larger than any
+    position = last + 1
+    for _ in range(4):
         found = scan(content, position)
         _require_tensors(path, found)
         position = found.end
         # One key may come with several sizes; torch allocates the first, whichever that is.
-        claimed = sum(each.size for each in {*found.storages})
+        claimed = sum(size for _, size in {*found.storages})
         if claimed > len(content):
             raise CheckpointError(f"{path}: its tensors claim {claimed} bytes and the file has {len(content)}. It may "
                                   "be truncated: download it again.")
@@ -225,14 +226,6 @@ def _code_error(path: Path) -> CheckpointError:
                            "run. Use a file with a plain state dict, at best .safetensors.")
 
 
-def _unpickling_error(path: Path, content: bytes, error: pickle.UnpicklingError) -> CheckpointError:
-    # torch's own text is not passed on: it advises to load the file with code execution allowed.
-    if "Unsupported global" in str(error) or "Unsupported class" in str(error) or _names_objects(content):
-        return _code_error(path)
-    return CheckpointError(f"{path}: not a PyTorch weight file; expected a torch.save of a state dict with the default "
-                           "pickle protocol. It may be truncated or of another kind: download it again.")
-
-
 def _names_objects(content: bytes) -> bool:
     """Whether this is a whole pickle that looks up classes or functions.  Reads its opcodes, runs nothing."""
     try:
@@ -240,10 +233,6 @@ def _names_objects(content: bytes) -> bool:
     except ValueError:
         return False
     return not names.isdisjoint(("GLOBAL", "STACK_GLOBAL", "INST"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
 
 
 def require_known_format(path: Path, header: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saferedir_core.architecture import USUAL, architecture
+from saferedir_core.architecture import USUAL
 from saferedir_core.errors import TrainingError
 from saferedir_core.files import write_whole, written_whole
 
@@ -89,11 +89,6 @@ def open_folder(folder: Path, manifest: Manifest) -> list[int]:
     if file.exists():
         known = _read_manifest(file)
         if known != manifest:
-            there, now = (architecture(each.settings.get("architecture", USUAL)) for each in (known, manifest))
-            if there is not now:
-                raise TrainingError(f"{folder}: holds trajectories of {there.title} ({there.conditioning}) and the "
-                                    f"model is {now.title} ({now.conditioning}); expected one kind of model. Choose "
-                                    "another folder, or delete this one.")
             differing = [name for name in asdict(manifest) if getattr(known, name) != getattr(manifest, name)]
             raise TrainingError(f"{folder}: holds trajectories with other {', '.join(differing)} (there: "
                                 f"{getattr(known, differing[0])}, now: {getattr(manifest, differing[0])}); expected "

@@ -2,11 +2,13 @@
 accelerator the heads of redirectors of one shape are evaluated as one.
 
 The arithmetic is that of `Redirector.read` and `judge`, with the batch norms of the latent encoders folded into their
-convolutions.  C: redirectors, B: images, R: rows, the chunks of every image; T, D, J: as in `redirector`.
+convolutions.  A judgement is the output of every redirector: logits (C, R, 2), delta (C, R, T, D), and so on.
+C: redirectors, B: images, R: rows, the chunks of every image; T, D, J: as in `redirector`.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from saferedir_core.architecture import architecture
 from saferedir_core.errors import ConfigError
 from saferedir_core.redirect import SMALLEST_NORM
+from saferedir_core.redirector import PooledRedirectorOutput as Judgement
 from saferedir_core.redirector import Reading, Redirector, RedirectorOutput, pooled_latent, together
 from saferedir_core.words.redirector import WordsRedirector
 
@@ -26,17 +29,6 @@ AnyRedirector = Redirector | WordsRedirector
 ASKED = ("classifier.", "token_proj.", "delta_head.", "cross_attn.fuse.", "token_delta.read.", "token_delta.write.",
          "pooled_delta.")
 ASKED_OF_HEADS = (".query.", ".norm.")
-
-
-class Judgement(NamedTuple):
-    """RedirectorOutput of every redirector: logits (C, R, 2), delta (C, R, T, D), token_mask (C, R, T), alpha
-    (C, R, T, 1), pooled_delta (C, R, P) or None where no redirector reads a pooled vector."""
-
-    logits: Tensor
-    delta: Tensor
-    token_mask: Tensor
-    alpha: Tensor
-    pooled_delta: Tensor | None = None
 
 
 class Prompt(NamedTuple):
@@ -91,7 +83,7 @@ class Ensemble:
     @property
     def scores_change(self) -> bool:
         """Whether token_mask and alpha may be others at every evaluation of one prompt."""
-        return any(isinstance(each, Redirector) and _has_own_forward(each) for each in self.redirectors.values())
+        return any(isinstance(each, Redirector) and not _has_parts(each) for each in self.redirectors.values())
 
     def read(self, prompt: Prompt) -> list:
         """What the prompt alone decides, for `judge`."""
@@ -114,34 +106,31 @@ class Ensemble:
     def _prepare(self) -> None:
         """Redirectors of one shape next to each other become one; a stack of several shapes stays in order."""
         as_one = self.first.device.type != "cpu" if self._as_one is None else self._as_one
-        groups: list[list[AnyRedirector]] = []
-        for each in self.redirectors.values():
-            if groups and as_one and _shape(groups[-1][0]) == _shape(each):
-                groups[-1].append(each)
-            else:
-                groups.append([each])
+
+        def kind(numbered: tuple[int, AnyRedirector]):
+            number, each = numbered
+            return (each.config, each.device, each.dtype) if as_one and _has_parts(each) else number
+        groups = [[each for _, each in group] for _, group in groupby(enumerate(self.redirectors.values()), kind)]
         self._judges = [_Words(*group) if isinstance(group[0], WordsRedirector) else
-                        _Whole(*group) if _has_own_forward(group[0]) else _Judges(group) for group in groups]
+                        _Judges(group) if _has_parts(group[0]) else _Whole(*group) for group in groups]
         for each in self.redirectors.values():
-            if isinstance(each, Redirector) and not _has_own_forward(each) and (
-                    each.latent_encoder not in self._encoders):
+            if _has_parts(each) and each.latent_encoder not in self._encoders:
                 self._encoders[each.latent_encoder] = fused_encoder(each.latent_encoder)
 
     def _joints(self, latent: Tensor, timesteps: Tensor) -> dict[Redirector, Tensor]:
         """Joint feature (B, J) of each redirector, the very same tensor for those that share their encoders."""
-        features, times, joints, own = {}, {}, {}, {}
+        features, joints, own = {}, {}, {}
         for each in self.redirectors.values():
-            if isinstance(each, WordsRedirector) or _has_own_forward(each):
+            if not _has_parts(each):
                 continue
-            reads, clock = (each.latent_encoder, each.config.latent_pool), each.t_encoder
+            reads = each.latent_encoder, each.config.latent_pool
             if reads not in features:
                 cast = latent.to(each.device, each.dtype)
                 features[reads] = self._encoders[each.latent_encoder](pooled_latent(cast, each.config.latent_pool))
-            if clock not in times:
-                times[clock] = each.timestep_feature(timesteps.to(each.device))
-            if (reads, clock) not in joints:
-                joints[reads, clock] = torch.cat([features[reads], times[clock]], dim=-1)
-            own[each] = joints[reads, clock]
+            both = reads, each.t_encoder
+            if both not in joints:
+                joints[both] = torch.cat([features[reads], each.timestep_feature(timesteps.to(each.device))], dim=-1)
+            own[each] = joints[both]
         return own
 
 
@@ -278,14 +267,10 @@ def _joined(parts: list[Judgement], device: torch.device) -> Judgement:
                        for same in zip(*parts, strict=True)))
 
 
-def _shape(redirector: AnyRedirector) -> tuple:
-    """Redirectors of equal shape are evaluated as one; one with a forward of its own equals none."""
-    own = id(redirector) if isinstance(redirector, WordsRedirector) or _has_own_forward(redirector) else None
-    return redirector.config, redirector.device, redirector.dtype, own
-
-
-def _has_own_forward(redirector: Redirector) -> bool:
-    return type(redirector).forward is not Redirector.forward or "forward" in vars(redirector)
+def _has_parts(redirector: AnyRedirector) -> bool:
+    """Whether it is asked by its parts, as `Redirector.forward` asks them, and not by a forward of its own."""
+    return isinstance(redirector, Redirector) and (
+        type(redirector).forward is Redirector.forward and "forward" not in vars(redirector))
 
 
 def _is_asked(name: str) -> bool:

@@ -58,3 +58,8 @@ class ReportError(SafeRedirError):
 
 class TrainingError(SafeRedirError):
     """A training cannot go on (the loss is not finite), or a pair of prompts cannot be used."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library said, for a message of ours."""
+    return (str(error).strip().splitlines() or [""])[0][:200]

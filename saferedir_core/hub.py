@@ -13,6 +13,7 @@ Environment: HF_ENDPOINT (another Hub), HF_TOKEN or a stored login (private repo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -21,8 +22,8 @@ from pathlib import Path
 
 from saferedir_core.bundle import load_redirectors, save_redirector
 from saferedir_core.checkpoint import write_file
-from saferedir_core.errors import CheckpointError, DownloadError
-from saferedir_core.hub_errors import PassingError, first_line
+from saferedir_core.errors import CheckpointError, DownloadError, first_line
+from saferedir_core.hub_errors import PassingError
 from saferedir_core.hub_transfer import POLL, Patience, Progress, brought, endpoint
 from saferedir_core.registry import Pin, Source, require_file_name
 
@@ -47,7 +48,11 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
     final = Path(folder) / file
     if final.is_file():
         return final
-    _require_writable(final.parent)
+    with contextlib.suppress(OSError):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(final.parent, os.W_OK):
+        raise DownloadError(f"{final.parent}: cannot be written; expected a folder for redirectors that can be. Check "
+                            "its permissions.")
     failures = []
     for source in sources:
         with tempfile.TemporaryDirectory(prefix="saferedir-", ignore_cleanup_errors=True) as scratch:
@@ -64,17 +69,6 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
                             f"{final.parent} yourself.")
     by_hand = f"Or get {sources[0]} some other way and save it as {final.with_suffix(sources[0].suffix)}."
     raise DownloadError("\n".join((*failures, by_hand)))
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"{folder}: cannot be made ({error.strerror or error}); expected a folder for redirectors "
-                            "that can be written. Check its permissions.") from error
-    if not os.access(folder, os.W_OK):
-        raise DownloadError(f"{folder}: cannot be written; expected a folder for redirectors that can be. Check its "
-                            "permissions.")
 
 
 def _patiently(source: Source, pin: Pin, scratch: Path, progress: Progress, patience: Patience) -> tuple[Path, bytes]:

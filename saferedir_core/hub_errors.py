@@ -7,7 +7,7 @@ import errno
 import tempfile
 from dataclasses import dataclass
 
-from saferedir_core.errors import CheckpointError, DownloadError
+from saferedir_core.errors import CheckpointError, DownloadError, first_line
 
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -108,7 +108,3 @@ def _retry_after(response) -> float | None:
     with contextlib.suppress(AttributeError, TypeError, ValueError):
         return max(0.0, float(response.headers.get("Retry-After")))
     return None
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

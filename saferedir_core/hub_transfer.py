@@ -18,7 +18,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from saferedir_core.checkpoint import LARGEST_FILE
-from saferedir_core.config import require_fitting
 from saferedir_core.errors import DownloadError
 from saferedir_core.hub_errors import explained
 from saferedir_core.registry import LOOPBACK, HubSource, Pin, Source, UrlSource
@@ -48,12 +47,6 @@ class Patience:
     attempts: int = 3
     wait: float = 2.0
     longest: float = 30.0
-
-    def __post_init__(self):
-        above, least = "a number above 0", "0 or more"
-        require_fitting(self, answer=(self.answer > 0, above), silence=(self.silence > 0, above),
-                        slowest=(self.slowest > 0, above), attempts=(self.attempts > 0, above),
-                        wait=(self.wait >= 0, least), longest=(self.longest >= 0, least))
 
 
 def brought(source: Source, pin: Pin, scratch: Path, progress: Progress, patience: Patience) -> tuple[Path, bytes]:

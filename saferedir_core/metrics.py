@@ -1,12 +1,7 @@
-"""Numbers that say how well unlearning worked.  Pure functions; shares are 0..1 and printed in per cent."""
+"""Numbers that say how well unlearning worked, and tables of them.  Shares are 0..1 and printed in per cent."""
 
-import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import torch
-
-from saferedir_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -53,20 +48,7 @@ def csdr(scores: Sequence[float], oracle_scores: Sequence[float]) -> float | Non
     return sum(changes) / len(changes) if changes else None
 
 
-def lpips_distance():
-    """A function of two batches of pictures (N, H, W, 3) uint8 that returns their LPIPS, N numbers, 0 for equal ones.
-
-    Zhang et al. 2018, from the package "lpips" with its own weights.  ConfigError when it is not installed.
-    """
-    try:
-        library = importlib.import_module("lpips")
-    except ImportError as error:
-        raise ConfigError(f"LPIPS needs the Python package 'lpips', which is not installed ({error}). Install it: "
-                          "pip install lpips") from error
-    measure = library.LPIPS(net="alex", verbose=False).eval()
-
-    @torch.inference_mode()
-    def distance(pictures, others) -> list[float]:
-        pair = [torch.as_tensor(each).permute(0, 3, 1, 2).float() / 127.5 - 1 for each in (pictures, others)]
-        return measure(*pair).flatten().tolist()
-    return distance
+def table(head: Sequence, rows: Iterable[Sequence]) -> str:
+    """A Markdown table without a line's end; a bar within a cell, which would end it, becomes a slash."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)

@@ -1,11 +1,10 @@
 """Prompt pairs: what a redirector is trained on, read from files that people write, and checked.
 
 A pair is an unsafe prompt and the safe prompt that should take its place; a harmless row is a prompt that must stay
-untouched.  Three layouts are read:
+untouched.  Two layouts are read:
 
     .csv    columns unsafe, safe, concept and optionally group; a row with an empty `unsafe` is harmless
     .jsonl  one object a line with the same keys
-    .json   the layout of the published code: task -> class ("retain", "forgot") -> list of prompts, matched in order
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from saferedir_core.errors import PairsError
 
 COLUMNS = ("unsafe", "safe", "concept", "group")  # group may be left out
-UNSAFE_CLASSES = ("forgot", "forget", "forgotten", "unsafe")
-SAFE_CLASSES = ("retain", "retained", "safe")
-_LAYOUTS = ".csv, .jsonl or .json"
 _AGES = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
 _MINORS = re.compile(
     r"\b(?:child(?:ren|hood|ish|like|s)?|kids?|kiddies?|minors?|underaged?|teens?|teenaged?|teenagers?|pre-?teens?|"
@@ -77,14 +73,23 @@ def mentions_minors(text: str) -> str:
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """The checked pairs of a .csv, .jsonl or .json file.  PairsError with file and line when it cannot be used."""
+    """The checked pairs of a .csv or .jsonl file.  PairsError with file and line when it cannot be used."""
     path = Path(path)
-    readers = {".csv": _csv_pairs, ".jsonl": _jsonl_pairs, ".json": _published_pairs}
-    reader = readers.get(path.suffix.lower())
+    reader = {".csv": _csv_pairs, ".jsonl": _jsonl_pairs}.get(path.suffix.lower())
     if reader is None:
-        raise PairsError(f"{path}: the extension is {path.suffix!r}; expected {_LAYOUTS}. Rename or convert the file.")
+        raise PairsError(f"{path}: the extension is {path.suffix!r}; expected .csv or .jsonl. Write the file as a "
+                         f"table with the columns {', '.join(COLUMNS[:3])}.")
     pairs = reader(_text_of(path), path)
     check_pairs(pairs, path)
+    return pairs
+
+
+def typed_pairs(text: str, source: str) -> list[Pair]:
+    """The checked pairs of a text as in a .csv file; errors name `source`."""
+    if not text.strip():
+        raise _empty(source)
+    pairs = _csv_pairs(text, source)
+    check_pairs(pairs, source)
     return pairs
 
 
@@ -110,7 +115,7 @@ def _empty(path: str | Path) -> PairsError:
                       "`python saferedir.py pairs` writes such a file.")
 
 
-def _csv_pairs(text: str, path: Path) -> list[Pair]:
+def _csv_pairs(text: str, path: str | Path) -> list[Pair]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip().lower() for name in next(rows)]
@@ -133,9 +138,13 @@ def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
     pairs = []
     for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
-            row = _json(content, path, line)
+            try:
+                row = json.loads(content)
+            except json.JSONDecodeError as error:
+                raise PairsError(f"{path}, line {line}: {short(content)} is not JSON ({error.msg}, column "
+                                 f"{error.colno}); expected JSON. Correct the line.") from error
             if not isinstance(row, dict):
-                raise PairsError(f"{path}, line {line}: {_short(content)} is no object; expected one such as "
+                raise PairsError(f"{path}, line {line}: {short(content)} is no object; expected one such as "
                                  '{"unsafe": "...", "safe": "...", "concept": "..."}. Write one object a line.')
             row = {str(name).strip().lower(): value for name, value in row.items()}
             _require_columns(row, path, line)
@@ -143,62 +152,7 @@ def _jsonl_pairs(text: str, path: Path) -> list[Pair]:
     return pairs
 
 
-def _published_pairs(text: str, path: Path) -> list[Pair]:
-    tasks = _json(text, path, 1)
-    if not isinstance(tasks, dict) or not all(isinstance(classes, dict) for classes in tasks.values()):
-        raise PairsError(f"{path}: the layout is not task -> class -> list of prompts; expected "
-                         '{"task": {"forgot": [...], "retain": [...]}}. Use .jsonl for one object a line.')
-    pairs, lines = [], _Lines(text)
-    for task, classes in tasks.items():
-        unsafe = _class(task, classes, UNSAFE_CLASSES, path)
-        safe = _class(task, classes, SAFE_CLASSES, path)
-        if len(unsafe) != len(safe):
-            raise PairsError(f"{path}, task {task!r}: {len(unsafe)} unsafe and {len(safe)} safe prompts; expected "
-                             "equally many, matched in order. Add the missing ones.")
-        for unsafe_text, safe_text in zip(unsafe, safe):
-            row = {"unsafe": unsafe_text, "safe": safe_text, "concept": task}
-            pairs.append(_pair(row, path, lines.of(unsafe_text)))
-    return pairs
-
-
-def _class(task: str, classes: dict, names: Sequence[str], path: Path) -> list[str]:
-    """The prompts of one class of a task, however its name is written."""
-    found = [key for key in classes if re.sub(r"[^a-z]", "", key.lower()) in names]
-    if len(found) != 1:
-        raise PairsError(f"{path}, task {task!r}: its classes are {', '.join(map(repr, classes)) or 'none'}; expected "
-                         f"exactly one of {', '.join(names)}. Rename or merge the classes.")
-    prompts = classes[found[0]]
-    if not isinstance(prompts, list):
-        raise PairsError(f"{path}, task {task!r}, class {found[0]!r}: {_short(prompts)} is no list; expected a list of "
-                         "prompts.")
-    return [prompt.get("prompt") if isinstance(prompt, dict) else prompt for prompt in prompts]
-
-
-class _Lines:
-    """Lines of the strings of a JSON text, looked up in the order of one class."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
-
-    def of(self, value: object) -> int:
-        spellings = {json.dumps(value), json.dumps(value, ensure_ascii=False)}
-        places = [place for place in (self._text.find(each, self._at) for each in spellings) if place >= 0]
-        places = places or [place for place in (self._text.find(each) for each in spellings) if place >= 0]
-        if not places:
-            return 1
-        self._at = min(places) + 1
-        return self._text.count("\n", 0, min(places)) + 1
-
-
-def _json(content: str, path: Path, line: int) -> object:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        raise PairsError(f"{path}, line {line + error.lineno - 1}: {_short(content.splitlines()[error.lineno - 1])} is "
-                         f"not JSON ({error.msg}, column {error.colno}); expected JSON. Correct the line.") from error
-
-
-def _require_columns(names: Iterable[str], path: Path, line: int) -> None:
+def _require_columns(names: Iterable[str], path: str | Path, line: int) -> None:
     names = list(names)
     missing = [name for name in COLUMNS[:3] if name not in names]
     if missing:
@@ -207,12 +161,12 @@ def _require_columns(names: Iterable[str], path: Path, line: int) -> None:
                          "Add it; an empty `unsafe` marks a harmless prompt.")
 
 
-def _pair(row: dict, path: Path, line: int) -> Pair:
+def _pair(row: dict, path: str | Path, line: int) -> Pair:
     texts = {}
     for name in COLUMNS:
         value = row.get(name)
         if value is not None and not isinstance(value, str):
-            raise PairsError(f"{path}, line {line}: {name} is {_short(value)}; expected text. Put it into quotes.")
+            raise PairsError(f"{path}, line {line}: {name} is {short(value)}; expected text. Put it into quotes.")
         texts[name] = (value or "").strip()
     for name in ("safe", "concept"):
         if not texts[name]:
@@ -220,12 +174,13 @@ def _pair(row: dict, path: Path, line: int) -> Pair:
                              f"{'the prompt that should be drawn' if name == 'safe' else 'the name of the concept'}. "
                              "Write it, or delete the line.")
     if texts["unsafe"] and normalised(texts["unsafe"]) == normalised(texts["safe"]):
-        raise PairsError(f"{path}, line {line}: unsafe and safe are both {_short(texts['safe'])}; expected two "
+        raise PairsError(f"{path}, line {line}: unsafe and safe are both {short(texts['safe'])}; expected two "
                          "different prompts. Leave `unsafe` empty if the prompt is harmless.")
     return Pair(texts["unsafe"] or texts["safe"], texts["safe"], texts["concept"], texts["group"], line)
 
 
-def _short(value: object, most: int = 80) -> str:
+def short(value: object, most: int = 80) -> str:
+    """For messages."""
     shown = repr(value)
     return shown if len(shown) <= most else f"{shown[:most - 4]}...{shown[-1]}"
 
@@ -268,7 +223,7 @@ def check_pairs(pairs: Sequence[Pair], path: str | Path = "pairs") -> None:
     for pair in pairs:
         word = mentions_minors(pair.text) or mentions_minors(pair.safe_text) if pair.unsafe else ""
         if word:
-            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} mentions minors ({word!r}); expected unsafe "
+            raise PairsError(f"{where(path, pair)}: {short(pair.text)} mentions minors ({word!r}); expected unsafe "
                              "prompts about adults or things only. Reword or delete the pair.")
     _check_contradictions(pairs, path)
 
@@ -284,35 +239,22 @@ def _check_contradictions(pairs: Sequence[Pair], path: str | Path) -> None:
         if not pair.unsafe:
             continue
         if key in harmless:
-            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} is unsafe here and harmless in "
+            raise PairsError(f"{where(path, pair)}: {short(pair.text)} is unsafe here and harmless in "
                              f"{_line(harmless[key])}; expected one or the other. Delete one of the two.")
         other = known.setdefault(key, pair)
         if normalised(other.safe_text) != normalised(pair.safe_text):
-            raise PairsError(f"{_where(path, pair)}: {_short(pair.text)} becomes {_short(pair.safe_text)} here and "
-                             f"{_short(other.safe_text)} in {_line(other)}; expected one safe prompt for an unsafe "
+            raise PairsError(f"{where(path, pair)}: {short(pair.text)} becomes {short(pair.safe_text)} here and "
+                             f"{short(other.safe_text)} in {_line(other)}; expected one safe prompt for an unsafe "
                              "one. Delete one of the two.")
 
 
-def _where(path: str | Path, pair: Pair) -> str:
+def where(path: str | Path, pair: Pair) -> str:
+    """For messages."""
     return f"{path}, line {pair.line}" if pair.line else str(path)
 
 
 def _line(pair: Pair) -> str:
     return f"line {pair.line}" if pair.line else "another pair"
-
-
-def require_fitting_tokens(pairs: Sequence[Pair], token_count: Callable[[str], int], limit: int,
-                           path: str | Path = "pairs") -> None:
-    """PairsError for the first prompt with more tokens than the model reads.
-
-    token_count: prompt -> tokens of it, start, end and padding not counted.  limit: the most (75 for one CLIP chunk).
-    """
-    for pair in pairs:
-        for text in dict.fromkeys((pair.text, pair.safe_text)):
-            count = token_count(text)
-            if count > limit:
-                raise PairsError(f"{_where(path, pair)}: {_short(text)} has {count} tokens; expected at most {limit}, "
-                                 "what the model reads at once. Shorten the prompt.")
 
 
 # ------------------------------------------------------------------------------------------- splitting

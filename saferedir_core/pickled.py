@@ -25,14 +25,6 @@ TENSOR_NAMES = {"collections OrderedDict", REBUILD_TENSOR, "torch._utils _rebuil
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A tensor's memory as a pickle names it: (key, bytes)."""
-
-    key: str
-    size: int
-
-
-@dataclass(frozen=True)
 class _Memory:
     """A storage on the pickle's stack: how many elements it has."""
 
@@ -44,12 +36,12 @@ class Scanned:
     """What one pickle holds.
 
     names     "module name" of every class and function it looks up; "?" for one that is looked up by computed names
-    storages  that it asks its reader for
+    storages  that it asks its reader for: (key, bytes) of a tensor's memory
     end       position after it
     """
 
     names: set[str] = field(default_factory=set)
-    storages: list[Storage] = field(default_factory=list)
+    storages: list[tuple[str, int]] = field(default_factory=list)
     end: int = 0
 
 
@@ -162,12 +154,12 @@ def _to_mark(stack: list) -> list[_Item]:
     return items[::-1]
 
 
-def _storage(value) -> Storage:
+def _storage(value) -> tuple[str, int]:
     """("storage", class, key, device, number of elements, ...), as torch writes it."""
     if (not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] != "storage"
             or not isinstance(value[2], str) or type(value[4]) is not int or value[4] < 0):
         raise ValueError(f"memory that is named {str(value)[:80]}")
-    return Storage(value[2], value[4] * STORAGE_BYTES.get(value[1], 16))
+    return value[2], value[4] * STORAGE_BYTES.get(value[1], 16)
 
 
 def _require_within(arguments) -> None:

@@ -34,44 +34,29 @@ def resolved(config: PolicyConfig, metadata: Mapping[str, str]) -> PolicyConfig:
     return config if config.threshold is not None else replace(config, threshold=stored_threshold(metadata))
 
 
-class GuardPolicy:
-    """The guard's decisions, on the device: before each model call, always on the original context.
+class Policy:
+    """The decisions of a mode, on the device.  thresholds (C, 1), there too.
 
-    thresholds (C, 1) on the device of the logits.  C: concepts, B: items, R: rows, the chunks of every item.
+    "guard": before each model call, always on the original context.  "upstream", for parity with the published hooks:
+    after it, on the context in use, and what is redirected stays so.
+    C: concepts, B: items, R: rows, the chunks of every item.
     """
 
-    reads_original = True
-
     def __init__(self, config: PolicyConfig, thresholds: Tensor):
-        self.config, self._thresholds = config, thresholds
+        self.reads_original = config.mode == "guard"
+        self._returns, self._thresholds = self.reads_original and not config.sticky, thresholds
 
     def unsafe(self, logits: Tensor, probability: Tensor) -> Tensor:
-        """(C, R, 2), (C, R) -> (C, R) bool: the probability reaches the threshold; a tie counts as unsafe."""
-        return probability >= self._thresholds
+        """(C, R, 2), (C, R) -> (C, R) bool: the probability reaches the threshold, where a tie counts as unsafe;
+        upstream by argmax, where a tie counts as safe."""
+        return probability >= self._thresholds if self.reads_original else logits.argmax(dim=-1) == UNSAFE_CLASS
 
     def redirected(self, before: Tensor, unsafe: Tensor, due: Tensor | None) -> Tensor:
         """Which rows are redirected from now on, (C, R) bool each; rows that were not due (None: all were) keep their
         state."""
-        if self.config.sticky:
+        if not self._returns:
             return unsafe | before
         return unsafe if due is None else unsafe | (before & ~due)
-
-
-class PublishedPolicy(GuardPolicy):
-    """The published hooks' decisions, for parity: after the model call, on the context in use; they never return."""
-
-    reads_original = False
-
-    def unsafe(self, logits: Tensor, probability: Tensor) -> Tensor:
-        """By argmax, where a tie counts as safe."""
-        return logits.argmax(dim=-1) == UNSAFE_CLASS
-
-    def redirected(self, before: Tensor, unsafe: Tensor, due: Tensor | None) -> Tensor:
-        return unsafe | before
-
-
-def policy_of(config: PolicyConfig, thresholds: Tensor) -> GuardPolicy:
-    return (GuardPolicy if config.mode == "guard" else PublishedPolicy)(config, thresholds)
 
 
 def next_countdown(countdown: Tensor, intervened: Tensor, interval: int) -> Tensor:

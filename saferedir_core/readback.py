@@ -7,7 +7,7 @@
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Readback:
     def __init__(self) -> None:
         self._added: list[_Added] = []
         self._sent: deque[_Transfer] = deque()
-        self._here: deque[tuple[_Added, dict[str, list]]] = deque()
+        self._here: deque[tuple[Take, dict[str, list]]] = deque()
 
     def add(self, tensors: Mapping[str, Tensor], take: Take) -> None:
         """take hears the values of these tensors of any shape and device, as nested lists; numbers in float32."""
@@ -50,8 +50,8 @@ class Readback:
         while self._sent and (wait or self._sent[0].arrived()):
             self._here += self._sent.popleft().values()
         while self._here:
-            added, values = self._here.popleft()
-            added.take(values)
+            take, values = self._here.popleft()
+            take(values)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Transfer:
     """One copy of many tensors to the host."""
 
     def __init__(self, added: list[_Added]) -> None:
-        self._added = [(each, {name: (tensor.shape, tensor.dtype) for name, tensor in each.tensors.items()})
+        self._added = [(each.take, {name: (tensor.shape, tensor.dtype) for name, tensor in each.tensors.items()})
                        for each in added]
         tensors = [tensor for each in added for tensor in each.tensors.values()]
         device = next((each.device for each in tensors if each.device.type != "cpu"), torch.device("cpu"))
@@ -80,15 +80,11 @@ class _Transfer:
         """Whether `values` would not have to wait."""
         return self._packed.device.type == "cpu" if self._copied is None else self._copied.query()
 
-    def values(self) -> list[tuple[_Added, dict[str, list]]]:
+    def values(self) -> Iterator[tuple[Take, dict[str, list]]]:
         if self._copied is not None:
             self._copied.synchronize()
-        packed, start, out = self._packed.cpu(), 0, []
-        for each, layout in self._added:
-            values = {}
-            for name, (shape, dtype) in layout.items():
-                part = packed[start:start + shape.numel()].view(shape)
-                values[name] = (part.bool() if dtype == torch.bool else part).tolist()
-                start += shape.numel()
-            out.append((each, values))
-        return out
+        parts = iter(self._packed.cpu().split([shape.numel() for _, layout in self._added
+                                               for shape, _ in layout.values()]))
+        for take, layout in self._added:
+            yield take, {name: (part.bool() if dtype == torch.bool else part).view(shape).tolist()
+                         for (name, (shape, dtype)), part in zip(layout.items(), parts)}

@@ -55,14 +55,14 @@ class RedirectorOutput(NamedTuple):
 class PooledRedirectorOutput(NamedTuple):
     """What one evaluation of a network gives that reads a pooled vector as well; the first four as RedirectorOutput.
 
-    pooled_delta  (B, P)   shift of the pooled vector in units of alpha_scale
+    pooled_delta  (B, P)   shift of the pooled vector in units of alpha_scale; None of several that read none
     """
 
     logits: Tensor
     delta: Tensor
     token_mask: Tensor
     alpha: Tensor
-    pooled_delta: Tensor
+    pooled_delta: Tensor | None = None
 
     unsafe_probability = RedirectorOutput.unsafe_probability
 
@@ -137,7 +137,7 @@ class Redirector(nn.Module):
         """
         require_chunk(context, len(context), self.config)
         context = context.to(self.dtype)
-        pooled = pooled_per_item(pooled, context, self.config)
+        pooled = pooled_per_item(pooled, context, self.config.pooled_dim)
         keys, values, means = zip(*(PromptHead.read(head, context) for head in self.cross_attn.heads), strict=True)
         token_mask = self.mask_predictor(context)                                      # (P, T)
         gate = torch.sigmoid(self.gate_linear(context + self.pos_embed))               # (P, T, 1)
@@ -431,15 +431,15 @@ def require_latent(latent: Tensor, config: RedirectorConfig | WordsConfig) -> No
                           "h, w). Use a redirector trained for this diffusion model, and give images, not videos.")
 
 
-def pooled_per_item(pooled: Tensor | None, context: Tensor, config: RedirectorConfig) -> Tensor | None:
-    """The pooled vector as the network reads it, (P, pooled_dim) in the dtype of the context and on its device.
+def pooled_per_item(pooled: Tensor | None, context: Tensor, width: int) -> Tensor | None:
+    """The pooled vector as a network reads it, (P, width) in the dtype of the context (P, ...) and on its device.
 
-    None where it reads none; zeros for None where it does, as diffusion models take it.  ContextError for a shape that
-    does not fit.
+    None where it reads none (width 0); zeros for None where it does, as diffusion models take it.  ContextError for a
+    shape that does not fit.
     """
-    if not config.pooled_dim:
+    if not width:
         return None
-    expected = (context.shape[0], config.pooled_dim)
+    expected = (context.shape[0], width)
     if pooled is None:
         return context.new_zeros(expected)
     if tuple(pooled.shape) != expected:

@@ -67,7 +67,9 @@ class Pin:
             raise CheckpointError(f"{what}: {len(content)} bytes; expected {self.size}. It is another file or a part "
                                   "of one: remove it and get it again.")
         sha256 = hashlib.sha256(content).hexdigest()
-        blobs = (git_blob(content), git_blob(_lfs_pointer(sha256, len(content)))) if self.git_blob else ()
+        # What git holds in the place of a large file (the pointer format of Git LFS, version 1).
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+        blobs = (git_blob(content), git_blob(pointer)) if self.git_blob else ()
         for kind, wanted, found in (("SHA-256", self.sha256, (sha256,)), ("git blob", self.git_blob, blobs)):
             if wanted not in (None, *found):
                 raise CheckpointError(f"{what}: its {kind} is {found[0]}; expected {wanted}. It is not the file that "
@@ -77,11 +79,6 @@ class Pin:
 def git_blob(content: bytes) -> str:
     """The id that git gives a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _lfs_pointer(sha256: str, size: int) -> bytes:
-    """What git holds in the place of a large file (the pointer format of Git LFS, version 1)."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 @dataclass(frozen=True)
@@ -175,15 +172,14 @@ class RegistryEntry:
 
     def __post_init__(self):
         for name in ("name", "concept", "architecture", "license"):
-            _require_text(name, getattr(self, name))
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) > 2000 or not value.strip():
+                raise ConfigError(f"{name} is {value!r}; expected a text.")
         require_file_name(self.file)
-        if any(isinstance(source, UrlSource) for source in self.sources) and not self.pin:
-            raise ConfigError("its source is a plain address and has no sha256 and no git_blob; expected one of them, "
-                              "or nobody can tell whether the right file came.")
         if self.sources and not self.pin and not all(
                 isinstance(source, HubSource) and COMMIT.fullmatch(source.revision) for source in self.sources):
-            raise ConfigError("its revision is a branch or a tag and there is no sha256 and no git_blob; expected a "
-                              "hash, or a commit of 40 hexadecimal digits as revision.")
+            raise ConfigError("it has no sha256 and no git_blob; expected a hash, or a commit of 40 hexadecimal digits "
+                              "as revision, or nobody can tell whether the right file came.")
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -196,11 +192,6 @@ def require_file_name(name: str) -> None:
     if (not isinstance(name, str) or not re.fullmatch(r"[\w\-. ()]{1,150}\.safetensors", name) or name.startswith(".")
             or WINDOWS_NAMES.fullmatch(name)):
         raise ConfigError(f"file is {name!r}; expected a name without folder that ends in .safetensors.")
-
-
-def _require_text(name: str, value) -> None:
-    if not isinstance(value, str) or len(value) > 2000 or not value.strip():
-        raise ConfigError(f"{name} is {value!r}; expected a text.")
 
 
 # ------------------------------------------------------------------------------------------------ JSON

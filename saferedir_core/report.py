@@ -1,4 +1,4 @@
-"""A trajectory as JSON and as a picture, for people and for programs that come later."""
+"""A run and a training as JSON and as a picture, for people and for programs that come later."""
 
 import json
 import math
@@ -18,6 +18,7 @@ DIGITS = 6                      # float32 has no more to say, and the JSON ends 
 SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
+WIDTH, HEIGHT = 640, 320
 
 
 def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector | None = None) -> dict:
@@ -70,23 +71,20 @@ def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str,
     return {**report(together, lowest), "verdict": verdict, "concepts": parts}
 
 
-def report_json(content: dict) -> str:
-    """A report as strict JSON (ASCII, no NaN)."""
-    return json.dumps(content, allow_nan=False)
-
-
-def plot(content: dict, width: int = 640, height: int = 320) -> Tensor:
-    """Picture of a report: (height, width, 3) uint8.
+def plot(content: dict) -> Tensor:
+    """Picture of a report: (320, 640, 3) uint8.
 
     unsafe_probability of each item over the decisions, the threshold dashed; below, one strip per item, filled
-    while the item is redirected.  width and height of at least 160 and 140 pixels.
+    while the item is redirected.
     """
-    chart = Chart(content["verdict"], width, height)
+    chart = Chart(content["verdict"], WIDTH, HEIGHT)
     decisions, items = content["decisions"], len(content["items"])
-    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, height - MARGIN_BOTTOM,
+    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, WIDTH - MARGIN_RIGHT, HEIGHT - MARGIN_BOTTOM,
                   across=(-0.5, max(len(decisions), 1) - 0.5))
     panel.quarters()
-    _draw_threshold(panel, content["policy"]["threshold"])
+    threshold = panel.y(content["policy"]["threshold"])
+    for start in range(panel.left, panel.right, 10):
+        chart.draw.line((start, threshold, min(start + 5, panel.right), threshold), INK)
     _draw_steps(panel, decisions)
     for item in range(items):
         panel.curve([(each["index"], each["unsafe_probability"][item]) for each in decisions
@@ -144,12 +142,6 @@ def _plain(value):
     return value
 
 
-def _draw_threshold(panel: Panel, threshold: float) -> None:
-    y = panel.y(threshold)
-    for start in range(panel.left, panel.right, 10):
-        panel.chart.draw.line((start, y, min(start + 5, panel.right), y), INK)
-
-
 def _draw_steps(panel: Panel, decisions: list[dict]) -> None:
     """The steps' numbers below the strips, as many as have room."""
     below = panel.bottom + STRIPS_HEIGHT
@@ -166,3 +158,58 @@ def _draw_strip(panel: Panel, decisions: list[dict], item: int, items: int) -> N
         if each["redirected"][item]:
             box = (panel.x(each["index"] - 0.5), top, panel.x(each["index"] + 0.5), top + max(height - 1, 0))
             panel.chart.draw.rectangle(box, colour_of(item))
+
+
+# ------------------------------------------------------------------------------------------------ of a training
+
+
+LOSSES = ("classification", "delta", "direction", "mask", "alpha")
+SCORES = ("score", "unsafe_recall", "safe_recall", "redirection")
+LEFT, RIGHT, TOP, BETWEEN, BOTTOM, TRAINING_HEIGHT = 52, 118, 30, 30, 34, 400
+DECADES = 8  # at most, below the largest loss
+
+
+def training_json(log: list[dict], scores: dict[str, float], metadata: dict[str, str]) -> str:
+    """The whole training as strict JSON: metadata, the final validation scores, and one entry per validation."""
+    return json.dumps({"version": 1, "metadata": metadata, "validation": scores, "log": log}, indent=1, allow_nan=False)
+
+
+def training_plot(log: list[dict]) -> Tensor:
+    """Picture of a training's log: (400, 640, 3) uint8.
+
+    Above the validation scores, 0 to 1; below the losses, on a logarithmic axis.
+    """
+    chart = Chart(f"Step {log[-1]['step']}: validation score {log[-1]['validation_score']:.3f} (above), losses (below)"
+                  if log else "No validation yet", WIDTH, TRAINING_HEIGHT)
+    half = (TRAINING_HEIGHT - TOP - BETWEEN - BOTTOM) // 2
+    steps = [entry["step"] for entry in log]
+    across = (0, max(steps[-1:] + [1]))
+    upper = Panel(chart, LEFT, TOP, WIDTH - RIGHT, TOP + half, across)
+    upper.quarters()
+    _draw_curves(upper, steps, {name: [entry[f"validation_{name}"] for entry in log] for name in SCORES})
+    losses = {name: [entry[name] for entry in log] for name in LOSSES}
+    lowest, highest = _decades(losses)
+    lower = Panel(chart, LEFT, upper.bottom + BETWEEN, WIDTH - RIGHT, upper.bottom + BETWEEN + half, across,
+                  (lowest, highest))
+    lower.grid((power, f"1e{power}") for power in range(lowest, highest + 1))
+    _draw_curves(lower, steps, {name: [math.log10(max(value, 10.0 ** lowest)) for value in values]
+                                for name, values in losses.items()})
+    for step in steps[::max(1, len(steps) // 8)]:
+        chart.text(lower.x(step) - 8, lower.bottom + 8, str(step))
+    chart.text(lower.right + 10, lower.bottom + 8, "step")
+    return chart.pixels()
+
+
+def _draw_curves(panel: Panel, steps: list[int], named: dict[str, list[float]]) -> None:
+    """Curves over the steps, their names at the right."""
+    for number, (name, values) in enumerate(named.items()):
+        panel.curve([*zip(steps, values)], colour_of(number))
+        panel.chart.text(panel.right + 10, panel.top + 14 * number, name.replace("_", " "), colour_of(number))
+
+
+def _decades(losses: dict[str, list[float]]) -> tuple[int, int]:
+    """Powers of ten that enclose the losses, at least one apart."""
+    values = [value for each in losses.values() for value in each if value > 0]
+    highest = math.ceil(math.log10(max(values, default=1.0)))
+    lowest = max(math.floor(math.log10(min(values, default=0.1))), highest - DECADES)
+    return min(lowest, highest - 1), highest

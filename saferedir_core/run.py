@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 
 from saferedir_core import policy
-from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
 from saferedir_core.config import PolicyConfig
 from saferedir_core.ensemble import AnyRedirector, Ensemble, Judgement, Prompt
 from saferedir_core.errors import ContextError, LatentError, SafeRedirError
 from saferedir_core.readback import Readback
-from saferedir_core.redirect import redirected_pooled, shift_in_norms, shifted_context
-from saferedir_core.redirector import Redirector, require_latent, timestep_per_item, unsafe_probability
+from saferedir_core.redirect import (
+    chunks_per_item,
+    from_chunks,
+    redirected_pooled,
+    shift_in_norms,
+    shifted_context,
+    to_chunks,
+)
+from saferedir_core.redirector import Redirector, pooled_per_item, require_latent, timestep_per_item, unsafe_probability
 from saferedir_core.report import report, stacked_report
 from saferedir_core.trajectory import Decision, Record, Trajectory
 
@@ -76,7 +82,7 @@ class RedirectionRun:
         self._readings: list | None = None
         device = self.redirector.device
         thresholds = torch.tensor([[each.threshold] for each in self.configs.values()], device=device)
-        self._policy = policy.policy_of(config, thresholds)
+        self._policy = policy.Policy(config, thresholds)
         none = torch.zeros(len(self.redirectors), self.batch * self.chunks, dtype=torch.bool, device=device)
         self._state = _State(none, none, none.float(),
                              countdown=self._by_item(none).any(-1).int() if config.interval else None)
@@ -288,18 +294,11 @@ class RedirectionRun:
 
     def _own_pooled(self, pooled: Tensor | None) -> Tensor | None:
         """A copy of the pooled vectors on the redirector's device, (B, P); None when none is read."""
-        width, redirector = self.ensemble.pooled_dim, self.redirector
-        if not width:
+        if pooled is None and not isinstance(self.redirector, Redirector):
             return None
-        if pooled is None and not isinstance(redirector, Redirector):
-            return None
-        if pooled is None:
-            return torch.zeros(self.batch, width, device=redirector.device, dtype=redirector.dtype)
-        if tuple(pooled.shape) != (self.batch, width):
-            raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this redirector and the original "
-                               f"context expect ({self.batch}, {width}). Use the text encoder the redirector was "
-                               "trained for.")
-        return pooled.detach().to(redirector.device, redirector.dtype, copy=True)
+        like = torch.empty(self.batch, 1, 1, device=self.redirector.device, dtype=self.redirector.dtype)
+        vectors = pooled_per_item(pooled, like, self.ensemble.pooled_dim)
+        return None if vectors is None else vectors.detach().clone()
 
     def _require_latent(self, latent: Tensor) -> None:
         """LatentError unless the latent fits the run."""
@@ -323,17 +322,14 @@ class RedirectionRun:
 
 def _looked_at(context: Tensor, pooled: Tensor | None) -> bool:
     """Whether all items have one prompt.  ContextError unless all is finite.  The one look, before a run begins."""
-    seen = [context.isfinite().all(), (context == context[:1]).all()]
-    if pooled is not None:
-        seen += [pooled.isfinite().all().to(context.device), (pooled == pooled[:1]).all().to(context.device)]
-    finite, shared, pooled_finite, pooled_shared = (torch.stack(seen).tolist() + [True, True])[:4]
-    if not finite:
-        raise ContextError("The original context holds NaN or infinity; expected finite embeddings. Run the text "
-                           "encoder in float32.")
-    if not pooled_finite:
-        raise ContextError("The pooled vector holds NaN or infinity; expected finite numbers. Run the text encoder in "
-                           "float32.")
-    return shared and pooled_shared
+    looked = {"original context": context} | ({} if pooled is None else {"pooled vector": pooled.to(context.device)})
+    flags = torch.stack([flag for each in looked.values()
+                         for flag in (each.isfinite().all(), (each == each[:1]).all())]).tolist()
+    for name, finite in zip(looked, flags[::2]):
+        if not finite:
+            raise ContextError(f"The {name} holds NaN or infinity; expected finite numbers. Run the text encoder in "
+                               "float32.")
+    return all(flags[1::2])
 
 
 def _sums(*tensors: Tensor) -> Tensor:

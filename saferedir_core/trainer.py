@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saferedir_core.config import require_fitting
 from saferedir_core.errors import TrainingError
 
 
@@ -31,13 +30,6 @@ class TrainerConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     average: float = 0.998
-
-    def __post_init__(self):
-        require_fitting(
-            self, iterations=(self.iterations >= 1, "1 or more"), rate=(self.rate > 0, "a positive number"),
-            warmup=(self.warmup >= 0, "0 or more"), floor=(0 <= self.floor <= 1, "0 <= floor <= 1"),
-            beta2=(0 <= self.beta2 < 1, "0 <= beta2 < 1"), weight_decay=(self.weight_decay >= 0, "0 or more"),
-            clip=(self.clip > 0, "a positive number"), average=(0 <= self.average < 1, "0 <= average < 1"))
 
 
 class Trainer:
@@ -67,7 +59,6 @@ class Trainer:
             group["lr"] = learning_rate(self.steps_done, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        _average_gradients(self.module)
         nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
         self.optimizer.step()
         self.steps_done += 1
@@ -93,18 +84,6 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_done = state["steps_done"]
-
-
-def _average_gradients(module: nn.Module) -> None:
-    """Under torch.distributed: the mean gradient of all processes, so that they stay equal.  Else nothing."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            distributed.all_reduce(gradient)
-            parameter.grad = gradient / distributed.get_world_size()
 
 
 def learning_rate(step: int, config: TrainerConfig) -> float:

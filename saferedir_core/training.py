@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from saferedir_core.alignment import changed_tokens
-from saferedir_core.architecture import architecture
 from saferedir_core.config import RedirectorConfig, require_fitting
 from saferedir_core.dataset import Batch, TrajectoryDataset
 from saferedir_core.errors import TrainingError
@@ -33,7 +32,6 @@ from saferedir_core.trainer import Trainer, TrainerConfig
 
 INPUTS = ("both", "text", "latent")
 STATE_VERSION = 3
-RANK_SEED = 1_000_003  # between the batches of two processes
 # Unsafe prompts of a kind that no training saw (long ones, typing errors) reach less than those it saw.
 LOWEST_THRESHOLD, OVERLAP_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.5, 0.75
 
@@ -82,6 +80,7 @@ class TrainingConfig:
     def __post_init__(self):
         require_fitting(
             self, iterations=(self.iterations >= 1, "1 or more"), batch=(self.batch >= 2, "2 or more"),
+            rate=(self.rate > 0, "a positive number"), average=(0 <= self.average < 1, "0 <= average < 1"),
             validate=(self.validate >= 1, "1 or more"), patience=(self.patience >= 1, "1 or more"),
             benign_rate=(0 <= self.benign_rate < 1, "a share from 0 to 1"),
             mix=(0 <= self.mix <= 1, "a share from 0 to 1"),
@@ -116,12 +115,8 @@ def train(training: TrajectoryDataset, validation: TrajectoryDataset, config: Tr
     state    file that a killed training goes on from; removed by nobody, refused when the config is another
     on_step  called with the number of steps done and the losses, after every step; may raise to stop
 
-    TrainingError for trajectories of one class only, a loss that is not finite, a state of another training.
-    Under torch.distributed (as `accelerate launch` or torchrun start it) every process draws batches of its own and
-    gradients are averaged; all return the same network.
+    TrainingError for a loss that is not finite, a state of another training.
     """
-    for dataset in (training, validation):
-        _require_both_classes(dataset)
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         loop = _Loop(training, validation, config, state, device)
@@ -146,7 +141,7 @@ class _Loop:
                                  latent_pool=1 if published else config.latent_pool)
         self.trainer = Trainer(Redirector(shape).train().to(device), TrainerConfig(
             config.iterations, config.rate, warmup=min(100, config.iterations // 10), average=config.average))
-        self.random = torch.Generator().manual_seed(config.seed + RANK_SEED * _rank())
+        self.random = torch.Generator().manual_seed(config.seed)
         self.log: list[dict] = []
         self.best, self.best_weights, self.worse = -math.inf, None, 0
         self.before, self.started = 0.0, time.monotonic()
@@ -173,7 +168,7 @@ class _Loop:
         redirector = self.trainer.averaged
         redirector.load_state_dict(self.best_weights)
         redirector.eval().requires_grad_(False)
-        threshold = _of_first_rank(calibrated_threshold(redirector, self.validation, self.config))
+        threshold = calibrated_threshold(redirector, self.validation, self.config)
         scores = {**validation_scores(redirector, self.validation, self.config), "threshold": threshold}
         return Trained(redirector, threshold, scores, self.log, self.config)
 
@@ -184,10 +179,7 @@ class _Loop:
         return type(output)(*(part.float() for part in output))
 
     def _validate(self, losses: dict[str, float]) -> None:
-        _share_buffers(self.trainer.module)
-        _share_buffers(self.trainer.averaged)
-        # All processes go by the scores of the first, or one might stop and the others wait for it forever.
-        scores = _of_first_rank(validation_scores(self.trainer.averaged, self.validation, self.config))
+        scores = validation_scores(self.trainer.averaged, self.validation, self.config)
         if not math.isfinite(scores["score"]):
             raise TrainingError(f"The validation score is {scores['score']} at iteration {self.trainer.steps_done}; "
                                 "expected a finite number. Lower the learning rate (now "
@@ -198,7 +190,7 @@ class _Loop:
         if scores["score"] > self.best:
             self.best = scores["score"]
             self.best_weights = {key: value.clone() for key, value in self.trainer.averaged.state_dict().items()}
-        if self.state is not None and _rank() == 0:
+        if self.state is not None:
             self._save()
 
     def _seconds(self) -> float:
@@ -228,21 +220,16 @@ class _Loop:
         if not isinstance(content, dict) or content.get("version") != STATE_VERSION:
             raise TrainingError(f"{self.state}: is of another version; expected format {STATE_VERSION}. Delete it to "
                                 "begin anew.")
-        there, now = (architecture(name) for name in (content["architecture"], self.training.architecture))
-        if there is not now:
-            raise TrainingError(f"{self.state}: is of a training for {there.title} ({there.conditioning}) and the "
-                                f"trajectories are of {now.title} ({now.conditioning}); expected one kind of model. "
-                                "Delete it to begin anew, or use trajectories of the other model.")
-        if content["config"] != asdict(self.config):
-            differing = [name for name, value in asdict(self.config).items() if content["config"].get(name) != value]
+        there = {**content["config"], "architecture": content["architecture"]}
+        differing = [name for name, value in {**asdict(self.config), "architecture": self.training.architecture}.items()
+                     if there.get(name) != value]
+        if differing:
             raise TrainingError(f"{self.state}: is of a training with other {', '.join(differing)}; expected the same "
                                 "settings. Delete it to begin anew, or use the settings it was begun with.")
         self.trainer.load_state_dict(content["trainer"])
         self.log, self.best, self.worse = content["log"], content["best"], content["worse"]
         self.best_weights = content["best_weights"]
         self.random.set_state(content["random"].cpu())
-        if _rank():     # the state is the first process's; the others must not draw its batches
-            self.random.manual_seed(self.config.seed + RANK_SEED * _rank() + self.trainer.steps_done)
         torch.set_rng_state(content["torch_random"].cpu())
         self.before = content["seconds"]
 
@@ -400,32 +387,3 @@ def peak_probabilities(redirector: Redirector, dataset: TrajectoryDataset, pairs
         output = redirector(batch.latent, batch.context, batch.timestep, batch.pooled)
         peaks.append(output.unsafe_probability.reshape(-1, steps).amax(1).cpu())
     return torch.cat(peaks)
-
-
-def _require_both_classes(dataset: TrajectoryDataset) -> None:
-    unsafe = int(dataset.unsafe.sum())
-    if unsafe in (0, len(dataset)):
-        missing = "unsafe" if not unsafe else "harmless"
-        raise TrainingError(f"{dataset.folder}: {unsafe} of {len(dataset)} pairs are unsafe; expected both classes. "
-                            f"Add {missing} prompts to the pair file and collect again.")
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _of_first_rank(value):
-    """The first process's value, in all of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values)
-    return values[0]
-
-
-def _share_buffers(module: torch.nn.Module) -> None:
-    """The first process's running statistics in all of them; gradients keep the parameters equal."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, 0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...nodes.evaluation.jobs import Job
+from ...nodes.evaluation.stage import Job
 from . import prompts
 from .attack_stage import AttackJob, AttackStage
 from .embeddings import textual_inversion, white_box_embedding

@@ -10,8 +10,7 @@ import torch
 from saferedir_core.errors import ConfigError
 
 from ...nodes.drawing import encode_one, entry
-from ...nodes.evaluation.jobs import Batch, Job
-from ...nodes.evaluation.stage import Stage
+from ...nodes.evaluation.stage import Batch, Job, Stage
 from .token_vectors import EMBEDDING, encode_with_embedding
 
 JOINS = ("", "combine", "concat", "average")

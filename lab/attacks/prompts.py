@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from numpy.random import Generator as Random
 
-from saferedir_core.rewording import SHORTEST, misspell, split_word
+from saferedir_core.pair_builder import SHORTEST, misspell, split_word
 
 from ..world.captions import choose, nonsense_word
 from .attack_stage import AttackJob

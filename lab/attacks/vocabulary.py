@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...nodes.evaluation.jobs import Job
+from ...nodes.evaluation.stage import Job
 from ..world import captions
 
 ENDINGS = "bdgklmnprt"  # of nonsense words

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from saferedir_core.architecture import ARCHITECTURES
-from saferedir_core.markdown import table
+from saferedir_core.metrics import table
 from saferedir_core.metrics import Share
 
 from .full_width import FULL, LATENT, STEPS

@@ -18,7 +18,7 @@ import torch
 from saferedir_core import PolicyConfig, Redirector, RedirectorConfig
 from saferedir_core.architecture import Architecture, architecture
 from saferedir_core.dataset import Manifest, Shard, TrajectoryDataset, open_folder, write_shard
-from saferedir_core.chunks import to_chunks
+from saferedir_core.redirect import to_chunks
 from saferedir_core.training import TrainingConfig, train
 
 from ...nodes.drawing import sample

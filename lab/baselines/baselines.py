@@ -21,15 +21,15 @@ from comfy.patcher_extension import WrappersMP
 from comfy.samplers import calc_cond_batch
 
 from saferedir_core import PolicyConfig
-from saferedir_core.chunks import from_chunks, to_chunks
 from saferedir_core.errors import ConfigError
+from saferedir_core.redirect import from_chunks, to_chunks
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import FACTOR_NAMES
 from ...nodes.drawing import conditioning
 from ...nodes.evaluation.detectors import DemoDetector
-from ...nodes.evaluation.jobs import Batch, Job
 from ...nodes.evaluation.methods import Guarded, Method
+from ...nodes.evaluation.stage import Batch, Job
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..attacks.token_vectors import EMBEDDING, encode_chunks, tokens_with_embedding
 from ..attacks.vocabulary import demo_vocabulary

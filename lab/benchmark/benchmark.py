@@ -42,9 +42,8 @@ from ...nodes.demo_world.backbone import WEIGHTS, load_backbone
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.engine import evaluate as evaluate_jobs
-from ...nodes.evaluation.jobs import Job
 from ...nodes.evaluation.methods import Guarded, Method, Oracle
-from ...nodes.evaluation.stage import demo_stage
+from ...nodes.evaluation.stage import Job, demo_stage
 from ...nodes.training.collect import CollectConfig
 from ...nodes.training.collect import collect as collect_trajectories
 from ..attacks import ATTACKS, Attack, Setting, attack_jobs, demo_vocabulary

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from saferedir_core import load_redirector
 from saferedir_core.files import sha256, write_whole
-from saferedir_core.markdown import table
-from saferedir_core.metrics import Share
+from saferedir_core.metrics import Share, table
 
 from ...nodes.demo_world.backbone import WEIGHTS
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import demo_stage
-from ...nodes.evaluation.summary import summarise
 from ..attacks import ATTACKS
 from ..machine import machine
 from ..world.measure import guarded_stage, measure_backbone, measure_judge, seconds_per_image
@@ -25,6 +23,7 @@ from ..world.weights import read_provenance
 from .benchmark_pictures import draw_alphas, draw_pictures, draw_probabilities
 from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, ours, redirectors
 from .questions import SEED
+from .seeds import summarise
 
 REFERENCES = ("unguarded", "oracle")
 COMMON_ATTACKS = ("paraphrase name", "paraphrase prefix", "paraphrase variant", "paraphrase short", "paraphrase long",

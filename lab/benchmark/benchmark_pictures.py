@@ -12,12 +12,13 @@ from saferedir_core.files import written_whole
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.methods import Guarded, Oracle
-from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid, draw_steps, plot_curves, save
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid, draw_steps, save
 from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import Stage, demo_stage
 from ...nodes.evaluation.summary import summarise
 from ..attacks.attack_stage import AttackStage
 from .contenders import ALPHAS, methods, ours
+from .curves import plot_curves
 from .questions import ROWS, test_jobs
 
 SHOWN_ROWS = ("explicit", "implicit", "mention")

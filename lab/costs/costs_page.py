@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from saferedir_core.files import write_whole
-from saferedir_core.markdown import table
+from saferedir_core.metrics import table
 
 from ..machine import machine
 from .timing import Spread

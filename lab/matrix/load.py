@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from saferedir_core.markdown import table
+from saferedir_core.metrics import table
 
 from ..host.client import ComfyClient, ExecutionFailed
 from ..host.server import own_server

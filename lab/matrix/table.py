@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from saferedir_core.markdown import table
+from saferedir_core.metrics import table
 
 from .runner import GUARDED, NOT_HERE, REFUSED, STOPPED, Row
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from saferedir_core.pairs import Pair, mentions_minors, normalised, write_pairs
-from saferedir_core.rewording import misspell, reword, split_word
+from saferedir_core.pair_builder import misspell, reword, split_word
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.scenes import Scene

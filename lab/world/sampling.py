@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...nodes.drawing import conditioning
-from ...nodes.evaluation.jobs import Job
+from ...nodes.evaluation.stage import Job
 from ...nodes.evaluation.stage import Stage
 
 BATCH = 25

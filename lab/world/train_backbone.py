@@ -24,7 +24,7 @@ from comfy.model_base import BaseModel
 from safetensors.torch import load_file
 
 from saferedir_core.files import sha256, written_whole
-from saferedir_core.rewording import misspell, reword, split_word
+from saferedir_core.pair_builder import misspell, reword, split_word
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 from ...nodes.demo_world.backbone import (

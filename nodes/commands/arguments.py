@@ -42,8 +42,8 @@ class ConsoleProgress:
     what: on the line; unit: of what is counted, such as "image".
     """
 
-    def __init__(self, what: str, unit: str, silent: bool = False):
-        self.what, self.unit, self.silent = what, unit, silent
+    def __init__(self, what: str, unit: str):
+        self.what, self.unit = what, unit
         self._bar = None
 
     def __call__(self, done: int, total: int, said: str = "") -> None:
@@ -51,7 +51,7 @@ class ConsoleProgress:
 
         if self._bar is None or total != self._bar.total or done < self._bar.n:
             # From what is there already, so that the rate is that of this run.
-            self._bar = tqdm(desc=self.what, total=total, initial=done, unit=self.unit, disable=self.silent,
+            self._bar = tqdm(desc=self.what, total=total, initial=done, unit=self.unit,
                              mininterval=0.2 if sys.stderr.isatty() else 5.0)
         self._bar.set_postfix_str(said, refresh=False)
         self._bar.update(done - self._bar.n)

@@ -98,17 +98,17 @@ def prepared(given: argparse.Namespace) -> Release:
     architecture = given.architecture or first.metadata.get("architecture") or (
         f"models whose prompt embedding has a width of {first.config.prompt_dim}")
     return Release(given.repo, filename, content, concepts, architecture, given.license, given.data, first.metadata,
-                   figures(given.results) if given.results else ())
+                   figures(given.results, given.file.stem) if given.results else ())
 
 
-def figures(folder: Path) -> tuple[str, ...]:
-    """Lines of the card from an evaluation's summary.json.  SafeRedirError when there is none."""
+def figures(folder: Path, method: str) -> tuple[str, ...]:
+    """Lines of the card from an evaluation's summary.json, of the method of that name.  SafeRedirError without one."""
     path = folder / "summary.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         lines = []
         for row, about in rows.items():
-            for name, value in about["methods"].get("saferedir", {}).items():
+            for name, value in about["methods"].get(method, {}).items():
                 if name in FIGURES and isinstance(value, dict):
                     lines.append(f"| {row} | {FIGURES[name]} | {100 * value['value']:.1f} % | "
                                  f"{100 * value['low']:.1f} to {100 * value['high']:.1f} % | {value['total']} |")

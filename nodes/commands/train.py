@@ -4,24 +4,21 @@
     --model sd15.safetensors            any checkpoint the host loads
 
 Interrupted at any point, the same command goes on where it was.  On several machines: `--collect-only --shard 0/2` and
-`--shard 1/2` collect half each; `--merge FOLDER FOLDER` brings the work folders together and trains.  On several
-accelerators of one machine: `accelerate launch saferedir.py train ...` or torchrun.
+`--shard 1/2` collect half each; `--merge FOLDER FOLDER` brings the work folders together and trains.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import time
-from datetime import timedelta
 from pathlib import Path
 
-from saferedir_core import training_report
 from saferedir_core.bundle import save_redirector
-from saferedir_core.errors import CheckpointError, ConfigError, TrainingError
+from saferedir_core.errors import ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
+from saferedir_core.report import training_json, training_plot
 from saferedir_core.training import TrainingConfig
 
 from .arguments import ConsoleProgress, exit_code, say, shard
@@ -34,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="saferedir.py train", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
-    made.add_argument("--pairs", type=Path, required=True, help="prompt pairs, .csv, .jsonl or .json")
+    made.add_argument("--pairs", type=Path, required=True, help="prompt pairs, .csv or .jsonl")
     made.add_argument("--out", type=Path, help="redirector to write, .safetensors (not with --collect-only)")
     made.add_argument("--work", type=Path, help="folder of trajectories and state (default: beside --out)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
@@ -76,164 +73,90 @@ def main(argv: list[str]) -> int:
 
 
 def run(arguments, argv: list[str]) -> int:
-    with distributed() as (rank, world):
-        return Training(arguments, argv, rank, world).run()
+    from ..host import load_model, prepare
 
+    started, out = time.monotonic(), arguments.out and arguments.out.resolve()
+    work = (arguments.work or out.with_name(f"{out.stem}_work")).resolve()
+    require_writable_names(out)
+    pairs = read_pairs(arguments.pairs)
+    prepare()
+    from comfy.model_management import get_torch_device
 
-@contextlib.contextmanager
-def distributed():
-    """(rank, world) of this process; a process group when `accelerate launch` or torchrun started several."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if world == 1:
-        yield 0, 1
-        return
-    import torch
+    from ..guarding.architectures import host_name
+    from ..training import procedure as training
+    from ..training.collect import digest_of
 
-    cuda = torch.cuda.is_available() and os.environ.get("SAFEREDIR_CPU") != "1"
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
-    # The others wait while one collects its last shard.
-    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
-    try:
-        yield rank, world
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-class Training:
-    """One run of the command."""
-
-    def __init__(self, arguments, argv: list[str], rank: int, world: int):
-        self.arguments, self.argv, self.rank, self.world = arguments, argv, rank, world
-        self.out = arguments.out and arguments.out.resolve()
-        self.work = (arguments.work or self.out.with_name(f"{self.out.stem}_work")).resolve()
-        self.started = time.monotonic()
-
-    def run(self) -> int:
-        from ..host import prepare
-
-        arguments = self.arguments
-        self.require_writable_names()
-        pairs = read_pairs(arguments.pairs)
-        prepare()  # not before: it may only come after `distributed` has chosen the accelerator
-        from comfy.model_management import get_torch_device
-
-        from ..guarding.architectures import host_name
-        from ..training import procedure as training
-        from ..training.collect import digest_of
-
-        concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
-        parts = training.split(chosen, arguments.validation_share, arguments.pairs)
-        config = TrainingConfig(
-            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
-            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
-        collection, model, clip = self.load()
-        self.say(f"{concept}: {len(parts.training)} pairs to learn from, {len(parts.validation)} to choose by")
-        training.require_prompts_fit(clip, chosen, arguments.pairs)
-        if arguments.merge:
-            training.merge_parts(arguments.merge, self.work)
-        shard = arguments.shard if self.world == 1 else (self.rank, self.world)
-        training.collect_parts(model, clip, parts, self.work, collection, shard=shard, told=self.collected(parts))
-        self.barrier()
-        if arguments.collect_only:
-            self.say(f"collected in {self.work}, {time.monotonic() - self.started:.0f} s")
-            return 0
-        about = training.provenance(concept, "demo" if arguments.model == "demo" else host_name(model),
-                                    f"{Path(arguments.model).name} {training.model_digest(model, clip)}",
-                                    digest_of(chosen), collection,
-                                    "python saferedir.py train " + " ".join(self.argv))
-        trained = training.train_parts(self.work, config, get_torch_device(), self.learned(config.iterations))
-        if self.rank == 0:
-            self.write(trained, {**trained.metadata(), **about})
-        self.barrier()
+    concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
+    parts = training.split(chosen, arguments.validation_share, arguments.pairs)
+    config = TrainingConfig(
+        variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
+        adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
+    if arguments.steps is not None and arguments.steps < 1 or arguments.trajectories < 1:
+        raise ConfigError(f"--steps is {arguments.steps} and --trajectories {arguments.trajectories}; expected 1 or "
+                          "more. Change the settings.")
+    model, clip, _ = load_model(arguments.model, with_vae=False)
+    usual = DEMO if arguments.model == "demo" else CHECKPOINT
+    collection = training.collection_of(model, *(arguments.size or usual["size"]), batch=usual["batch"],
+                                        steps=arguments.steps or usual["steps"], trajectories=arguments.trajectories,
+                                        cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg)
+    say(f"{concept}: {len(parts['training'])} pairs to learn from, {len(parts['validation'])} to choose by")
+    training.require_prompts_fit(clip, chosen, arguments.pairs)
+    if arguments.merge:
+        training.merge_parts(arguments.merge, work)
+    training.collect_parts(model, clip, parts, work, collection, shard=arguments.shard, told=collected(parts))
+    if arguments.collect_only:
+        say(f"collected in {work}, {time.monotonic() - started:.0f} s")
         return 0
+    trained = training.train_parts(work, config, get_torch_device(), learned(config.iterations))
+    write(out, trained, {**trained.metadata(), **training.provenance(
+        concept, "demo" if arguments.model == "demo" else host_name(model),
+        f"{Path(arguments.model).name} {training.model_digest(model, clip)}", digest_of(chosen), collection,
+        "python saferedir.py train " + " ".join(argv))})
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
+    say(f"written {out}, {time.monotonic() - started:.0f} s: {scores}")
+    return 0
 
-    def require_writable_names(self) -> None:
-        if self.out and self.out.suffix != ".safetensors":
-            raise ConfigError(f"--out is {self.out}; expected a name that ends in .safetensors. Change it.")
-        if self.out and not self.out.parent.is_dir():
-            try:
-                self.out.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(f"--out is {self.out} and its folder cannot be made ({error.strerror}); expected a "
-                                  "folder that can be written. Choose another.") from error
 
-    def load(self):
-        """CollectConfig, MODEL and CLIP."""
-        from ..training.procedure import collection_of
-
-        arguments, usual = self.arguments, DEMO if self.arguments.model == "demo" else CHECKPOINT
-        if arguments.model == "demo":
-            from ..demo_world.backbone import load_backbone
-
-            model, clip, _ = load_backbone()
-        else:
-            model, clip = self.load_checkpoint(Path(arguments.model))
-        steps = usual["steps"] if arguments.steps is None else arguments.steps
-        if steps < 1 or arguments.trajectories < 1:
-            raise ConfigError(f"--steps is {steps} and --trajectories {arguments.trajectories}; expected 1 or more. "
-                              "Change the settings.")
-        config = collection_of(model, *(arguments.size or usual["size"]), steps=steps,
-                               cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg,
-                               trajectories=arguments.trajectories, batch=usual["batch"])
-        return config, model, clip
-
-    def load_checkpoint(self, file: Path):
-        import comfy.sd
-
-        if not file.is_file():
-            raise CheckpointError(f"{file}: there is no such file; expected a checkpoint, or 'demo'. Check --model.")
-        self.say(f"loading {file}")
+def require_writable_names(out: Path | None) -> None:
+    if out and out.suffix != ".safetensors":
+        raise ConfigError(f"--out is {out}; expected a name that ends in .safetensors. Change it.")
+    if out:
         try:
-            model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=True)
-        except Exception as error:
-            raise CheckpointError(f"{file}: the host cannot load it ({error}); expected a checkpoint with model and "
-                                  "text encoder. Choose another.") from error
-        if model is None or clip is None:
-            raise CheckpointError(f"{file}: has no {'model' if model is None else 'text encoder'}; expected both. "
-                                  "Choose a whole checkpoint.")
-        return model, clip
-
-    def write(self, trained, metadata: dict[str, str]) -> None:
-        """The redirector, its log and its plot; each whole or not at all."""
-        from PIL import Image
-
-        save_redirector(trained.redirector.half(), self.out, metadata)
-        try:
-            write_whole(self.out.with_suffix(".json"),
-                        training_report.training_json(trained.log, trained.scores, metadata))
-            with written_whole(self.out.with_suffix(".png")) as file:
-                Image.fromarray(training_report.training_plot(trained.log).numpy()).save(file)
+            out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{self.out.parent}: log and plot cannot be written ({error.strerror or error}); "
-                                     f"expected some space. The redirector {self.out.name} is written; run the same "
-                                     "command again for the rest.") from error
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
-        self.say(f"written {self.out}, {time.monotonic() - self.started:.0f} s: {scores}")
+            raise ConfigError(f"--out is {out} and its folder cannot be made ({error.strerror}); expected a folder "
+                              "that can be written. Choose another.") from error
 
-    def collected(self, parts):
-        """For collect_parts(told=)."""
-        bars = {part: ConsoleProgress(f"{part} trajectories", "pair", silent=self.rank > 0) for part in vars(parts)}
 
-        def told(part: str, done: int, total: int) -> None:
-            pairs = len(getattr(parts, part))
-            bars[part](round(pairs * done / total) if total else pairs, pairs)
-        return told
+def write(out: Path, trained, metadata: dict[str, str]) -> None:
+    """The redirector, its log and its plot; each whole or not at all."""
+    from PIL import Image
 
-    def learned(self, iterations: int):
-        """For train_parts(on_step=)."""
-        bar = ConsoleProgress("training", "step", silent=self.rank > 0)
+    save_redirector(trained.redirector.half(), out, metadata)
+    try:
+        write_whole(out.with_suffix(".json"), training_json(trained.log, trained.scores, metadata))
+        with written_whole(out.with_suffix(".png")) as file:
+            Image.fromarray(training_plot(trained.log).numpy()).save(file)
+    except OSError as error:
+        raise TrainingError(f"{out.parent}: log and plot cannot be written ({error.strerror or error}); expected some "
+                            f"space. The redirector {out.name} is written; run the same command again for the "
+                            "rest.") from error
 
-        def on_step(step: int, losses: dict[str, float]) -> None:
-            bar(step, iterations, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
-        return on_step
 
-    def barrier(self) -> None:
-        if self.world > 1:
-            import torch
+def collected(parts: dict[str, list]):
+    """For collect_parts(told=)."""
+    bars = {part: ConsoleProgress(f"{part} trajectories", "pair") for part in parts}
 
-            torch.distributed.barrier()
+    def told(part: str, done: int, total: int) -> None:
+        pairs = len(parts[part])
+        bars[part](round(pairs * done / total) if total else pairs, pairs)
+    return told
 
-    def say(self, text: str) -> None:
-        if self.rank == 0:
-            say(text)
+
+def learned(iterations: int):
+    """For train_parts(on_step=)."""
+    bar = ConsoleProgress("training", "step")
+
+    def on_step(step: int, losses: dict[str, float]) -> None:
+        bar(step, iterations, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+    return on_step

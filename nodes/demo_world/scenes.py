@@ -57,14 +57,6 @@ class Scene:
     y: float = 0.0
     half: float = 20.0
 
-    def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("object", self.object, OBJECTS), ("colour", self.colour, tuple(COLOURS)),
-            ("background", self.background, tuple(BACKGROUNDS)), ("style", self.style, STYLES),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
-
     @property
     def factors(self) -> tuple[str, str, str, str, bool]:
         return self.object, self.colour, self.background, self.style, self.striped

@@ -34,8 +34,8 @@ from comfy_execution.utils import get_executing_context
 from saferedir_core import Decision
 from saferedir_core.policy import USUAL_THRESHOLD, resolved
 
-from ..guarding.listeners import RunListener, RunStart
 from ..host import running_server
+from ..types import RunListener, RunStart
 
 VERSION = 1
 EVENT = "saferedir.step"
@@ -103,10 +103,13 @@ class LiveDisplay(RunListener):
         with _harmless():
             server = running_server()
             prompt_id, workflow = _queued_from(server)
+            upstream, redirectors = start.config.mode == "upstream", start.loaded.redirectors.values()
+            lowest = USUAL_THRESHOLD if upstream else min(resolved(start.config, each.metadata).threshold
+                                                          for each in redirectors)
             run = LiveRun({
                 "version": VERSION, "run": start.run_id, "node": self.node_id, "workflow": workflow,
                 "prompt_id": prompt_id, "name": start.loaded.name, "steps": start.steps,
-                "threshold": round(threshold_in_use(start), DIGITS)}, server.client_id)
+                "threshold": round(lowest, DIGITS)}, server.client_id)
             RUNS.add(run)
             self._send(run)
 
@@ -157,13 +160,6 @@ def brief(conditioning: int, decision: Decision, redirects: bool = True) -> dict
             "unsafe_probability": [None if value is None or value != value else round(value, DIGITS)
                                    for value in decision.unsafe_probability],
             "redirected": [redirects and flag for flag in decision.redirected]}
-
-
-def threshold_in_use(start: RunStart) -> float:
-    """Of several redirectors the lowest."""
-    if start.config.mode == "upstream":
-        return USUAL_THRESHOLD
-    return min(resolved(start.config, each.metadata).threshold for each in start.loaded.redirectors.values())
 
 
 def _queued_from(server) -> tuple[str | None, str | None]:

@@ -45,20 +45,17 @@ def remember(prompt: dict | None, node_id: str | None, report: dict) -> None:
 
 def entry_for(prompt: dict, node_id: str) -> dict | None:
     """The entry for what this node saves; None when no report is behind it."""
+    def follows(source: str, slot: int) -> bool:
+        """A Report's plot and JSON are not the picture that it vouches for."""
+        return source in prompt and (prompt[source].get("class_type") != REPORT_NODE or slot == PASSED_THROUGH)
     found = []
     with _lock:
-        for source in upstream(prompt, node_id, _follows(prompt)):
+        for source in upstream(prompt, node_id, follows):
             if prompt[source].get("class_type") == REPORT_NODE:
                 report = _reports.get(signature(prompt, source))
                 if report is not None:
                     found.append(report)
     return png_entry(found, declared("version")) if found else None
-
-
-def _follows(prompt: dict):
-    """A Report's plot and JSON are not the picture that it vouches for."""
-    return lambda source, slot: (source in prompt and
-                                 (prompt[source].get("class_type") != REPORT_NODE or slot == PASSED_THROUGH))
 
 
 class RidingInfo(Mapping, dict):

@@ -14,7 +14,7 @@ from saferedir_core.errors import ConfigError
 
 from ..demo_world.concepts import CONCEPTS
 from ..demo_world.judge import FACTOR_NAMES, judge
-from .jobs import Job
+from .stage import Job
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ EXPOSED = ("BUTTOCKS_EXPOSED", "FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSE
 class ClassifierDetector(Detector):
     """An image classifier of the transformers library; the concept is one of its labels."""
 
-    def __init__(self, model: str, label: str, threshold: float = 0.5) -> None:
-        self.label, self.threshold = label, threshold
+    def __init__(self, model: str, label: str) -> None:
+        self.label = label
         self.pipeline = _imported("transformers").pipeline("image-classification", model=model)
         known = list(self.pipeline.model.config.label2id)
         if label not in known:
@@ -110,9 +110,9 @@ class ClassifierDetector(Detector):
         self.labels = len(known)
 
     def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
-        found = self.pipeline(_images(pictures), top_k=self.labels)
+        found = self.pipeline([*map(Image.fromarray, pictures)], top_k=self.labels)
         every = [{each["label"]: float(each["score"]) for each in scores} for scores in found]
-        return [Seen(scores[self.label] >= self.threshold, scores[self.label],
+        return [Seen(scores[self.label] >= 0.5, scores[self.label],
                      factors={"label": max(scores, key=lambda label: scores[label])}) for scores in every]
 
 
@@ -123,25 +123,25 @@ class ClipDetector(Detector):
     CLIPScore (Hessel et al. 2021) without its factor of 2.5.
     """
 
-    def __init__(self, model: str, phrases: Sequence[str], threshold: float = 0.5) -> None:
+    def __init__(self, model: str, phrases: Sequence[str]) -> None:
         library = _imported("transformers")
         if len(phrases) < 2:
             raise ConfigError(f"CLIP was given the phrases {list(phrases)}; expected the concept's and at least one "
                               "other: clip:MODEL:a striped thing;a plain thing")
-        self.phrases, self.threshold = list(phrases), threshold
+        self.phrases = list(phrases)
         self.network = library.CLIPModel.from_pretrained(model).eval()
         self.processor = library.CLIPProcessor.from_pretrained(model)
 
     def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
         texts = [*self.phrases, *(job.safe_text or job.text for job in jobs)]
-        prepared = self.processor(text=texts, images=_images(pictures), return_tensors="pt", padding=True,
-                                  truncation=True)
+        prepared = self.processor(text=texts, images=[*map(Image.fromarray, pictures)], padding=True,
+                                  return_tensors="pt", truncation=True)
         with torch.inference_mode():
             output = self.network(**prepared)
             cosines = output.image_embeds @ output.text_embeds.T                     # (N, phrases + N)
             shares = (cosines[:, :len(self.phrases)] * self.network.logit_scale.exp()).softmax(1)
         fits = cosines[:, len(self.phrases):].diagonal().clamp_min(0)
-        return [Seen(float(share[0]) >= self.threshold, float(share[0]),
+        return [Seen(float(share[0]) >= 0.5, float(share[0]),
                      factors={"nearest": self.phrases[int(share.argmax())]}, caption_score=float(fit))
                 for share, fit in zip(shares, fits)]
 
@@ -183,7 +183,3 @@ def _imported(package: str):
     except ImportError as error:
         raise ConfigError(f"This detector needs the Python package {package!r}, which is not installed ({error}). "
                           f"Install it: pip install {package}") from error
-
-
-def _images(pictures: np.ndarray) -> list:
-    return [Image.fromarray(picture) for picture in pictures]

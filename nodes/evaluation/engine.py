@@ -14,10 +14,9 @@ from saferedir_core.errors import ConfigError
 
 from ..types import digest
 from .detectors import Detector, Seen
-from .jobs import Batch, Job
 from .methods import REFERENCES, Method, Unguarded
 from .results import Results
-from .stage import Stage
+from .stage import Batch, Job, Stage
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Made:
 
 
 def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detector: Detector, results: Path,
-             shard: tuple[int, int] = (0, 1), batch: int = 25, progress: Callable[[int, int], None] | None = None,
-             distance: Callable[[np.ndarray, np.ndarray], list[float]] | None = None) -> int:
+             shard: tuple[int, int] = (0, 1), batch: int = 25,
+             progress: Callable[[int, int], None] | None = None) -> int:
     """Appends one line per method and job to `results` (JSON lines) and returns how many were added.
 
     Lines that are there already are kept and not made again, so a run that was killed goes on where it stopped.
@@ -49,7 +48,6 @@ def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detec
     shard     (i, n): only every n-th job by its id, so that n machines share the work; merge their files afterwards
     batch     images sampled together
     progress  called with (lines present, lines wanted) after every batch
-    distance  of two batches of pictures, one number each, say `metrics.lpips_distance()`: to the oracle's pictures
     ResultsError when the file cannot be written; what was written before is intact.
     """
     methods, jobs, store = in_order(methods), of_shard(jobs, shard), Results(results)
@@ -59,7 +57,7 @@ def evaluate(stage: Stage, methods: Sequence[Method], jobs: Sequence[Job], detec
     told = progress or (lambda *_: None)
     told(len(wanted & store.done), len(wanted))
     for part in batches([job for job in jobs if job.id in unfinished], batch):
-        _evaluate_batch(stage, methods, part, wanted, detector, store, distance)
+        _evaluate_batch(stage, methods, part, wanted, detector, store)
         told(len(wanted & store.done), len(wanted))
     return len(store.done) - before
 
@@ -113,23 +111,18 @@ def make(stage: Stage, method: Method, batch: Batch, unguarded: Made | None = No
 
 
 def _evaluate_batch(stage: Stage, methods: list[Method], jobs: list[Job], wanted: set[tuple[str, str]],
-                    detector: Detector, store: Results, distance: Callable | None) -> None:
+                    detector: Detector, store: Results) -> None:
     batch = stage.batch_of(jobs)
     unguarded = make(stage, methods[0], batch)
     reference = detector.detect(unguarded.pictures, jobs)
-    oracle = None
     for method in methods:
         missing = [index for index, job in enumerate(jobs) if (method.name, job.id) in wanted
                    and (method.name, job.id) not in store.done]
-        measured = distance and method.name == "oracle"  # the others are compared with it, whether it is there or not
-        if not missing and not measured:
+        if not missing:
             continue
         made = unguarded if method is methods[0] else make(stage, method, batch, unguarded)
-        if measured:
-            oracle = made.pictures
         seen = reference if made is unguarded else _seen(detector, made, jobs, reference)
-        far = distance(made.pictures, oracle) if distance and oracle is not None else [None] * len(jobs)
-        store.append(line(method.name, jobs[index], made, seen[index], far[index], index) for index in missing)
+        store.append(line(method.name, jobs[index], made, seen[index], index) for index in missing)
 
 
 def _seen(detector: Detector, made: Made, jobs: list[Job], reference: list[Seen]) -> list[Seen]:
@@ -142,11 +135,11 @@ def _seen(detector: Detector, made: Made, jobs: list[Job], reference: list[Seen]
     return seen
 
 
-def line(method: str, job: Job, made: Made, seen: Seen, distance: float | None, index: int) -> dict:
+def line(method: str, job: Job, made: Made, seen: Seen, index: int) -> dict:
     """One line of the results file."""
     return {
         "method": method, "job": job.id, "row": job.row, "text": job.text, "seed": job.seed, "unsafe": job.unsafe,
         **asdict(seen), "triggered": None if made.triggered is None else bool(made.triggered[index]),
-        "identical": bool(made.same[index]), "distance": distance, "seconds": round(made.seconds, 5),
+        "identical": bool(made.same[index]), "seconds": round(made.seconds, 5),
         "latent": digest(made.latents[index])[:16],
     }

@@ -12,7 +12,7 @@ from saferedir_core import PolicyConfig, Redirector, load_redirector
 
 from ..guarding.bridge import guard_model
 from ..types import LoadedRedirector, Recorder
-from .jobs import Batch
+from .stage import Batch
 
 RECORDER = "saferedir.evaluation"  # key under which a guarded MODEL carries the recorder of its runs
 REFERENCES = ("unguarded", "oracle")  # what the others are compared with; they make every job

@@ -1,4 +1,4 @@
-"""What people look at: a grid of images, method by method, and plots, drawn with Pillow like the report's."""
+"""What people look at: a grid of images, method by method, and the plot of some runs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from saferedir_core.chart import INK, PALE, WHITE, Chart, Panel, colour_of, in_ascii
+from saferedir_core.chart import INK, WHITE, in_ascii
 from saferedir_core.errors import ConfigError
 from saferedir_core.files import written_whole
 from saferedir_core.report import plot
 
 from .engine import batches, in_order, make
-from .jobs import Job
 from .methods import Guarded, Method
+from .stage import Job
 
 ENLARGED = 3  # small pictures are shown so many times larger
 LARGEST_SIDE = 256  # pixels of a picture in the grid
@@ -30,7 +30,8 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]) -> Image.Image:
     """
     if not rows or not captions:
         raise ConfigError("The image grid has no methods or no prompts; expected at least one of each. Give some jobs.")
-    width, height = _shown_size(next(iter(rows.values())).shape)
+    sides = next(iter(rows.values())).shape[2:0:-1]
+    width, height = (round(side * min(ENLARGED, LARGEST_SIDE / max(sides))) for side in sides)
     font = ImageFont.load_default()
     size = LABEL_WIDTH + len(captions) * (width + GAP), CAPTION_HEIGHT + len(rows) * (height + GAP)
     canvas = Image.new("RGB", size, WHITE)
@@ -48,12 +49,6 @@ def grid(rows: dict[str, np.ndarray], captions: Sequence[str]) -> Image.Image:
             canvas.paste(Image.fromarray(picture).resize((width, height), filter),
                          (LABEL_WIDTH + column * (width + GAP), top))
     return canvas
-
-
-def _shown_size(shape: tuple) -> tuple[int, int]:
-    height, width = shape[1:3]
-    factor = min(ENLARGED, LARGEST_SIDE / max(height, width))
-    return round(width * factor), round(height * factor)
 
 
 def sample_jobs(jobs: Sequence[Job], count: int = 8) -> list[Job]:
@@ -91,36 +86,6 @@ def draw_steps(stage, guarded: Guarded, jobs: Sequence[Job]) -> Image.Image:
     batch = guarded.change(stage.batch_of([Job(job.row, job.text, job.seed, job.unsafe) for job in jobs]), stage)
     stage.render(batch)
     return Image.fromarray(plot(guarded.report(batch)).numpy())
-
-
-def plot_curves(curves: dict[str, list[tuple[float, float, str]]], title: str, across: str, upwards: str,
-                width: int = 640, height: int = 400) -> Image.Image:
-    """Curves of shares against shares.
-
-    curves: name -> points (x, y, label), x and y 0..1.  across, upwards: what x and y are.  The axes begin where the
-    points do, so that the upper right corner, the best place, can be read.
-    """
-    chart = Chart(title, width, height)
-    points = [point for curve in curves.values() for point in curve]
-    left, bottom = 64, height - 64
-    panel = Panel(chart, left, 34, width - 90, bottom, *(
-        (max(0.0, min((point[axis] for point in points), default=0.0) - 0.02), 1.0) for axis in (0, 1)))
-    panel.grid((share, f"{100 * share:.1f} %") for share in _fifths(panel.upwards))
-    for share in _fifths(panel.across):
-        chart.draw.line((panel.x(share), panel.top, panel.x(share), bottom), PALE)
-        chart.text(panel.x(share) - 14, bottom + 6, f"{100 * share:.1f} %")
-    chart.text(left, bottom + 22, f"across: {across}   upwards: {upwards}")
-    for number, (name, curve) in enumerate(curves.items()):
-        panel.curve([(x, y) for x, y, _ in curve], colour_of(number), radius=3)
-        for x, y, label in curve:
-            chart.text(panel.x(x) + 5, panel.y(y) + 2, label, colour_of(number))
-        chart.text(left + number * 150, height - 20, name, colour_of(number))
-    return chart.image
-
-
-def _fifths(ends: tuple[float, float]) -> list[float]:
-    """Five values from one end to the other."""
-    return [ends[0] + tick * (ends[1] - ends[0]) / 4 for tick in range(5)]
 
 
 def save(image: Image.Image, path: Path) -> None:

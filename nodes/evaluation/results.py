@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from saferedir_core.errors import SafeRedirError
-from saferedir_core.files import written_whole
+from saferedir_core.files import write_whole
 
 
 class ResultsError(SafeRedirError):
@@ -26,7 +26,8 @@ class Results:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            _cut_torn_line(self.path)
+            content = self.path.read_bytes()
+            os.truncate(self.path, content.rfind(b"\n") + 1)
         except OSError as error:
             raise ResultsError(f"The results cannot be written to {self.path} ({error}). Choose a folder that you may "
                                "write to with --out.") from error
@@ -68,17 +69,14 @@ def read_lines(path: Path) -> list[dict]:
 def merge(files: Iterable[Path], out: Path) -> int:
     """Writes the lines of all shards to one file, each (method, job) once; returns how many there are."""
     known = {(line["method"], line["job"]): line for file in files for line in read_lines(file)}
-    try:
-        with written_whole(Path(out)) as unfinished:
-            unfinished.write_text("".join(json.dumps(line) + "\n" for line in known.values()), encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(f"The merged results cannot be written to {out} ({error}). Free some space or choose "
-                           "another folder.") from error
+    write(out, "".join(json.dumps(line) + "\n" for line in known.values()))
     return len(known)
 
 
-def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+def write(path: Path, text: str) -> None:
+    """A file that is there whole or not at all; ResultsError when it cannot be written."""
+    try:
+        write_whole(Path(path), text)
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written ({error}). Free some space, or choose a folder that you may "
+                           "write to with --out.") from error

@@ -1,10 +1,11 @@
-"""The model under evaluation and how it samples: turns jobs into the host's conditionings, latents and pictures."""
+"""What is evaluated (jobs, one image each) and the stage that turns them into the host's conditionings and pictures."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,70 @@ import torch
 from saferedir_core.errors import ConfigError
 
 from ..drawing import conditioning, sample, shape_for
-from .jobs import Batch, Job
+from ..host import load_model
+
+# What a job of the laboratory says besides (`AttackJob`), and every id is made of, so that equal jobs have equal ids.
+UNSAID = {"join": "", "second": "", "strength": 1.0, "steps": None, "cfg": None, "denoise": 1.0, "start": "",
+          "start_seed": 0, "backbone": "", "embeddings": ""}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to be made by every method.
+
+    row        line of the results table it counts in: "explicit", "held-out", "implicit", "benign", "mention",
+               "attack: typos", ...
+    text       the prompt, host syntax: "(word:1.3)" sets weights
+    seed       of the noise, as in the host's KSampler
+    unsafe     the detector should fire on the unguarded image
+    safe_text  what the oracle draws instead; the text itself for a harmless prompt
+    wanted     factors that the image should keep, for detectors that read them (name -> value); of the safe image
+    only       name of the only method that makes it ("" = all); attacks through a guard are made for that guard.
+               The references (unguarded, oracle) make it all the same
+    """
+
+    row: str
+    text: str
+    seed: int
+    unsafe: bool
+    safe_text: str = ""
+    wanted: dict = field(default_factory=dict)
+    only: str = ""
+
+    @property
+    def id(self) -> str:
+        """The same for equal jobs, on every machine."""
+        return hashlib.sha256(json.dumps(UNSAID | asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def settings(self) -> tuple:
+        """Jobs with equal settings can share a batch; for every method, the oracle included."""
+        return self.only, bool(self.safe_text)
+
+    def safe(self) -> Job:
+        """The job that asks for what the oracle draws."""
+        return replace(self, text=self.safe_text, safe_text="")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs as the host samples them: what a method may change before sampling.
+
+    positive, negative  the host's conditioning: list of [context (N, k*77, D), dict]
+    model               MODEL to sample with
+    start               latents to start from (N, C, h, w), or None for empty ones
+    """
+
+    jobs: tuple[Job, ...]
+    model: Any
+    positive: list
+    negative: list
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    denoise: float = 1.0
+    start: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +129,8 @@ def demo_stage(**settings) -> Stage:
 
 
 def stage_of(name: str, size: int = 512, **settings) -> Stage:
-    """"demo", or the path of a checkpoint, through the host's own loader.  size: of its pictures, pixels."""
+    """As `load_model` names it.  size: of its pictures, pixels."""
     if name == "demo":
         return demo_stage(**settings)
-    import comfy.sd
-    import folder_paths
-
-    if not Path(name).is_file():
-        raise ConfigError(f"There is no checkpoint at {name}; expected a .safetensors or .ckpt file, or 'demo'.")
-    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-        name, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))
+    model, clip, vae = load_model(name)
     return Stage(model, clip, vae, latent_shape=shape_for(model, size, size), **settings)

@@ -4,7 +4,6 @@
     OUT/results.jsonl   one line per image (results-0-of-2.jsonl of a shard)
     OUT/summary.json, summary.md, grid.png, steps.png (unsafe probability over the steps)
     OUT/attacks/   what attacks trained, when asked for; their results are rows of results.jsonl
-    OUT/sweep.jsonl, sweep.png   FSR against everything else kept as alpha_scale varies, when asked for
 """
 
 from __future__ import annotations
@@ -12,28 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from saferedir_core.errors import ConfigError
-from saferedir_core.files import written_whole
 from saferedir_core.pairs import Pair, read_pairs
 
 from .detectors import Detector
 from .engine import evaluate
-from .jobs import Job
-from .methods import Guarded, Method, Oracle, Unguarded
-from .pictures import draw_grid, draw_steps, plot_curves, sample_jobs, save
-from .results import ResultsError, merge, read_lines
-from .stage import Stage
-from .summary import ATTACK, markdown, summarise
+from .methods import Guarded, Method
+from .pictures import draw_grid, draw_steps, sample_jobs, save
+from .results import merge, read_lines, write
+from .stage import Job, Stage
+from .summary import markdown, summarise
 
 UNSAFE_ROW, HARMLESS_ROW = "unsafe", "harmless"  # rows of jobs that were made from pairs
-SWEEP_JOBS = 100  # unsafe prompts that an alpha_scale is tried on
 
 
 def jobs_of_file(path: Path, seeds: int = 1, concept: str = "") -> list[Job]:
-    """Jobs of prompt pairs (.csv, .jsonl, .json), `seeds` images a prompt.
+    """Jobs of prompt pairs (.csv, .jsonl), `seeds` images a prompt.
 
     concept: keep the pairs of this concept only.  ConfigError when nothing is left.
     """
@@ -62,7 +58,6 @@ class Study:
     settings    what the results depend on, for settings.json; "methods" holds a dict of the methods' by name
     shard       (i, n): the i-th of n parts, from 0
     batch       images sampled together
-    distance    see `engine.evaluate`
     """
 
     stage: Stage
@@ -73,7 +68,6 @@ class Study:
     settings: dict
     shard: tuple[int, int] = (0, 1)
     batch: int = 25
-    distance: Callable | None = None
 
     @property
     def results(self) -> Path:
@@ -84,7 +78,7 @@ class Study:
         """Makes and judges what is missing; returns how many lines were added."""
         remember_settings(self.out / "settings.json", self.settings)
         return evaluate(self.stage, self.methods, self.jobs, self.detector, self.results, self.shard, self.batch,
-                        progress, self.distance)
+                        progress)
 
     def merge(self, folders: Sequence[Path] = ()) -> int:
         """Brings the shards in these folders (`out` itself without any) together in results.jsonl."""
@@ -115,33 +109,6 @@ class Study:
             save(draw_steps(self.stage, guarded, chosen), self.out / "steps.png")
         return image
 
-    def sweep(self, alpha_scales: Sequence[float], progress: Callable[[int, int], None] | None = None):
-        """Tries the guarded methods at other strengths; writes sweep.jsonl and sweep.png.  Returns the PIL image."""
-        unsafe = [job for job in self.jobs if job.unsafe and not job.only and not job.row.startswith(ATTACK)]
-        guarded = [method for method in self.methods if isinstance(method, Guarded)]
-        variants = {method.name: [(f"{alpha:g}", Guarded(f"{method.name} at {alpha:g}", method.loaded,
-                                                         replace(method.policy, alpha_scale=alpha)))
-                                  for alpha in alpha_scales] for method in guarded}
-        path = self.out / "sweep.jsonl"
-        evaluate(self.stage, [Unguarded(), Oracle(), *(each for found in variants.values() for _, each in found)],
-                 [replace(job, row=UNSAFE_ROW) for job in unsafe[:SWEEP_JOBS]], self.detector, path, batch=self.batch,
-                 progress=progress)
-        figures = summarise(read_lines(path))["rows"].get(UNSAFE_ROW, {"methods": {}})["methods"]
-        curves = {name: [(kept_of(figures[each.name]), figures[each.name]["fsr"]["value"], label)
-                         for label, each in found if "fsr" in figures.get(each.name, {})
-                         and kept_of(figures[each.name]) is not None] for name, found in variants.items()}
-        image = plot_curves(curves, "Concept gone against everything else kept; labels: alpha_scale",
-                            "everything else kept", "concept gone (FSR)")
-        save(image, self.out / "sweep.png")
-        return image
-
-
-def kept_of(figures: dict) -> float | None:
-    """Share of images with everything else kept; where the detector cannot tell, what is left of the caption score."""
-    if "kept" in figures:
-        return figures["kept"]["value"]
-    return 1 + min(0.0, figures["csdr"]["value"]) if "csdr" in figures else None
-
 
 def remember_settings(path: Path, settings: dict) -> None:
     """Writes settings.json, new methods added to those there.  ConfigError when the results there are of others."""
@@ -155,13 +122,3 @@ def remember_settings(path: Path, settings: dict) -> None:
             raise ConfigError(f"{path.parent} holds results of other settings: {name} was {before!r} and is {now!r}; "
                               "expected the same. Choose another folder with --out.")
     write(path, json.dumps({**settings, "methods": methods}, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """A file that is there whole or not at all; ResultsError when it cannot be written."""
-    try:
-        with written_whole(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written ({error}). Free some space, or choose a folder that you may "
-                           "write to with --out.") from error

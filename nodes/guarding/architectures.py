@@ -44,20 +44,15 @@ def require_fitting_model(model, loaded: LoadedRedirector) -> None:
         raise ContextError(f"The model is {found.title} ({found.conditioning}) and the redirector {loaded.name!r} was "
                            f"made for {wanted.title} ({wanted.conditioning}); expected the same. Load a redirector for "
                            f"{found.title}, or train one with SafeRedir Train.")
-    config = model.model.model_config.unet_config
-    expected = loaded.redirector.config.prompt_dim
+    config, own = model.model.model_config.unet_config, loaded.redirector.config
     embedder = (config.get("context_embedder_config") or {}).get("params", {})
-    width = next((each[name] for each in (config, embedder) for name in WIDTHS if name in each), None)
-    if width is not None and width != expected:
-        raise ContextError(f"The model takes prompts that are {width} wide and the redirector {loaded.name!r} was made "
-                           f"for {expected}; expected equal widths. Load a redirector for this kind of model.")
-    pooled = loaded.redirector.config.pooled_dim
-    if pooled:
-        width = next((config[name] for name in ("adm_in_channels", "vec_in_dim") if config.get(name)), None)
-        if width is not None and width - found.pooled_rest != pooled:
-            raise ContextError(f"The model takes pooled vectors of {width - found.pooled_rest} numbers and the "
-                               f"redirector {loaded.name!r} was made for {pooled}; expected equal widths. Load a "
-                               "redirector for this kind of model.")
+    prompt = next((each[name] for each in (config, embedder) for name in WIDTHS if name in each), None)
+    vector = next((config[name] - found.pooled_rest for name in ("adm_in_channels", "vec_in_dim") if config.get(name)),
+                  None) if own.pooled_dim else None
+    for what, width, expected in (("prompts", prompt, own.prompt_dim), ("pooled vectors", vector, own.pooled_dim)):
+        if width not in (None, expected):
+            raise ContextError(f"The model takes {what} that are {width} wide and the redirector {loaded.name!r} was "
+                               f"made for {expected}; expected equal widths. Load a redirector for this kind of model.")
 
 
 def timestep_of(kind: Architecture, sampling, sigma: torch.Tensor) -> torch.Tensor:

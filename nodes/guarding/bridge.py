@@ -3,14 +3,7 @@
     OUTER_SAMPLE     one `SamplingRun` per sampling run, made here and dropped here; checks conds before models load
     ON_PRE_RUN       notices a run from which the first one was taken away
 
-The guard's part in sampling is these modules, and no others know the host's wrappers and conds:
-    bridge           what hangs on a MODEL: settings only
-    sampling_run     the state of one run and its wrappers PREDICT_NOISE and CALC_COND_BATCH
-    prompts          the prompts that a run meets, and their judges
-    conds            reading the host's conds
-    door             stands before the denoiser and lets no context pass that was not judged
-    reaction         what to do about an unsafe run and about a failure
-    enforce          the same guard on every run of a server
+docs/architecture.md says which module of this room does what.
 
 The wrappers on MODEL hold settings only.  Everything that changes during a run lives in its SamplingRun, which is
 reached through wrappers added to the guider's own copy of the model options, so cached nodes, cloned models and a
@@ -32,11 +25,10 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_ke
 from saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, Redirector
 from saferedir_core.architecture import architecture
 
-from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, digest
+from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, RunListener, RunStart, digest
 from .architectures import require_fitting_model
 from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable
 from .door import Door
-from .listeners import RunListener, RunStart
 from .reaction import Reaction
 from .sampling_run import SamplingRun
 

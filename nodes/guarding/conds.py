@@ -12,7 +12,7 @@ import torch
 
 from saferedir_core import ContextError, Redirector
 from saferedir_core.architecture import architecture, titles_of_width
-from saferedir_core.chunks import fits_in_chunks, from_chunks, to_chunks
+from saferedir_core.redirect import fits_in_chunks, from_chunks, to_chunks
 
 from ..types import Marker
 

@@ -38,11 +38,10 @@ from comfy_execution.utils import get_executing_context
 from saferedir_core import ConfigError, ContextError, PolicyConfig, SafeRedirError
 from saferedir_core.bundle import load_redirectors
 
-from ..types import LoadedRedirector, Recorder
+from ..types import LoadedRedirector, Recorder, RunListener
 from ..weights import catalogue
 from .architectures import require_fitting_model
 from .bridge import Guard
-from .listeners import RunListener
 from .reaction import Reaction
 
 ENVIRONMENT = "SAFEREDIR_ENFORCE"

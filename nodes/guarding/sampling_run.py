@@ -25,7 +25,7 @@ import torch
 
 from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 
-from ..types import LoadedRedirector, Marker
+from ..types import LoadedRedirector, Marker, RunListener, RunStart
 from .architectures import require_fitting_model, timestep_of, with_pooled
 from .conds import (
     CONTROLNET_MARKER,
@@ -42,7 +42,6 @@ from .conds import (
     with_contexts,
 )
 from .door import Door
-from .listeners import RunListener, RunStart
 from .prompts import Prompts
 from .reaction import Reaction, UnsafeStopped
 

@@ -13,10 +13,10 @@ import torch
 
 from saferedir_core.alignment import aligned_context, aligned_order
 from saferedir_core.architecture import USUAL, Architecture, TokenSpan, architecture
-from saferedir_core.chunks import to_chunks
 from saferedir_core.dataset import Manifest, Shard, open_folder, write_shard
 from saferedir_core.errors import TrainingError
 from saferedir_core.pairs import Pair
+from saferedir_core.redirect import to_chunks
 
 from .. import drawing
 from ..guarding.architectures import timestep_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 
 from saferedir_core.dataset import TrajectoryDataset, merge
 from saferedir_core.errors import ConfigError, PairsError
-from saferedir_core.pairs import Pair, require_fitting_tokens, split_pairs
+from saferedir_core.pairs import Pair, short, split_pairs, where
 from saferedir_core.training import Trained, TrainingConfig, train
 
 from ..drawing import shape_for
@@ -29,27 +29,21 @@ VALIDATION_SEED = 1  # of the images of validation pairs: another family than th
 SPLIT_SEED = 0  # which groups are for validation; not the training's own seed, so that trajectories are shared
 
 
-@dataclass(frozen=True)
-class Split:
-    """Pairs to learn from and pairs to choose by; no group is in both."""
+def split(pairs: Sequence[Pair], validation_share: float, source: str | Path) -> dict[str, list[Pair]]:
+    """Pairs to learn from and pairs to choose by, named as in PARTS; no group is in both.
 
-    training: list[Pair]
-    validation: list[Pair]
-
-
-def split(pairs: Sequence[Pair], validation_share: float, source: str | Path) -> Split:
-    """PairsError, naming `source`, unless both sides have unsafe and harmless prompts."""
+    PairsError, naming `source`, unless both have unsafe and harmless prompts.
+    """
     try:
-        parts = Split(*split_pairs(pairs, validation_share, SPLIT_SEED))
+        parts = dict(zip(PARTS, split_pairs(pairs, validation_share, SPLIT_SEED)))
     except PairsError as error:
         raise PairsError(f"{source}: {error}") from error
-    for name in PARTS:
-        unsafe = sum(pair.unsafe for pair in getattr(parts, name))
-        count = len(getattr(parts, name))
-        if unsafe in (0, count):
-            raise PairsError(f"{source}: {unsafe} of the {count} {name} pairs are unsafe; expected unsafe and harmless "
-                             "ones. Add pairs of the missing kind in groups of their own, or change the validation "
-                             "share.")
+    for name, part in parts.items():
+        unsafe = sum(pair.unsafe for pair in part)
+        if unsafe in (0, len(part)):
+            raise PairsError(f"{source}: {unsafe} of the {len(part)} {name} pairs are unsafe; expected unsafe and "
+                             "harmless ones. Add pairs of the missing kind in groups of their own, or change the "
+                             "validation share.")
     return parts
 
 
@@ -66,12 +60,13 @@ def concept_of(pairs: Sequence[Pair], source: str | Path, wanted: str = "") -> t
 def require_prompts_fit(clip, pairs: Sequence[Pair], source: str | Path) -> None:
     """PairsError with file and line for the first prompt of more than one chunk of tokens."""
     empty = token_ids(clip, "")[0]
-    frame = {*empty}
-
-    def count(text: str) -> int:
-        chunks = token_ids(clip, text)
-        return 0 if len(chunks) == 1 else sum(token not in frame for chunk in chunks for token in chunk)
-    require_fitting_tokens(pairs, count, len(empty) - 2, source)
+    for pair in pairs:
+        for text in (pair.text, pair.safe_text):
+            chunks = token_ids(clip, text)
+            if len(chunks) > 1:
+                count = sum(token not in empty for chunk in chunks for token in chunk)
+                raise PairsError(f"{where(source, pair)}: {short(text)} has {count} tokens; expected at most "
+                                 f"{len(empty) - 2}, what the model reads at once. Shorten the prompt.")
 
 
 def collection_of(model, width: int, height: int, **settings) -> CollectConfig:
@@ -82,13 +77,13 @@ def collection_of(model, width: int, height: int, **settings) -> CollectConfig:
     return CollectConfig(shape=shape_for(model, width, height), architecture=require_known(model).name, **settings)
 
 
-def collect_parts(model, clip, parts: Split, work: Path, config: CollectConfig, *, shard: tuple[int, int] = (0, 1),
-                  told: Callable[[str, int, int], None] | None = None) -> None:
+def collect_parts(model, clip, parts: dict[str, list[Pair]], work: Path, config: CollectConfig, *,
+                  shard: tuple[int, int] = (0, 1), told: Callable[[str, int, int], None] | None = None) -> None:
     """Collects what is missing of both parts.  told(part, shards done, shards in all)."""
     name = model_digest(model, clip)
     for part in PARTS:
         each = replace(config, seed=config.seed + (VALIDATION_SEED if part == "validation" else 0))
-        collect(model, clip, getattr(parts, part), Path(work) / part, each, name, shard=shard,
+        collect(model, clip, parts[part], Path(work) / part, each, name, shard=shard,
                 progress=None if told is None else lambda done, total, part=part: told(part, done, total))
 
 

@@ -1,16 +1,20 @@
-"""Where redirector weights lie: the user's `models/saferedir` folders, the pack's own, and the registry's names."""
+"""Where redirector weights lie (the user's `models/saferedir`, the pack's own, the registry), and their download."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import folder_paths
 
 from saferedir_core import CheckpointError, ConfigError
-from saferedir_core.registry import SUFFIXES, HubSource, Pin, RegistryEntry, read_registry
+from saferedir_core.hub import fetch
+from saferedir_core.registry import SUFFIXES, HubSource, Pin, RegistryEntry, Source, read_registry
+
+from ..progress import NodeProgress
 
 FOLDER = "saferedir"
 EXTENSIONS = {".safetensors", ".pt"}
@@ -96,3 +100,36 @@ def hub_file(source: HubSource, pin: Pin) -> str:
     readable = f"{source.repo_id.split('/')[-1]}-{PurePosixPath(source.filename).stem}".replace("+", "_")
     cleaned = "".join(each if each.isalnum() or each in "-_." else "_" for each in readable)
     return f"{cleaned[:100]}-{sha256(wanted.encode()).hexdigest()[:8]}.safetensors"
+
+
+def obtain(name: str, node_id: str | None) -> Path:
+    """Path of a registry name's or a file's weights, downloaded when it is a registry name that is not here yet."""
+    entry = registry().get(name)
+    if entry is None or find(name) is not None:
+        return present(name)
+    path = download(name, node_id, entry.file, entry.sources, entry.pin, entry.provenance)
+    if entry.settings is not None:
+        logging.info("SafeRedir: settings that %s works well with: %s", name, entry.settings)
+    return path
+
+
+def download(name: str, node_id: str | None, file: str, sources: Sequence[Source], pin: Pin,
+             provenance: Mapping[str, str]) -> Path:
+    """Into the first `saferedir` folder; see saferedir_core.hub.fetch.  name: what people read."""
+    folder, progress, quarters = download_folder(), NodeProgress(node_id), -1
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal quarters
+        text = f"Downloading {name}: " + (f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else "waiting")
+        progress(done, total, text)
+        if total and 4 * done // total > quarters:
+            quarters = 4 * done // total
+            logging.info("SafeRedir: %s", text)
+
+    logging.info("SafeRedir: %s is not in %s yet; downloading %s", file, folder, sources[0] if sources else "it")
+    try:
+        path = fetch(file, sources, pin, folder, provenance=provenance, progress=show)
+    finally:
+        progress.say("")
+    logging.info("SafeRedir: saved and checked %s", path)
+    return path

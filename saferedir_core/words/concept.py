@@ -15,7 +15,7 @@ LONGEST_WORDING = 120   # characters
 # Words that say nothing by themselves.
 STOP_WORDS = frozenset("a an the of in on at by to for with without and or no not as is are be it its this that from "
                        "into over under very".split())
-_STYLE = re.compile(r"\b(style|painting|drawing|artwork|by|inspired|watercolou?rs?|photo(graph)?|art|print|sketch|render)\b")
+_STYLE = re.compile(r"\b(style|painting|drawing|artwork|by|inspired|watercolou?rs?|photo|art|print|sketch|render)\b")
 _BEHIND = re.compile(r"^(with|without|in|of|made|covered|wearing|full|having)\b|ed\b|^(naked|nude|bare)\b")
 
 
@@ -70,8 +70,8 @@ class Concept:
                                   "Type a wording, not a whole prompt.")
         for each in self.remove:
             if not any(word not in STOP_WORDS for word in re.findall(r"[^\W_]+", each.lower())):
-                raise ConfigError(f"remove holds {each!r}, which says nothing by itself; expected a wording with a noun "
-                                  "or an adjective. Reword it, or leave it out.")
+                raise ConfigError(f"remove holds {each!r}, which says nothing by itself; expected a wording with a "
+                                  "noun or an adjective. Reword it, or leave it out.")
 
     @property
     def name(self) -> str:

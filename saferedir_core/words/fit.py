@@ -136,7 +136,7 @@ def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: To
     if pairs.own.pooled is not None and pairs.twins.pooled is not None:
         found = fit_pooled_shift(pairs.own.pooled, pairs.twins.pooled, config.rank)
         weights |= {f"pooled_shift.{name}": value for name, value in zip(names, found)}
-    with torch.inference_mode(False):   # weights made in inference mode, where nodes run, could not be moved by the host
+    with torch.inference_mode(False):   # where nodes run; the host could not move weights that were made in it
         redirector = WordsRedirector(config)
         redirector.load_state_dict({name: value.clone().contiguous() for name, value in weights.items()})
     return redirector
@@ -146,8 +146,8 @@ def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: To
 class _Scores:
     """Evidence of prompts under a judge that was not fitted to them.
 
-    seen: of prompts with a wording that the judge knows, written as typed; left_out: with one that it does not; harmless
-    and background: as in Texts, the twins before them.
+    seen: of prompts with a wording that the judge knows, written as typed; left_out: with one that it does not;
+    harmless: of twins, harmless prompts and background, in this order.
     """
 
     concept: Concept

@@ -17,9 +17,9 @@ from saferedir_core import (
 )
 from saferedir_core.alignment import aligned_order
 from saferedir_core.architecture import ARCHITECTURES, of_host_model, of_sizes, timestep_of_flow
-from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
 from saferedir_core.ensemble import require_stackable
 from saferedir_core.objective import objective
+from saferedir_core.redirect import chunks_per_item, from_chunks, to_chunks
 
 FLUX = RedirectorConfig(latent_dim=16, prompt_dim=8, tokens=6, variant="token", architecture="flux", pooled_dim=4)
 

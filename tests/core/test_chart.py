@@ -1,9 +1,6 @@
 """Curves as pixels."""
 
-import pytest
-
 from saferedir_core.chart import COLOURS, Chart, Panel, colour_of
-from saferedir_core.errors import ConfigError
 
 
 def colours_at(chart: Chart, box: tuple[int, int, int, int]) -> set:
@@ -33,8 +30,3 @@ def test_colours_begin_anew_after_the_last():
 def test_a_title_in_any_script_is_drawn():
     chart = Chart("縞", 300, 200)
     assert min(colours_at(chart, (0, 0, 300, 30))) < (128, 128, 128)
-
-
-def test_what_could_not_be_read_is_refused():
-    with pytest.raises(ConfigError, match="100 x 200 pixels; expected at least 160 x 140"):
-        Chart("", 100, 200)

@@ -1,14 +1,16 @@
 """Redirectors that judge together, against each asked by its own `forward`."""
 
+import json
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from saferedir_core import ConfigError, PolicyConfig, RedirectionRun, Redirector, RedirectorConfig
-from saferedir_core.chunks import to_chunks
 from saferedir_core.ensemble import Ensemble, Prompt, fused_encoder, require_stackable
+from saferedir_core.redirect import to_chunks
 from saferedir_core.redirector import Reading
-from saferedir_core.report import plot, report_json
+from saferedir_core.report import plot
 
 SIZES = {"latent_dim": 4, "prompt_dim": 8, "tokens": 5, "rank": 2, "timestep_dim": 8}
 
@@ -287,7 +289,7 @@ class TestRunsOfSeveralConcepts:
         assert [part["concept"] for part in report["concepts"]] == ["boat", "stripes"]
         assert report["verdict"].startswith("boat: Redirected") and "stripes: Safe" in report["verdict"]
         assert report["items"][0]["highest_unsafe_probability"] == pytest.approx(0.880797)
-        assert report_json(report) and plot(report).shape == (320, 640, 3)
+        assert json.dumps(report, allow_nan=False) and plot(report).shape == (320, 640, 3)
 
     def test_of_one_concept_by_name_the_report_is_that_of_the_redirector_alone(self, context):
         hit = unsafe_or_not(0, True)

@@ -2,16 +2,8 @@
 
 import pytest
 
-from saferedir_core import ConfigError
 from saferedir_core.errors import DownloadError
 from saferedir_core.hub_transfer import PIECE, Patience, _require_secure, _Transfer, endpoint
-
-
-@pytest.mark.parametrize("setting", ["answer", "silence", "slowest", "attempts"])
-def test_patience_is_positive(setting):
-    with pytest.raises(ConfigError, match=f"Patience.{setting} is 0"):
-        Patience(**{setting: 0})
-    assert Patience(wait=0, longest=0)
 
 
 def test_the_endpoint_is_read_when_it_is_used(monkeypatch):

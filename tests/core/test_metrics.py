@@ -1,7 +1,6 @@
 import pytest
-import torch
 
-from saferedir_core import ConfigError, metrics
+from saferedir_core import metrics
 
 
 def test_zero_failures_prove_99_per_cent_from_381_on():
@@ -26,11 +25,9 @@ def test_csdr_is_the_mean_relative_change_where_there_is_something_to_relate_to(
     assert metrics.csdr([0.4], [0.0]) is None
 
 
-def test_lpips_is_computed_or_its_package_named():
-    try:
-        distance = metrics.lpips_distance()
-    except ConfigError as error:
-        assert "pip install lpips" in str(error)
-    else:
-        pictures = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
-        assert distance(pictures, pictures) == [0.0, 0.0]
+def test_a_table_has_a_line_for_its_head_one_of_dashes_and_one_for_each_row():
+    assert metrics.table(("what", "how many"), [("fish", 3)]) == "| what | how many |\n| --- | --- |\n| fish | 3 |"
+
+
+def test_a_bar_does_not_end_its_cell():
+    assert metrics.table(("a",), [("b|c",)]).endswith("| b/c |")

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from saferedir_core.errors import PairsError
@@ -8,7 +6,6 @@ from saferedir_core.pairs import (
     check_pairs,
     mentions_minors,
     read_pairs,
-    require_fitting_tokens,
     split_pairs,
     write_pairs,
 )
@@ -60,21 +57,6 @@ def test_jsonl_holds_the_same_and_may_leave_out_nothing_but_the_group(written):
         Pair("a striped fish", "a fish", "stripes", "g", 1), Pair("a house", "a house", "stripes", "", 3)]
 
 
-@pytest.mark.parametrize("unsafe, safe", [("forgot", "retain"), ("Forget", "Retain"), ("unsafe ", "safe"),
-                                          ("FORGOT_", "retained")])
-def test_the_published_layout_is_matched_in_order(written, unsafe, safe):
-    tasks = {"stripes": {safe: ["a fish", "\u00e9"], unsafe: ["a striped fish", {"prompt": "striped \u00e9"}]},
-             "boat": {unsafe: ["a boat"], safe: ["a car"]}}
-    for ascii_only in (True, False):
-        text = json.dumps(tasks, indent=1, ensure_ascii=ascii_only)
-        pairs = read_pairs(written("pairs.json", text))
-        assert [(pair.text, pair.safe_text, pair.concept) for pair in pairs] == [
-            ("a striped fish", "a fish", "stripes"), ("striped \u00e9", "\u00e9", "stripes"),
-            ("a boat", "a car", "boat")]
-        lines = text.split("\n")
-        assert all(json.dumps(pair.text, ensure_ascii=ascii_only) in lines[pair.line - 1] for pair in pairs)
-
-
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
 def test_what_is_written_is_read_again(tmp_path, name):
     write_pairs(tmp_path / name, PAIRS)
@@ -98,7 +80,7 @@ def test_a_pair_without_a_text_cannot_be_made(texts):
 # ------------------------------------------------------------------------------------------------ bad files
 
 
-@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl", "pairs.json"])
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
 @pytest.mark.parametrize("content", ["", " \n\n", "\ufeff"])
 def test_an_empty_file_is_named(written, name, content):
     assert refused(written(name, content)) == (
@@ -108,7 +90,6 @@ def test_an_empty_file_is_named(written, name, content):
 
 def test_a_file_with_nothing_but_a_header_is_empty(written):
     assert refused(written("pairs.csv", HEADER)).startswith(": holds no pair")
-    assert refused(written("pairs.json", "{}")).startswith(": holds no pair")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -117,8 +98,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_an_unknown_extension_is_named(written):
-    assert refused(written("pairs.txt", "a")) == (": the extension is '.txt'; expected .csv, .jsonl or .json. Rename "
-                                                  "or convert the file.")
+    for name in ("pairs.txt", "pairs.json"):
+        assert refused(written(name, "{}")) == (f": the extension is {name[5:]!r}; expected .csv or .jsonl. Write the "
+                                                "file as a table with the columns unsafe, safe, concept.")
 
 
 def test_bytes_that_are_not_utf8_are_named_with_their_line(written):
@@ -152,28 +134,12 @@ def test_an_empty_cell_is_named(written, row, name):
 def test_a_line_that_is_no_json_is_named(written):
     message = refused(written("pairs.jsonl", '{"unsafe": "a", "safe": "b", "concept": "c"}\n{"unsafe: 1}\n'))
     assert message.startswith(", line 2: '{\"unsafe: 1}' is not JSON (Unterminated string")
-    assert refused(written("pairs.json", '{"a":\n{"b": [1,\n}}')).startswith(", line 3: '}}' is not JSON")
     assert refused(written("pairs.jsonl", "[1]")).startswith(", line 1: '[1]' is no object; expected one such as")
 
 
 def test_a_value_that_is_no_text_is_named(written):
     assert refused(written("pairs.jsonl", '{"unsafe": "a", "safe": 3, "concept": "c"}')) == (
         ", line 1: safe is 3; expected text. Put it into quotes.")
-
-
-def test_unequal_counts_in_the_published_layout_are_named(written):
-    assert refused(written("pairs.json", '{"boat": {"forgot": ["a", "b"], "retain": ["c"]}}')) == (
-        ", task 'boat': 2 unsafe and 1 safe prompts; expected equally many, matched in order. Add the missing ones.")
-
-
-@pytest.mark.parametrize("classes", ["{}", '{"forgot": ["a"]}', '{"forgot": ["a"], "forget": ["a"], "retain": ["b"]}'])
-def test_other_classes_in_the_published_layout_are_named(written, classes):
-    assert ", task 'boat': its classes are " in refused(written("pairs.json", f'{{"boat": {classes}}}'))
-
-
-@pytest.mark.parametrize("text", ["[]", '{"boat": ["a"]}', '{"boat": {"forgot": "a", "retain": ["b"]}}'])
-def test_another_nesting_of_the_published_layout_is_named(written, text):
-    assert "expected" in refused(written("pairs.json", text))
 
 
 # ------------------------------------------------------------------------------------------------ bad pairs
@@ -232,17 +198,6 @@ def test_a_harmless_prompt_may_mention_anybody(written):
 def test_pairs_that_came_from_no_file_are_checked_too():
     with pytest.raises(PairsError, match="^pairs: 'a' is unsafe here and harmless in another pair"):
         check_pairs([Pair("a", "b", "c"), Pair("a", "a", "c")])
-
-
-def test_a_prompt_with_too_many_tokens_is_named():
-    def words(text):
-        return len(text.split())
-
-    require_fitting_tokens(PAIRS, words, 4)
-    with pytest.raises(PairsError) as error:
-        require_fitting_tokens(PAIRS, words, 3, "my.csv")
-    assert str(error.value) == ("my.csv, line 3: 'a \"plain\", quiet fish' has 4 tokens; expected at most 3, what the "
-                                "model reads at once. Shorten the prompt.")
 
 
 # ------------------------------------------------------------------------------------------------ splits

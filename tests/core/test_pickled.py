@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from saferedir_core.pickled import TENSOR_NAMES, Storage, scan
+from saferedir_core.pickled import TENSOR_NAMES, scan
 
 
 def pickle_of(state) -> bytes:
@@ -20,7 +20,7 @@ def test_a_state_dict_is_read_with_its_names_and_memory():
     base = torch.arange(6.0)
     found = scan(pickle_of(OrderedDict(a=base, b=base[2:], c=torch.ones(3, dtype=torch.float16))))
     assert found.names <= TENSOR_NAMES
-    assert {*found.storages} == {Storage("0", 24), Storage("1", 6)}
+    assert {*found.storages} == {("0", 24), ("1", 6)}
 
 
 def test_a_networks_state_dict_is_read(small):

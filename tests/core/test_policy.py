@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saferedir_core import ConfigError, PolicyConfig
-from saferedir_core.policy import next_countdown, policy_of, resolved, stored_threshold
+from saferedir_core.policy import Policy, next_countdown, resolved, stored_threshold
 from saferedir_core.redirector import unsafe_probability
 
 TIE = torch.tensor([[1.0, 1.0]])
@@ -14,7 +14,7 @@ TIE = torch.tensor([[1.0, 1.0]])
 
 def decide(logits, config):
     """Of one concept: (R, 2) -> (R,)."""
-    policy = policy_of(config, torch.tensor([[0.5 if config.threshold is None else config.threshold]]))
+    policy = Policy(config, torch.tensor([[0.5 if config.threshold is None else config.threshold]]))
     return policy.unsafe(logits[None], unsafe_probability(logits[None]))[0]
 
 
@@ -53,7 +53,7 @@ def test_a_higher_threshold_never_finds_more(scores, threshold, more):
 
 
 def test_each_concept_has_its_own_threshold():
-    policy = policy_of(PolicyConfig(), torch.tensor([[0.5], [0.7]]))
+    policy = Policy(PolicyConfig(), torch.tensor([[0.5], [0.7]]))
     logits = torch.tensor([[0.0, math.log(0.6 / 0.4)]]).expand(2, 1, 2)
     assert policy.unsafe(logits, unsafe_probability(logits)).tolist() == [[True], [False]]
 
@@ -79,12 +79,12 @@ def test_items_count_down_on_their_own():
     (PolicyConfig(mode="upstream", sticky=False), [True, True, True]),
 ])
 def test_only_a_policy_that_is_not_sticky_returns_and_rows_not_evaluated_keep_their_state(config, expected):
-    policy = policy_of(config, torch.tensor([[0.5]]))
+    policy = Policy(config, torch.tensor([[0.5]]))
     before, unsafe, due = torch.tensor([[[True, False, True]], [[False, True, False]], [[True, True, False]]])
     assert policy.redirected(before, unsafe, due).tolist() == [expected]
 
 
 def test_where_all_rows_were_due_nothing_has_to_say_so():
-    policy = policy_of(PolicyConfig(sticky=False), torch.tensor([[0.5]]))
+    policy = Policy(PolicyConfig(sticky=False), torch.tensor([[0.5]]))
     assert policy.redirected(torch.tensor([[True, False]]), torch.tensor([[False, True]]), None).tolist() == [
         [False, True]]

@@ -100,7 +100,7 @@ class TestEntries:
         ({"colour": "red"}, "has 'colour'"), ({"source": "me/mine"}, "source is a str"),
         ({"source": {"repo_id": "a/b"}}, "filename"), ({"source": {"url": "http://x.invalid/a.pt"}}, "url is"),
         ({"source": {"url": "https://x.invalid/a.pt"}}, "no sha256"), ({"mirrors": {}}, "expected a list"),
-        ({"source": {"repo_id": "a/b", "filename": "a.pt", "revision": "main"}}, "branch or a tag"),
+        ({"source": {"repo_id": "a/b", "filename": "a.pt", "revision": "main"}}, "a hash, or a commit of 40"),
         ({"settings": {"alpha_scale": 99}}, "alpha_scale"), ({"settings": {"speed": 1}}, "has 'speed'"),
         ({"settings": []}, "settings is a list"), ({"evaluation": []}, "evaluation is a list"),
         ({"evaluation": {"score": 1}}, "has 'score'"), ({"size": "12"}, "size is")])

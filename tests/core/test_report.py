@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from saferedir_core import ConfigError, PolicyConfig, RedirectionRun, Trajectory
-from saferedir_core.report import plot, report, report_json
+from saferedir_core import PolicyConfig, RedirectionRun, Trajectory
+from saferedir_core.chart import COLOURS
+from saferedir_core.report import LOSSES, SCORES, plot, report, training_json, training_plot
 
 SAFE, UNSAFE = -2.0, 2.0
 
@@ -45,7 +46,7 @@ def test_a_run_that_nobody_asked_about_is_not_called_safe():
 
 def test_it_survives_strict_json(observed):
     content = observed((SAFE,), (UNSAFE,), (UNSAFE,), interval=1)
-    assert json.loads(report_json(content)) == content
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["version"] == 1
     assert content["decisions"][0]["sigma"] is None                       # infinity has no JSON
     assert content["decisions"][2]["unsafe_probability"] == [None]        # countdown
@@ -87,13 +88,31 @@ def test_the_plot_marks_redirected_decisions_below_the_curve(observed):
 @pytest.mark.parametrize("steps", [1, 60])
 @pytest.mark.parametrize("items", [1, 40])
 def test_any_size_of_run_can_be_plotted(observed, steps, items):
-    assert plot(observed(*[(UNSAFE,) * items] * steps), 320, 200).shape == (200, 320, 3)
+    assert plot(observed(*[(UNSAFE,) * items] * steps)).shape == (320, 640, 3)
 
 
 def test_an_empty_run_can_be_plotted():
     assert plot(report(Trajectory(), PolicyConfig())).shape == (320, 640, 3)
 
 
-def test_a_plot_too_small_to_read_is_refused(observed):
-    with pytest.raises(ConfigError, match="plot is 100 x 320 pixels; expected at least 160 x 140"):
-        plot(observed((SAFE,)), width=100)
+def log_of(steps):
+    return [{"step": step, "seconds": 1.0 * step, **{name: 1 / step for name in LOSSES},
+             **{f"validation_{name}": 1 - 1 / step for name in SCORES}} for step in steps]
+
+
+def test_the_json_has_settings_scores_and_every_validation():
+    content = json.loads(training_json(log_of([10, 20]), {"score": 0.9}, {"concept": "stripes"}))
+    assert content["metadata"] == {"concept": "stripes"} and content["validation"] == {"score": 0.9}
+    assert [entry["step"] for entry in content["log"]] == [10, 20]
+
+
+@pytest.mark.parametrize("steps", [[], [1], [100, 200], range(1, 60)])
+def test_a_plot_of_any_length_is_drawn(steps):
+    picture = training_plot(log_of(steps))
+    assert picture.shape == (400, 640, 3)
+    found = {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+    assert not steps or {COLOURS[3], COLOURS[4]} <= found      # the last curve of each panel
+
+
+def test_a_loss_of_zero_is_drawn_at_the_bottom():
+    assert training_plot([{**log_of([5])[0], "mask": 0.0}]).shape == (400, 640, 3)

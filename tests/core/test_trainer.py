@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from saferedir_core.errors import ConfigError, TrainingError
+from saferedir_core.errors import TrainingError
 from saferedir_core.trainer import Trainer, TrainerConfig, learning_rate
 
 
@@ -145,15 +145,3 @@ def test_a_resumed_training_continues_bit_for_bit(average, tmp_path):
     assert run(resumed, 6) == losses
     assert same(resumed.module.state_dict(), through.module.state_dict())
     assert same(resumed.averaged.state_dict(), through.averaged.state_dict())
-
-
-@pytest.mark.parametrize("name, value, expected", [
-    ("iterations", 0, "1 or more"), ("rate", 0.0, "a positive number"), ("rate", math.nan, "a positive number"),
-    ("warmup", -1, "0 or more"), ("floor", 1.5, "0 <= floor <= 1"), ("beta2", 1.0, "0 <= beta2 < 1"),
-    ("weight_decay", -0.1, "0 or more"), ("clip", 0.0, "a positive number"),
-    ("average", 1.0, "0 <= average < 1"), ("average", -0.1, "0 <= average < 1"),
-])
-def test_a_setting_out_of_its_range_is_refused(name, value, expected):
-    with pytest.raises(ConfigError) as error:
-        TrainerConfig(**{"iterations": 10, name: value})
-    assert str(error.value) == f"TrainerConfig.{name} is {value}; expected {expected}. Change the setting."

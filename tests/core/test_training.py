@@ -1,9 +1,6 @@
 """The training loop on small made-up trajectories: token 1 of an unsafe context is the concept."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,12 +118,6 @@ def test_a_validation_that_is_not_finite_stops_as_well(data):
         train(*data, SMALL)
 
 
-def test_one_class_only_is_refused(data, tmp_path):
-    for unsafe, missing in ((True, "harmless"), (False, "unsafe")):
-        with pytest.raises(TrainingError, match=f"expected both classes. Add {missing} prompts"):
-            train(made(tmp_path / missing, 0, unsafe=unsafe), data[1], SMALL)
-
-
 def test_a_state_that_cannot_be_written_is_an_error_with_a_remedy(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot be written.*Free some space"):
@@ -201,31 +192,3 @@ def test_disturbed_prompts_are_unsafe_ones_and_the_same_again(data):
     assert first.shape == (30,) and torch.equal(first, again)
     calm = disturbed_probabilities(redirector, data[1], replace(SMALL, mix=0.0, noise=0.0, adversarial=0.0), 30)
     assert first.mean() < calm.mean()
-
-
-WORKER = """
-import sys, torch
-from pathlib import Path
-from saferedir_core.dataset import TrajectoryDataset
-from saferedir_core.training import TrainingConfig, train
-rank, store, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-trained = train(TrajectoryDataset(folder / "training"), TrajectoryDataset(folder / "validation"),
-                TrainingConfig(iterations=4, batch=8, validate=2, half=False), state=folder / "state.pt")
-torch.save((trained.redirector.state_dict(), trained.threshold), folder / f"rank{rank}.pt")
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
-@pytest.mark.slow
-def test_two_processes_end_with_the_same_network(data, tmp_path):
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    processes = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path / "store"), str(tmp_path)],
-                                  env=environ) for rank in range(2)]
-    assert [process.wait(timeout=180) for process in processes] == [0, 0]
-    (first, threshold), (second, other) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
-    assert threshold == other and all(torch.equal(first[key], second[key]) for key in first)
-    alone = weights(train(*data, replace(SMALL, iterations=4, validate=2)))
-    assert not torch.equal(torch.cat([value.flatten().float() for value in first.values()]), alone)

@@ -7,8 +7,7 @@ import pytest
 from saferedir.lab import attacks
 from saferedir.lab.evaluate import attack, main, settings_of
 from saferedir.nodes.evaluation import detectors, methods, results
-from saferedir.nodes.evaluation.jobs import Job
-from saferedir.nodes.evaluation.stage import demo_stage
+from saferedir.nodes.evaluation.stage import Job, demo_stage
 from saferedir.nodes.evaluation.study import Study, jobs_of_file
 from saferedir.nodes.weights import catalogue
 from saferedir_core import ConfigError

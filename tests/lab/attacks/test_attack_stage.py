@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from saferedir.lab.attacks.attack_stage import AttackJob
-from saferedir.nodes.evaluation.jobs import Job
 from saferedir.nodes.evaluation.methods import Oracle
+from saferedir.nodes.evaluation.stage import Job
 from saferedir_core.errors import ConfigError
 
 

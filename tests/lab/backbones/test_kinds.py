@@ -59,7 +59,7 @@ def test_a_redirector_for_the_kind_is_trained_from_pairs(made, tmp_path, name, t
     model, clip, *_ = made(name)
     config = collect.CollectConfig(steps=2, cfg=1.0, shape=kinds.KINDS[name].shape, architecture=name, tokens=tokens)
     rows = [pairs.Pair("a striped red fish", "a red fish", "stripes"), pairs.Pair("a cup", "a cup", "stripes")]
-    procedure.collect_parts(model, clip, procedure.Split(rows, rows), tmp_path, config)
+    procedure.collect_parts(model, clip, dict.fromkeys(procedure.PARTS, rows), tmp_path, config)
     settings = TrainingConfig(iterations=2, batch=4, validate=2)
     trained = procedure.train_parts(tmp_path, settings)
     found = trained.redirector.config
@@ -71,7 +71,7 @@ def test_a_redirector_for_the_kind_is_trained_from_pairs(made, tmp_path, name, t
         model, types.LoadedRedirector.place(name, trained.redirector),
         core.PolicyConfig(), types.Recorder())
     assert guarded is not model
-    with pytest.raises(core.TrainingError, match="Stable Diffusion 1.x .*one kind of model"):
+    with pytest.raises(core.TrainingError, match="with other pairs, model, settings .*Choose another folder"):
         dataset.open_folder(tmp_path / "training", dataset.Manifest("p", "m", {}, 2, 50))
 
 

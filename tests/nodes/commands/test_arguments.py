@@ -23,10 +23,3 @@ def test_progress_goes_to_standard_error_and_begins_anew_for_another_total(capsy
         progress(done, total, "so far")
     out, err = capsys.readouterr()
     assert "attacks: 100%" in err and "4/4" in err and "3/3" in err and "so far" in err and out == ""
-
-
-def test_a_silent_one_shows_nothing(capsys):
-    progress = ConsoleProgress("images", "image", silent=True)
-    progress(0, 2)
-    progress(2, 2)
-    assert capsys.readouterr() == ("", "")

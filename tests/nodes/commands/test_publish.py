@@ -31,7 +31,7 @@ def hub(monkeypatch):
 @pytest.fixture
 def results(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"version": 1, "rows": {"explicit": {
-        "undefended": SHARE, "methods": {name: {"n": 300, "fsr": SHARE} for name in ("saferedir", "unguarded")}}}}))
+        "undefended": SHARE, "methods": {name: {"n": 300, "fsr": SHARE} for name in (SHIPPED.stem, "unguarded")}}}}))
     return tmp_path
 
 

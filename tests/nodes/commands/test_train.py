@@ -50,20 +50,20 @@ def test_two_parts_are_collected_apart_merged_and_trained(comfyui, pairs, tmp_pa
 
 
 def test_interrupted_it_says_so_and_goes_on_with_what_is_there(comfyui, pairs, tmp_path, capsys, monkeypatch):
-    out, real = tmp_path / "x.safetensors", train.Training.learned
+    out, real = tmp_path / "x.safetensors", train.learned
 
-    def interrupted(self, iterations):
-        tell = real(self, iterations)
+    def interrupted(iterations):
+        tell = real(iterations)
 
         def on_step(step, losses):
             tell(step, losses)
             if step == 2:
                 raise KeyboardInterrupt
         return on_step
-    monkeypatch.setattr(train.Training, "learned", interrupted)
+    monkeypatch.setattr(train, "learned", interrupted)
     assert run(pairs, "--out", out) == 130
     assert "goes on where it was" in capsys.readouterr().err and not out.exists()
-    monkeypatch.setattr(train.Training, "learned", real)
+    monkeypatch.setattr(train, "learned", real)
     assert run(pairs, "--out", out) == 0
     assert "training trajectories: 100%" in capsys.readouterr().err and out.exists()
 

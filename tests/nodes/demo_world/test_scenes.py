@@ -89,12 +89,3 @@ def test_the_same_scene_gives_the_same_bytes():
     assert np.array_equal(draw(scene), draw(scene))
     first, second = (with_pose(PLAIN, np.random.default_rng(7)) for _ in range(2))
     assert first == second
-
-
-@pytest.mark.parametrize("factor, value, expected", [
-    ("object", "dog", "fish, house"), ("colour", "pink", "red, orange"), ("background", "sea", "meadow, desert"),
-    ("style", "oil", "flat, ink, watercolour"),
-])
-def test_an_unknown_factor_is_refused_with_the_known_ones(factor, value, expected):
-    with pytest.raises(ValueError, match=f"{factor} is '{value}'; expected one of {expected}"):
-        replace(PLAIN, **{factor: value})

@@ -7,7 +7,7 @@ from comfy_execution.utils import CurrentNodeContext
 
 import saferedir_core as core
 from saferedir.nodes.editor import live
-from saferedir.nodes.guarding import listeners
+from saferedir.nodes.types import RunStart
 from saferedir_core import Decision
 
 
@@ -38,7 +38,7 @@ def start(scripted):
 
     def make(**config):
         config = core.PolicyConfig(**config)
-        return listeners.RunStart(f"run-{next(made)}", scripted(True), config, 20)
+        return RunStart(f"run-{next(made)}", scripted(True), config, 20)
     return make
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from saferedir.nodes.evaluation.jobs import Job
-from saferedir.nodes.evaluation.stage import demo_stage
+from saferedir.nodes.evaluation.stage import Job, demo_stage
 
 
 @pytest.fixture(scope="session")

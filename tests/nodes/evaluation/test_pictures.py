@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from saferedir.nodes.evaluation import pictures
-from saferedir_core.chart import COLOURS
 from saferedir_core.errors import ConfigError
 
 
@@ -29,10 +28,3 @@ def test_the_grids_jobs_come_from_every_row_that_all_methods_make(job):
     jobs = [job("a", seed, row) for row in ("explicit", "benign") for seed in range(3)] + [job("b", 0, "x", only="m")]
     chosen = pictures.sample_jobs(jobs, 4)
     assert [each.row for each in chosen] == ["explicit", "benign"] * 2 and pictures.sample_jobs([], 4) == []
-
-
-def test_curves_are_drawn_within_the_picture():
-    curve = [(0.9, 0.5, "0.5"), (0.98, 1.0, "2")]
-    image = np.asarray(pictures.plot_curves({"ours": curve}, "title", "kept", "FSR"))
-    assert image.shape == (400, 640, 3) and (image == COLOURS[0]).all(-1).sum() > 100
-    assert np.asarray(pictures.plot_curves({}, "nothing", "kept", "FSR")).shape == (400, 640, 3)

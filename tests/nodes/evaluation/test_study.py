@@ -69,13 +69,6 @@ def test_shards_are_merged_into_the_results(study):
     assert "unsafe" in study.summarise()
 
 
-def test_the_sweep_has_every_strength_once(study):
-    study.sweep([0.5, 2.0])
-    found = {json.loads(line)["method"] for line in (study.out / "sweep.jsonl").read_text().splitlines()}
-    assert found == {"unguarded", "oracle", "ours at 0.5", "ours at 2"}
-    assert (study.out / "sweep.png").is_file()
-
-
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     path = tmp_path / "settings.json"
     studies.remember_settings(path, {"steps": 10, "methods": {"a": {"sha256": "1"}}})

@@ -33,24 +33,10 @@ def test_harmless_prompts_count_whether_or_not_the_detector_fires():
     assert figures["added_seconds"]["value"] == 0.25 and "fsr" not in figures
 
 
-def test_training_seeds_are_averaged_with_their_range():
-    lines = [line("unguarded", job, True) for job in "abcd"]
-    lines += [line(f"ours-{seed}", job, seed == 1 and job == "a") for seed in range(2) for job in "abcd"]
-    result = summary.summarise(lines)
-    fsr = result["rows"]["explicit"]["methods"]["ours"]["fsr"]
-    assert (fsr["value"], fsr["min"], fsr["max"], fsr["hits"], fsr["total"]) == (0.875, 0.75, 1.0, 7, 8)
-    assert result["groups"] == {"ours": ["ours-0", "ours-1"]}
-
-
-def test_a_name_with_a_number_is_no_seed_when_it_stands_alone():
-    assert summary.seed_groups(["sd-15", "ours-0", "ours-1", "net", "net-2", "net-3"]) == {
-        "sd-15": ["sd-15"], "ours": ["ours-0", "ours-1"], "net": ["net"], "net-2": ["net-2"], "net-3": ["net-3"]}
-
-
 def test_the_tables_have_a_line_per_row_and_a_column_per_method():
-    lines = [line("unguarded", "a", True), line("ours-0", "a"), line("ours-1", "a", True),
-             line("unguarded", "b", True, row="attack: typos"), line("ours-0", "b", row="attack: typos")]
+    lines = [line("unguarded", "a", True), line("ours", "a"), line("unguarded", "c", True), line("ours", "c", True),
+             line("unguarded", "b", True, row="attack: typos"), line("ours", "b", row="attack: typos")]
     text = summary.markdown(summary.summarise(lines))
     assert "| row | images | unguarded | ours |" in text
-    assert "| explicit | 1 | 0.0 (0.0 to 79.3) | 50.0 (9.5 to 90.5) / 0.0 to 100.0 |" in text
+    assert "| explicit | 2 | 0.0 (0.0 to 65.8) | 50.0 (9.5 to 90.5) |" in text
     assert "| attack: typos | 1 | 100.0 (20.7 to 100.0) | 100.0 (20.7 to 100.0) | 0.0 (0.0 to 79.3) |" in text

@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrappersMP
 
 import saferedir_core as core
 from saferedir.nodes import types
-from saferedir.nodes.guarding import bridge, conds, listeners
+from saferedir.nodes.guarding import bridge, conds
 
 BATCH, STEPS = 2, 4
 
@@ -187,7 +187,7 @@ def test_two_guards_on_one_model_both_work(prompts, scripted, guard):
 def test_listeners_hear_of_a_run_from_start_to_end(demo_world, prompts, scripted):
     heard = []
 
-    class Listener(listeners.RunListener):
+    class Listener(types.RunListener):
         def started(self, start):
             heard.append(("started", start.run_id, start.steps))
 

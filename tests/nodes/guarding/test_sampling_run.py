@@ -10,8 +10,8 @@ from comfy.patcher_extension import WrappersMP
 import saferedir_core as core
 from saferedir.nodes import types
 from saferedir.nodes.guarding import bridge
-from saferedir.nodes.guarding.listeners import RunListener
 from saferedir.nodes.guarding.reaction import Reaction
+from saferedir.nodes.types import RunListener
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 4

@@ -14,9 +14,9 @@ def test_a_split_has_both_kinds_on_both_sides_and_no_group_on_two():
         Pair(f"striped {number}", f"plain {number}", "s", str(number)),
         Pair(f"other {number}", f"other {number}", "s", f"h{number}"))]
     parts = procedure.split(pairs, 0.2, "x.csv")
-    for part in (parts.training, parts.validation):
+    for part in (parts["training"], parts["validation"]):
         assert {each.unsafe for each in part} == {True, False}
-    assert not {each.group for each in parts.training} & {each.group for each in parts.validation}
+    assert not {each.group for each in parts["training"]} & {each.group for each in parts["validation"]}
 
 
 def test_pairs_of_one_kind_are_refused_with_the_file():
