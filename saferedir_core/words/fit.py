@@ -24,7 +24,7 @@ from saferedir_core.words.encoded import Encode, Tokens, Twins, encoded, encoded
 from saferedir_core.words.judge import Evidence, Whitening, fit_evidence
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 from saferedir_core.words.shift import fit_gate, fit_pooled_shift, fit_shift
-from saferedir_core.words.texts import Texts, lines_of, texts_of
+from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
 
 WORDS_KEY = "words"             # of a redirector's metadata: what it was fitted from, and its report, as JSON
 VERSION = 1                     # of what is fitted to the same words; raised when the fit changes
@@ -87,7 +87,7 @@ def fit_words(encode: Encode, concept: Concept, *, progress: Progress | None = N
     began = time.monotonic()
     texts = texts_of(concept, denials)
     count = 2 * len(texts.pairs) + len(texts.harmless) + len(texts.background)
-    told = _counting(progress, count + NEAREST_LISTS * 8)
+    told = _counting(progress, count + NEAREST_LISTS * WORDS_IN_LINE)
     pairs = encoded_pairs(encode, texts.pairs, told)
     others = encoded(encode, texts.harmless + texts.background, told)
     return _fitted(encode, concept, texts, pairs, others, told, began)
@@ -107,7 +107,7 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
     config = WordsConfig(width, 0 if pairs.own.pooled is None else pairs.own.pooled.shape[1], len(evidence.bias),
                          rank_for(width, pairs.own.pooled))
     redirector = _assembled(config, evidence, pairs, others, whitening)
-    nearest = _nearest(encode, concept, redirector, told)
+    nearest = _nearest(encode, texts, redirector, others, told)
     report = Report(scores.held_out(zero), scores.unseen(zero), scores.everyday(zero), scores.kept(zero),
                     _moved(redirector, pairs), nearest, pairs.own.count + harmless.count,
                     round(time.monotonic() - began, 1))
@@ -252,12 +252,16 @@ def _moved(redirector: WordsRedirector, pairs: Twins) -> float:
     return float((torch.cosine_similarity(after, safe) > torch.cosine_similarity(after, before)).float().mean())
 
 
-def _nearest(encode: Encode, concept: Concept, redirector: WordsRedirector,
+def _nearest(encode: Encode, texts: Texts, redirector: WordsRedirector, others: Tokens,
              told: Callable[[int], None]) -> list[tuple[str, float]]:
-    """Everyday words by themselves, those of the lists that came closest to the line."""
-    words = [word for word in lines_of("words") if not any(holds(word, each) for each in concept.remove)]
-    lists = [words[at:at + 40] for at in range(0, len(words), 40)][:0]
-    return [] if not lists else []
+    """Everyday words, each by itself, of those lists of words that came closest to the concept."""
+    scores = others.largest(redirector.token_evidence(others.states[None])[0])[len(texts.harmless):]
+    closest = sorted(texts.lists, key=lambda at: -float(scores[at]))[:NEAREST_LISTS]
+    words = [word for at in closest for word in texts.lists[at]]
+    alone = encoded(encode, words, told)
+    chances = alone.largest(redirector.token_evidence(alone.states[None])[0]).sigmoid()
+    order = chances.argsort(descending=True)[:NEAREST_SHOWN].tolist()
+    return [(words[at], float(chances[at])) for at in order]
 
 
 def _counting(progress: Progress | None, count: int) -> Callable[[int], None]:

@@ -1,8 +1,7 @@
 """The prompt judge: from tokens of prompts with and without a concept to the evidence of a token.
 
 A logistic fit with pooling (multiple instances: a prompt asks for the concept if any of its tokens does) of K directions,
-which begin as linear discriminants of K clusters of the concept's tokens.  docs/words.md has
-what else was compared.
+which begin as linear discriminants of K clusters of the concept's tokens.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from saferedir_core.pair_builder import OTHERS, SUBJECTS, BuilderConfig, article, build_pairs
 from saferedir_core.pairs import Pair
-from saferedir_core.words.concept import Concept, holds
+from saferedir_core.words.concept import STOP_WORDS, Concept, holds
 
 BACKGROUND = Path(__file__).with_name("background")
 # Lines of each file of the background in a fit; words go several in a prompt, as people list them.
@@ -18,6 +19,7 @@ SHARES = {"captions": 320, "words": 130, "odd": 90, "artists": 40, "negatives": 
 WORDS_IN_LINE = 8
 PAIRS_EACH, FEWEST_PAIRS, MOST_PAIRS = 40, 160, 280     # unsafe prompts for each wording, and in all
 SEED = 20260112
+SPELLED_ALIKE = 3       # letters in common at the beginning
 NEUTRAL = "scene"   # stands where an object was that nothing takes the place of
 
 
@@ -28,12 +30,14 @@ class Texts:
     pairs       prompts that ask for the concept, with their safe twins; `group` ends in "/wording"
     harmless    prompts of the same templates without the concept, and with what is to be kept
     background  what else people type
+    lists       words of everyday that stand together in a prompt of the background, by its number
     kept        by line of `keep` and `instead`: numbers of the harmless prompts that show it
     """
 
     pairs: list[Pair]
     harmless: list[str]
     background: list[str]
+    lists: dict[int, list[str]]
     kept: dict[str, list[int]]
 
     @staticmethod
@@ -48,23 +52,45 @@ def texts_of(concept: Concept, denials: bool = False) -> Texts:
     for settings in _settings(concept, denials):
         for pair in build_pairs(settings):
             (unsafe if pair.unsafe else harmless).append(pair)
-    plain = [pair.text for pair in harmless if not any(holds(pair.text, each) for each in concept.remove)
+    parts = [f"{article(word)}{word} {place}" for word in parts_of(concept) for place in SUBJECTS["object"][:3]]
+    plain = parts + [pair.text for pair in harmless if not any(holds(pair.text, each) for each in concept.remove)
              or any(holds(pair.text, each) for each in concept.keep) or (denials and "/not " in pair.group)]
     kept: dict[str, list[int]] = {each: [at for at, text in enumerate(plain) if holds(text, each)]
                                   for each in (*concept.keep, concept.instead) if each}
-    return Texts(unsafe, plain, background(concept), kept)
+    others, lists = background(concept)
+    return Texts(unsafe, plain, others, lists, kept)
 
 
-def background(concept: Concept, seed: int = SEED) -> list[str]:
-    """A sample of what people type, without the prompts that hold a wording or what is drawn instead."""
-    random, chosen = np.random.default_rng(seed), []
+def background(concept: Concept, seed: int = SEED) -> tuple[list[str], dict[int, list[str]]]:
+    """A sample of what people type, without the prompts that hold a wording; and `Texts.lists`.
+
+    Among the words are all that are spelled like a wording, because a text encoder may know words by their letters.
+    """
+    random, chosen, lists = np.random.default_rng(seed), [], {}
     for name, share in SHARES.items():
         lines = [line for line in lines_of(name) if not any(holds(line, each) for each in concept.remove)]
         lines = [lines[at] for at in random.permutation(len(lines))]
         if name == "words":
-            lines = [", ".join(lines[at:at + WORDS_IN_LINE]) for at in range(0, len(lines), WORDS_IN_LINE)]
+            beginnings = {word[:SPELLED_ALIKE] for word in _words_of(concept)}
+            lines.sort(key=lambda line: line[:SPELLED_ALIKE] not in beginnings)
+            together = [lines[at:at + WORDS_IN_LINE] for at in range(0, len(lines), WORDS_IN_LINE)][:share]
+            lists = {len(chosen) + at: words for at, words in enumerate(together)}
+            lines = [", ".join(words) for words in together]
         chosen += lines[:share]
-    return chosen
+    return chosen, lists
+
+
+def parts_of(concept: Concept) -> list[str]:
+    """Everyday words that are only a part of wordings: "van" of "Van Gogh", "truck" of "garbage truck"."""
+    everyday = {*lines_of("words")}
+    several = [each.lower().split() for each in concept.remove if len(each.split()) > 1]
+    parts = dict.fromkeys(word for words in several for word in words if word in everyday)
+    return [word for word in parts if not any(holds(word, each) for each in concept.remove)]
+
+
+def _words_of(concept: Concept) -> set[str]:
+    return {word for each in concept.remove for word in re.findall(r"[^\W\d_]{3,}", each.lower())
+            if word not in STOP_WORDS}
 
 
 @cache
