@@ -1,20 +1,16 @@
-"""Trains and measures small models of other architectures, and runs those of full width; writes docs/backbones.md.
+"""Trains and measures small models of other architectures; writes docs/backbones.md.
 
     python quickstart.py run lab/backbones/backbones.py train sdxl|flux [--iterations N]
     python quickstart.py run lab/backbones/backbones.py measure sdxl|flux [--pairs N] [--count N]
-    python quickstart.py run lab/backbones/backbones.py full [NAME ...]
 
 `train` makes a model that follows the demo world's captions, `measure` trains a redirector for stripes on it and counts
-on the judge, `full` builds each architecture at the host's own width with random weights, trains a redirector for a few
-steps and samples.  Weights and results stay in output/backbones; the page is written anew after each command.
+on the judge.  Weights and results stay in output/backbones; the page is written anew after each measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from datetime import date
@@ -41,7 +37,6 @@ from ..world.sampling import drawn, generate
 from ..world.splits import others_kept
 from ..world.weights import read_provenance
 from .backbones_page import page
-from .full_width import FULL, full
 from .kinds import KINDS, Kind
 from .train_kind import KindTraining
 
@@ -124,48 +119,23 @@ def write_page(out: Path) -> None:
     write_whole(PAGE, page(out))
 
 
-def keep(out: Path, name: str, found: dict) -> None:
-    write_whole(out / "results" / f"{name}.json", json.dumps(found, indent=1))
-    write_page(out)
-    print(json.dumps({key: value for key, value in found.items() if key != "backbone"}, indent=1), flush=True)
-
-
-def run_full(out: Path, names: list[str]) -> None:
-    """Each in a process of its own, so that its memory is its own."""
-    for name in names:
-        finished = subprocess.run([sys.executable, str(ROOT / "saferedir.py"), "run", str(Path(__file__).resolve()),
-                                   "one", name, "--out", str(out)], check=False)
-        if finished.returncode:
-            keep(out, f"full_{name}", {"name": name, "title": name, "cut": FULL[name].cut,
-                                       "error": f"exit code {finished.returncode}"})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train", "measure", "full", "one", "page"))
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("command", choices=("train", "measure", "page"))
+    parser.add_argument("names", nargs="*", help=f"kinds of models: {', '.join(KINDS)} (all of them)")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--iterations", type=int, help="of the backbone (600) or the redirector (400)")
-    parser.add_argument("--every", type=int, default=200, help="iterations between validations of the backbone")
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--count", type=int, default=300, help="unsafe prompts, and as many benign ones")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     out = arguments.out
-    if arguments.command in ("train", "measure"):
-        for name in arguments.names or KINDS:
-            kind = KINDS[name]
-            if arguments.command == "train":
-                KindTraining(kind, out / f"{name}.safetensors", out / name, arguments.iterations or 600,
-                             arguments.seed, arguments.every).run()
-            else:
-                keep(out, f"small_{name}", measure(kind, out, arguments.pairs, arguments.count,
-                                                   arguments.iterations or 400))
-    elif arguments.command == "full":
-        run_full(out, arguments.names or list(FULL))
-    elif arguments.command == "one":
-        keep(out, f"full_{arguments.names[0]}", full(arguments.names[0], out / "full" / arguments.names[0]))
-    else:
+    for kind in [KINDS[name] for name in arguments.names or KINDS]:
+        if arguments.command == "train":
+            KindTraining(kind, out / f"{kind.name}.safetensors", out / kind.name, arguments.iterations or 600).run()
+        if arguments.command == "measure":
+            found = measure(kind, out, arguments.pairs, arguments.count, arguments.iterations or 400)
+            write_whole(out / "results" / f"small_{kind.name}.json", json.dumps(found, indent=1))
+    if arguments.command != "train":
         write_page(out)
 
 

@@ -140,9 +140,9 @@ class KindTraining(Training):
 
     batch, reading = 32, 300
 
-    def __init__(self, kind: Kind, out: Path, work: Path, iterations: int, seed: int, every: int) -> None:
+    def __init__(self, kind: Kind, out: Path, work: Path, iterations: int, seed: int = 0) -> None:
         super().__init__(training_scenes(POSES, seed), kind.build_vae(), validation_set(VALIDATION, 7, strange=0.0),
-                         work / "state.pt", seed, every)
+                         work / "state.pt", seed, every=200)
         self.kind, self.out = kind, out
         self.phases = (Phase(iterations, rate=1.5e-3, emphasised=EMPHASISED, strange=STRANGE, typos=TYPOS),)
         self.provenance = {"kind": kind.name, "seed": seed, "iterations": iterations, "torch": torch.__version__}
