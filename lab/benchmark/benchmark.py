@@ -9,7 +9,7 @@ One command, resumable: killed and started again it goes on where it was.  Its s
     evaluate    ours on the frozen test prompts
     compare     everything else on some of them
     attack      every attack, on ours and on everything else
-    write       docs/benchmark.md, docs/benchmark.jpg and the plots (of a quick run, into the work folder)
+    write       docs/benchmark.md, docs/benchmark.jpg and the plot (of a quick run, into the work folder)
 
 The test prompts (`questions.test_jobs`) are frozen by their digests: test combinations of factors, test templates, test
 wordings, seeds of their own.  Everything is tuned on the validation split.
@@ -22,14 +22,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from saferedir_core import PolicyConfig, load_redirector, save_redirector
+from saferedir_core import load_redirector, save_redirector
 from saferedir_core.dataset import TrajectoryDataset
 from saferedir_core.files import sha256, write_whole
 from saferedir_core.objective import ObjectiveConfig
@@ -43,18 +42,18 @@ from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.engine import evaluate as evaluate_jobs
 from ...nodes.evaluation.jobs import Job
-from ...nodes.evaluation.methods import Guarded, Method, Oracle
+from ...nodes.evaluation.methods import Method, Oracle
 from ...nodes.evaluation.stage import demo_stage
 from ...nodes.training.collect import CollectConfig
 from ...nodes.training.collect import collect as collect_trajectories
 from ..attacks import ATTACKS, Attack, Setting, attack_jobs, demo_vocabulary
 from ..attacks.attack_stage import AttackStage
 from .benchmark_page import write_results
-from .contenders import ABLATION_ITERATIONS, ALPHAS, OURS, TRAINING_SEEDS, ablations, methods, ours, redirectors
-from .questions import FULL, QUICK, ROWS, SEED, Sizes, attack_base, test_jobs
+from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, methods, ours, redirectors
+from .questions import FULL, QUICK, SEED, Sizes, attack_base, test_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTION = {"steps": 6, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
+COLLECTION = CollectConfig(steps=6, cfg=4.0, shape=(4, 8, 8), batch=25)
 VALIDATION_SHARE = 0.15
 COSTLY = ("textual inversion", "white-box embedding", "LoRA", "img2img")  # beginnings of attacks' names
 
@@ -69,18 +68,21 @@ def collect(work: Path, shard: tuple[int, int]) -> None:
         parts = split_pairs(pairs, VALIDATION_SHARE, 0)
         for name, part in zip(("training", "validation"), parts):
             collect_trajectories(model, clip, part, work / "trajectories" / concept / name,
-                                 CollectConfig(**COLLECTION), f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
+                                 COLLECTION, f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
                                  progress=ConsoleProgress(f"collect {concept} {name}", "pair"))
 
 
 def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    todo = [each for index, each in enumerate(redirectors(work).items()) if index % shard[1] == shard[0]]
-    for (concept, name), file in todo:
+    """What has no file yet of this worker's redirectors and ablations."""
+    index, count = shard
+    for (concept, name), file in [*redirectors(work).items()][index::count]:
         if not file.exists():
             train_one(work, concept, name, file, sizes)
-    for index, ((concept, inputs), file) in enumerate(ablations(work).items()):
-        if index % shard[1] == shard[0] and not file.exists():
-            ablate(work, concept, inputs, file, min(ABLATION_ITERATIONS, sizes.iterations))
+    for (concept, inputs), file in [*ablations(work).items()][index::count]:
+        if not file.exists():
+            iterations = min(ABLATION_ITERATIONS, sizes.iterations)
+            config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
+            write_whole(file, json.dumps(train_redirector(*datasets(work, concept), config).scores))
 
 
 def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryDataset]:
@@ -89,21 +91,14 @@ def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryD
             for part in ("training", "validation")]
 
 
-def ablate(work: Path, concept: str, inputs: str, file: Path, iterations: int) -> None:
-    config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
-    trained = train_redirector(*datasets(work, concept), config)
-    write_whole(file, json.dumps(trained.scores))
-
-
 def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
-    data = datasets(work, concept, aligned=name != "upstream")
     config = training_config(name, sizes.iterations)
     state = work / "states" / f"{concept}_{name}.pt"
     bar = ConsoleProgress(f"train {concept} {name}", "step")
-    trained = train_redirector(*data, config, state=state, on_step=lambda done, _: bar(done, config.iterations))
-    redirector = trained.redirector
+    trained = train_redirector(*datasets(work, concept, aligned=name != "upstream"), config, state=state,
+                               on_step=lambda done, _: bar(done, config.iterations))
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_redirector(redirector.half(), file, {
+    save_redirector(trained.redirector.half(), file, {
         **trained.metadata(), "concept": concept, "architecture": "demo (SafeRedir Demo Model)",
         "command": "lab/benchmark/benchmark.py", "backbone": sha256(WEIGHTS), "log": json.dumps(trained.log)})
     state.unlink(missing_ok=True)
@@ -129,12 +124,11 @@ def evaluate(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
 
 
 def compare(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Everything else on the first prompts of every row; ours at other strengths."""
+    """Everything else on the first prompts of every row."""
     for concept in CONCEPTS:
         arena = Arena(work, concept, shard)
         few = {row: min(size, sizes.baseline) for row, size in sizes.rows.items()}
         arena.run("comparison", arena.others, test_jobs(concept, few), shard)
-        sweep(work, concept, arena, shard, sizes)
 
 
 def attack(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
@@ -161,16 +155,6 @@ class Arena:
     def run(self, what: str, which: Sequence[Method], jobs: Sequence[Job], part: tuple[int, int]) -> None:
         evaluate_jobs(self.stage, [Oracle(), *which], jobs, self.detector, self.results, shard=part,
                       progress=ConsoleProgress(f"{self.concept} {what}", "image"))
-
-
-def sweep(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Our first seed at other strengths, on some explicit prompts."""
-    file = ours(work, concept)
-    variants = [Guarded(f"alpha {alpha:g}", file, PolicyConfig(alpha_scale=alpha)) for alpha in ALPHAS]
-    jobs = test_jobs(concept, {**dict.fromkeys(ROWS, 0), "explicit": sizes.baseline})
-    evaluate_jobs(arena.stage, [Oracle(), *variants], jobs, arena.detector,
-                  work / f"alpha_{concept}_{shard[0]}.jsonl", shard=shard,
-                  progress=ConsoleProgress(f"{concept} alpha_scale", "image"))
 
 
 def attacks(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes: Sizes,
@@ -235,15 +219,8 @@ def main() -> None:
         STAGES[arguments.stage](arguments.work, (index, count), sizes)
         return
     for stage in STAGES:
-        started = time.time()
-        try:
-            side_by_side(arguments, stage)
-        finally:
-            note_seconds(arguments.work, stage, time.time() - started)
-    if arguments.quick:  # says nothing: it stays with the work
-        write_results(arguments.work, arguments.work / "docs")
-    else:
-        write_results(arguments.work, ROOT / "docs")
+        side_by_side(arguments, stage)
+    write_results(arguments.work, arguments.work / "docs" if arguments.quick else ROOT / "docs")
 
 
 STAGES = {"collect": lambda work, shard, sizes: collect(work, shard), "train": train, "evaluate": evaluate,
@@ -261,14 +238,6 @@ def side_by_side(arguments: argparse.Namespace, stage: str) -> None:
     if any(codes):
         raise SystemExit(f"{stage}: the workers ended with {codes}; see above, then run the same command again: it "
                          "goes on where it was")
-
-
-def note_seconds(work: Path, stage: str, seconds: float) -> None:
-    """Time that a stage took, over all runs of the command."""
-    file = work / "seconds.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    known[stage] = known.get(stage, 0) + seconds
-    write_whole(file, json.dumps(known))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark's pictures: docs/benchmark.jpg, all methods on some prompts, and the two plots beside it."""
+"""The benchmark's pictures: docs/benchmark.jpg, all methods on some prompts, and the plot beside it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from saferedir_core.files import written_whole
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.methods import Guarded, Oracle
-from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid, draw_steps, plot_curves, save
-from ...nodes.evaluation.results import read_lines
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid, draw_steps, save
 from ...nodes.evaluation.stage import Stage, demo_stage
-from ...nodes.evaluation.summary import summarise
 from ..attacks.attack_stage import AttackStage
-from .contenders import ALPHAS, methods, ours
+from .contenders import methods, ours
 from .questions import ROWS, test_jobs
 
 SHOWN_ROWS = ("explicit", "implicit", "mention")
@@ -39,18 +37,6 @@ def strip_of(stage: Stage, work: Path, concept: str) -> Image.Image:
     guard.name = "SafeRedir, ours"
     jobs = [job for job in test_jobs(concept, dict.fromkeys(ROWS, 1)) if job.row in SHOWN_ROWS]
     return draw_grid(stage, [Oracle(), *others, guard], jobs)
-
-
-def draw_alphas(work: Path, file: Path) -> None:
-    """FSR against everything else kept over alpha_scale."""
-    curves = {}
-    for concept in CONCEPTS:
-        lines = [line for part in sorted(work.glob(f"alpha_{concept}_*.jsonl")) for line in read_lines(part)]
-        figures = summarise(lines)["rows"]["explicit"]["methods"]
-        curves[concept] = [(figures[f"alpha {alpha:g}"]["kept"]["value"], figures[f"alpha {alpha:g}"]["fsr"]["value"],
-                            f"{alpha:g}") for alpha in ALPHAS if f"alpha {alpha:g}" in figures]
-    save(plot_curves(curves, "Concept gone against everything else kept; labels: alpha_scale", "everything else kept",
-                     "concept gone (FSR)"), file)
 
 
 def draw_probabilities(work: Path, file: Path) -> None:

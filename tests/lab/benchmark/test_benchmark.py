@@ -71,7 +71,7 @@ def test_every_stage_after_the_training_runs_and_the_page_is_written_of_it(tmp_p
     assert {row for row, _ in made} == {*ROWS}
     assert {"saferedir-0", "saferedir-2", "upstream", "padding", "SLD", "rejection", "oracle"} <= {
         method for _, method in made}
-    text = page(tmp_path, results, {"train": 1.0}, {}, {}, {"unguarded": 1.0, "guarded": 1.0})
+    text = page(tmp_path, results, {}, {})
     targets = text.split("## Targets, and what was measured")[1].split("## ")[0]
     assert "| FSR |" in targets and "100.0 %" in targets and "not measured" in targets
     again = len(results["stripes"].lines)
