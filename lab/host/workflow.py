@@ -1,8 +1,8 @@
 """From the format the editor saves to the one the server runs, as far as the pack's own workflows need it.
 
 The editor keeps widget values as a list without names, adds values for buttons that no node knows, draws links as
-rows, and has notes on its canvas. The server wants {node_id: {"class_type", "inputs": {name: value or [node_id, slot]}}}.
-What widgets a node has comes from the server's /object_info.
+rows, and has notes on its canvas. The server wants {node_id: {"class_type", "inputs": {name: value or [node_id,
+slot]}}}. What widgets a node has comes from the server's /object_info.
 """
 
 from __future__ import annotations

@@ -52,7 +52,6 @@ class World:
     about: Mapping[str, dict]
     text: str
     guarded: bool
-    settings: Mapping[str, object] = field(default_factory=dict)
     guards: list[Ref] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -65,8 +64,7 @@ class World:
         if not self.guarded:
             return model
         values = filled(self.about["SafeRedirGuard"], {
-            "model": model, "saferedir": self.graph.add("SafeRedirLoader", name=REDIRECTOR), **self.settings,
-            **settings}, {})
+            "model": model, "saferedir": self.graph.add("SafeRedirLoader", name=REDIRECTOR), **settings}, {})
         self.guards.append(self.graph.add("SafeRedirGuard", **values))
         return self.guards[-1]
 

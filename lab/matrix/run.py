@@ -1,13 +1,12 @@
 """Runs the matrix and writes docs/matrix.md.  Goes on where it was interrupted.
 
-    python quickstart.py run lab/matrix/run.py [--group NAME ...] [--path TEXT] [--minutes N] [--again] [--list]
+    python quickstart.py run lab/matrix/run.py [--group NAME ...] [--again]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from saferedir_core.files import write_whole
@@ -27,29 +26,26 @@ PAGE = PROJECT / "docs" / "matrix.md"
 
 
 def main(argv: list[str]) -> int:
-    arguments = parse(argv)
+    parser = argparse.ArgumentParser(prog="lab/matrix/run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--group", action="append", default=[], help="only this group; may be given several times")
+    parser.add_argument("--again", action="store_true", help="run also what has been run")
+    arguments = parser.parse_args(argv)
     results = OUTPUT / "rows.jsonl"
-    known = {} if arguments.again and not (arguments.group or arguments.path) else read(results)
+    known = {} if arguments.again and not arguments.group else read(results)
     server = own_server(OUTPUT, PROJECT)
     world = load_backbone()
     make_extras(server.base / "models", world, tuned=False)
-    until = time.monotonic() + 60 * arguments.minutes
     with server:
         client = ComfyClient(server.url)
         about, version = client.object_info(), client.system_stats()["system"]["comfyui_version"]
         cases = all_cases(about)
-        wanted = [case for case in cases if chosen(case, arguments)]
-        if arguments.list:
-            print("\n".join(case.key for case in wanted))
-            return 0
+        wanted = [case for case in cases if not arguments.group or case.group in arguments.group]
         if any(case.tuned and case.key not in known for case in wanted):
             make_extras(server.base / "models", world)
         runner = Runner(client, about)
         for case in wanted:
             if case.key in known and not arguments.again:
                 continue
-            if time.monotonic() > until:
-                break
             row = known[case.key] = runner.run(case)
             write(results, known)
             print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
@@ -58,20 +54,6 @@ def main(argv: list[str]) -> int:
     write_whole(PAGE, page(ordered, version, REDIRECTOR, BATCH, SIZE, len(cases) - len(ordered)))
     print(f"{len(ordered)} of {len(cases)} paths are in {PAGE}")
     return 0
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lab/matrix/run.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--group", action="append", default=[], help="only this group; may be given several times")
-    parser.add_argument("--path", default="", help="only paths that contain this text")
-    parser.add_argument("--minutes", type=float, default=120.0, help="start no further case after so long")
-    parser.add_argument("--again", action="store_true", help="run also what has been run")
-    parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    return parser.parse_args(argv)
-
-
-def chosen(case, arguments) -> bool:
-    return (not arguments.group or case.group in arguments.group) and arguments.path.lower() in case.key.lower()
 
 
 def read(path: Path) -> dict[str, Row]:

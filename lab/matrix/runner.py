@@ -65,8 +65,8 @@ class Row:
 class Runner:
     """Runs cases on one server; unguarded pictures that several cases share are drawn once."""
 
-    def __init__(self, client: ComfyClient, about: Mapping[str, dict], settings: Mapping[str, object] | None = None):
-        self.client, self.about, self.settings = client, about, settings or {}
+    def __init__(self, client: ComfyClient, about: Mapping[str, dict]):
+        self.client, self.about = client, about
         self._drawn: dict[str, list[np.ndarray]] = {}
 
     def run(self, case: Case) -> Row:
@@ -111,7 +111,7 @@ class Runner:
 
     def _guarded(self, case: Case, text: str) -> tuple[list[np.ndarray], str | None]:
         """Pictures and the report's status; None when no guard was on the path."""
-        world = World(Graph(), self.about, text, guarded=True, settings=self.settings)
+        world = World(Graph(), self.about, text, guarded=True)
         report = world.report(case.build(world))
         shown = world.show(report)
         history = self.client.queue(world.graph.nodes)
