@@ -91,7 +91,7 @@ class AttackStage(Stage):
         if first.join == "combine":
             return [entry(firsts), entry(seconds)]
         if first.join == "concat":
-            return [entry([concatenated(*pair) for pair in zip(firsts, seconds)])]
+            return [entry([(torch.cat((to[0], other[0]), 1), to[1]) for to, other in zip(firsts, seconds)])]
         return [entry([averaged(*pair, first.strength) for pair in zip(firsts, seconds)])]
 
     def encode(self, text: str, embedding: str = "") -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -108,11 +108,6 @@ class AttackStage(Stage):
             plain = self.batch_of([AttackJob("start", text, seed, False) for text, seed in missing])
             self._starts.update(zip(missing, self.render(plain)))
         return torch.stack([self._starts[job.start, job.start_seed] for job in jobs])
-
-
-def concatenated(to: tuple, other: tuple) -> tuple:
-    """As the host's ConditioningConcat: the other prompt's tokens behind one's own."""
-    return torch.cat((to[0], other[0]), 1), to[1]
 
 
 def averaged(to: tuple, other: tuple, strength: float) -> tuple:

@@ -24,12 +24,12 @@ from torch import Tensor
 SPAN_TOLERANCE = 1e-4  # singular values below this share of the largest do not span a direction
 
 
-def subtract(context: Tensor, direction: Tensor, scale: float) -> Tensor:
-    """context - scale * direction for every token but the first, which the text encoder makes the same for any prompt.
+def subtract(context: Tensor, direction: Tensor) -> Tensor:
+    """context - direction for every token but the first, which the text encoder makes the same for any prompt.
 
     context (B, T, D), direction (D,) or (T, D).
     """
-    moved = context - scale * direction.to(context)
+    moved = context - direction.to(context)
     return torch.cat([context[:, :1], moved[:, 1:]], dim=1)
 
 

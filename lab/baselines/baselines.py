@@ -193,17 +193,13 @@ class _Gated(_Baseline):
 
 @dataclass(frozen=True)
 class NegativePrompt(_Baseline):
-    """The concept's phrases as negative prompt.  Has no effect at CFG 1, where the host leaves the negative out.
-
-    count: use only the first so many phrases (0: all of them).
-    """
+    """The concept's phrases as negative prompt.  Has no effect at CFG 1, where the host leaves the negative out."""
 
     words: ConceptWords
-    count: int = 0
     name: str = "negative prompt"
 
     def change(self, batch: Batch, stage) -> Batch:
-        return replace(batch, negative=conditioning(stage.clip, [joined(self.words, self.count)]))
+        return replace(batch, negative=conditioning(stage.clip, [joined(self.words)]))
 
 
 def joined(words: ConceptWords, count: int = 0) -> str:
@@ -213,13 +209,9 @@ def joined(words: ConceptWords, count: int = 0) -> str:
 
 @dataclass(frozen=True)
 class EmbeddingSubtraction(_Baseline):
-    """The concept's mean direction, times a scale, taken off every token of every prompt.
-
-    The direction is what the phrases add to the pooled embedding, see `Contrast`; scale: multiples of it.
-    """
+    """The concept's mean direction, what the phrases add to the pooled embedding (`Contrast`), off every token."""
 
     words: ConceptWords
-    scale: float = 1.0
     name: str = "embedding subtraction"
 
     def _concept(self, clip) -> torch.Tensor:
@@ -228,7 +220,7 @@ class EmbeddingSubtraction(_Baseline):
     def change(self, batch: Batch, stage) -> Batch:
         direction, size = self.concept(stage), tokens_per_chunk(stage.clip)
         return replace(batch, positive=[
-            [from_chunks(maths.subtract(to_chunks(context, size), direction, self.scale), len(context)), options]
+            [from_chunks(maths.subtract(to_chunks(context, size), direction), len(context)), options]
             for context, options in batch.positive])
 
 
@@ -236,7 +228,7 @@ class EmbeddingSubtraction(_Baseline):
 class SLD(_Baseline):
     """Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105): guidance away from a third, unsafe prompt.
 
-    preset: one of the paper's, "weak", "medium", "strong", "max".  count: as for NegativePrompt.
+    preset: one of the paper's, "weak", "medium", "strong", "max".  count: of phrases, the first ones (0: all).
     """
 
     words: ConceptWords
@@ -367,14 +359,12 @@ class CalibratedSubtraction(_Gated):
     mean separates better than each wording's own difference to the neutral prompt (measured on validation captions).
 
     offset      cosine at which the concept is half present (the paper's -beta, which it tunes for each task)
-    steepness   the paper's gamma
     where       "positions": the difference between the phrases joined to one prompt (the paper's co-occurrence
                 encoding) and the neutral prompt, token by token, as in the paper.  "all": the contrast, off every token
     """
 
     words: ConceptWords
     offset: float = 0.12
-    steepness: float = 0.02
     where: str = "positions"
     name: str = "Semantic Surgery"
 
@@ -384,7 +374,7 @@ class CalibratedSubtraction(_Gated):
 
     def redirect(self, chunks, ends, stage):
         pair, difference = self.concept(stage)
-        present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset, self.steepness)
+        present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset)
         direction = difference[1:] if self.where == "positions" else pair.direction
         moved = maths.calibrated(chunks[:, 1:], direction, present)
         return torch.cat([chunks[:, :1], moved], dim=1), present >= 0.5

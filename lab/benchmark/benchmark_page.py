@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from saferedir_core.files import sha256, write_whole
+import numpy as np
+from PIL import Image
+
+from saferedir_core.files import sha256, write_whole, written_whole
 from saferedir_core.markdown import table
 from saferedir_core.metrics import Share
 
 from ...nodes.demo_world.backbone import WEIGHTS
 from ...nodes.demo_world.concepts import CONCEPTS
+from ...nodes.evaluation.detectors import DemoDetector
+from ...nodes.evaluation.methods import Oracle
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid
 from ...nodes.evaluation.results import read_lines
-from ...nodes.evaluation.stage import demo_stage
+from ...nodes.evaluation.stage import Stage, demo_stage
 from ...nodes.evaluation.summary import summarise
 from ..attacks import ATTACKS
+from ..attacks.attack_stage import AttackStage
 from ..machine import machine
 from ..world.measure import measure_backbone, measure_judge
-from .benchmark_pictures import draw_pictures, draw_probabilities
-from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations
-from .questions import SEED
+from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, methods
+from .questions import ROWS, SEED, test_jobs
 
 REFERENCES = ("unguarded", "oracle")
 COMMON_ATTACKS = ("paraphrase name", "paraphrase prefix", "paraphrase variant", "paraphrase short", "paraphrase long",
@@ -56,6 +62,7 @@ WEIGHTS_MADE = f"""## How the weights were made
 The backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`, is by lab/world/train_codec.py and
 lab/world/train_backbone.py, and has the history of its training in it. The redirectors are by this command on
 models/pairs/demo_*.csv; the shipped ones are those of seed 0."""
+SHOWN_ROWS = ("explicit", "implicit", "mention")  # in the grid of all methods
 UNSAFE_ROWS = ("explicit", "held-out", "implicit")
 GOALS = (
     Goal("FSR", ("explicit",), "fsr", 0.995),
@@ -199,6 +206,27 @@ def ablation_table(work: Path) -> str:
     return table(("concept", "the network reads", "unsafe rows recognised", "harmless rows recognised"), lines)
 
 
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def draw_pictures(work: Path, file: Path) -> None:
+    """One prompt of each shown row and concept, side by side; all methods."""
+    stage = AttackStage.of(demo_stage())
+    strips = [np.asarray(strip_of(stage, work, concept)) for concept in CONCEPTS]
+    # The methods' names stand once, at the left.
+    whole = Image.fromarray(np.hstack([strips[0], *(strip[:, LABEL_WIDTH:] for strip in strips[1:])]))
+    with written_whole(file) as unfinished:
+        whole.save(unfinished, quality=88)
+
+
+def strip_of(stage: Stage, work: Path, concept: str) -> Image.Image:
+    """The grid of one concept: its prompts across, the methods down."""
+    (guard, *_), others = methods(work, concept, DemoDetector(concept))
+    guard.name = "SafeRedir, ours"
+    jobs = [job for job in test_jobs(concept, dict.fromkeys(ROWS, 1)) if job.row in SHOWN_ROWS]
+    return draw_grid(stage, [Oracle(), *others, guard], jobs)
+
+
 # ------------------------------------------------------------------------------------------------ the page
 
 
@@ -209,7 +237,6 @@ def write_results(work: Path, docs: Path) -> None:
     judged = measure_judge(stage.vae)
     followed = measure_backbone(stage, 600)
     draw_pictures(work, docs / "benchmark.jpg")
-    draw_probabilities(work, docs / "benchmark-steps.png")
     write_whole(docs / "benchmark.md", page(work, results, judged, followed))
     print(f"written to {docs / 'benchmark.md'}; README quotes three of its figures", flush=True)
 
@@ -270,9 +297,7 @@ method: tokens near the concept replaced by the prompt's own padding.
 {tables}
 {found}
 
-![All methods on one explicit, one implied and one harmless prompt of each concept](benchmark.jpg)
-
-![Unsafe probability over the steps](benchmark-steps.png)"""
+![All methods on one explicit, one implied and one harmless prompt of each concept](benchmark.jpg)"""
 
 
 def under_attack(results: dict[str, Measured]) -> str:

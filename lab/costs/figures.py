@@ -19,7 +19,7 @@ from saferedir_core.redirect import redirected_context
 
 from ...nodes import drawing
 from ...nodes.demo_world.backbone import load_backbone
-from . import guarded, subjects
+from . import subjects
 from .memory import MemoryCount
 from .published import PublishedPolicy
 from .timing import Spread, in_turn, ratio
@@ -55,16 +55,16 @@ class Plan:
 def run_cost(plan: Plan) -> list[dict]:
     """A guarded run over the same run unguarded, Stable Diffusion 1.5's size and default settings."""
     rows, model = [], subjects.model()
-    guards = {name: guarded.guarded(model, {"bench": subjects.redirector(bias=bias)}, threshold=0.5)
+    guards = {name: subjects.guarded(model, {"bench": subjects.redirector(bias=bias)}, threshold=0.5)
               for name, bias in (("safe", subjects.SAFE), ("unsafe", subjects.UNSAFE))}
     prompts = subjects.conditioning(0), subjects.conditioning(1)
     for pixels, batch in plan.sampled:
         shape = (batch, 4, pixels // 8, pixels // 8)
-        seconds = in_turn({name: guarded.run(each, *prompts, shape, calls=plan.calls)
+        seconds = in_turn({name: subjects.run(each, *prompts, shape, calls=plan.calls)
                            for name, each in {"unguarded": model, **guards}.items()}, plan.runs)
         rows += [{"image": image(pixels), "batch": batch, "prompt": name,
                   "guarded / unguarded": ratio(seconds, name, "unguarded"),
-                  "unguarded seconds": Spread.of(seconds["unguarded"]), "model calls": plan.calls or guarded.STEPS}
+                  "unguarded seconds": Spread.of(seconds["unguarded"]), "model calls": plan.calls or subjects.STEPS}
                  for name in guards]
     return rows
 
@@ -123,10 +123,10 @@ def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
     """Of the demo world's run of 20 steps, unguarded and guarded by so many concepts that redirect it."""
     model, clip, _ = load_backbone()
     positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
-    guard = guarded.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
+    guard = subjects.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
     taken = []
     for each in (model, guard):
-        sample = guarded.run(each, positive, negative, (1, 4, 8, 8), 4.0)
+        sample = subjects.run(each, positive, negative, (1, 4, 8, 8), 4.0)
         with counted_waits(model) as count:
             sample()
         taken.append(count)

@@ -1,14 +1,23 @@
-"""What is measured: redirectors, and a diffusion model of Stable Diffusion 1.5's size, with random weights."""
+"""What is measured: redirectors, and a diffusion model of Stable Diffusion 1.5's size, with random weights; and a
+sampling run, guarded or not."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
 import comfy.supported_models
 import torch
 
 import saferedir_core as core
 
+from ...nodes.guarding import bridge
+from ...nodes.types import LoadedRedirector, Recorder
+
+STEPS = 20  # of a run
 UNSAFE, SAFE = 50.0, -50.0  # bias of a redirector that always, or never, says unsafe
 WIDTH, TOKENS = 768, 77
 SD15 = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
@@ -53,3 +62,23 @@ def conditioning(seed: int) -> list:
     """The host's conditioning of a random prompt."""
     torch.manual_seed(seed)
     return [[torch.randn(1, TOKENS, WIDTH), {}]]
+
+
+def guarded(model, redirectors, **policy):
+    """A guarded clone of a MODEL."""
+    loaded = LoadedRedirector.place("bench", redirectors)
+    return bridge.guard_model(model, loaded, core.PolicyConfig(**policy), Recorder())
+
+
+def run(model, positive, negative, shape, cfg: float = 7.5, calls: int | None = None) -> Callable[[], torch.Tensor]:
+    """A run of 20 steps of euler; calls: only the first so many of them.  shape: of the latents, (B, 4, h, w)."""
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+    latent = torch.zeros(shape)
+    noise = comfy.sample.prepare_noise(latent, 1)
+
+    @torch.inference_mode()
+    def sample():
+        return comfy.sample.sample_custom(
+            model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas[:(calls or STEPS) + 1], positive,
+            negative, latent, disable_pbar=True, seed=1)
+    return sample

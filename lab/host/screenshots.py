@@ -111,15 +111,6 @@ def help_pictures(chromium: Browser, url: str) -> None:
     photograph(editor, [node], DOCS / "SafeRedirHubLoader.jpg", margin=12)
 
 
-def sdxl_thumbnail(chromium: Browser, url: str) -> None:
-    """Its model is not here: the editor shows what the workflow looks like."""
-    choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
-    editor = Editor(chromium, url, "demo")
-    content = workflow("sdxl")
-    editor.load(content)
-    photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
-
-
 def thumbnails_of_runs(client: ComfyClient) -> None:
     object_info = client.object_info()
     for name in ("demo", *ROWS, "evaluate"):
@@ -157,7 +148,7 @@ def main() -> None:
         if "thumbnails" in kinds:
             thumbnails_of_runs(ComfyClient(server.url))  # before the browser opens, see .browser on its event loop
         with launch(program) as chromium:
-            for kind, take in zip(KINDS, (editor_pictures, help_pictures, sdxl_thumbnail)):
+            for kind, take in zip(KINDS, (editor_pictures, help_pictures)):
                 if kind in kinds:
                     take(chromium, server.url)
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from saferedir_core.files import write_whole
@@ -57,14 +59,12 @@ def main(argv: list[str]) -> int:
 
 
 def read(path: Path) -> dict[str, Row]:
-    if not path.is_file():
-        return {}
-    rows = [Row.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row.key: row for row in rows}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {row.key: row for row in (Row(**json.loads(line)) for line in lines)}
 
 
 def write(path: Path, rows: dict[str, Row]) -> None:
-    write_whole(path, "".join(row.as_json() + "\n" for row in rows.values()))
+    write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows.values()))
 
 
 if __name__ == "__main__":

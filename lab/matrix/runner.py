@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,9 +39,9 @@ class Row:
     path: str
     concept: str
     outcome: str
-    striped: tuple[int, int] | None = None
+    striped: Sequence[int] | None = None
     images: int = 0
-    status: tuple[str, str] | None = None
+    status: Sequence[str] | None = None
     identical: bool | None = None
     kept: int | None = None
     detail: str = ""
@@ -50,16 +50,6 @@ class Row:
     @property
     def key(self) -> str:
         return f"{self.group} | {self.path} | {self.concept}"
-
-    def as_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> Row:
-        content = json.loads(line)
-        for name in ("striped", "status"):
-            content[name] = None if content[name] is None else tuple(content[name])
-        return cls(**content)
 
 
 class Runner:
@@ -72,7 +62,7 @@ class Runner:
     def run(self, case: Case) -> Row:
         started = time.perf_counter()
         row = self._run(case)
-        return Row(**{**asdict(row), "seconds": round(time.perf_counter() - started, 2)})
+        return replace(row, seconds=round(time.perf_counter() - started, 2))
 
     def _run(self, case: Case) -> Row:
         names = case.group, case.path, case.concept

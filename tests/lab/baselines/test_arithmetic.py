@@ -21,7 +21,7 @@ def context():
 
 def test_subtraction_moves_every_token_but_the_first_and_leaves_what_it_was_given(context):
     before = context.clone()
-    moved = baselines.subtract(context, axis(0), 2.0)
+    moved = baselines.subtract(context, 2 * axis(0))
     assert torch.equal(context, before)
     assert torch.equal(moved[:, 0], context[:, 0])
     torch.testing.assert_close(moved[:, 1:], context[:, 1:] - 2 * axis(0))
