@@ -1,4 +1,4 @@
-"""From the lines of benchmark.py to docs/benchmark.md, the image grid and the plots."""
+"""From the lines of benchmark.py to docs/benchmark.md and its image grid."""
 
 from __future__ import annotations
 
@@ -57,11 +57,6 @@ class Goal:
         return value == self.reach or self.better(value, self.reach)
 
 
-WEIGHTS_MADE = f"""## How the weights were made
-
-The backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`, is by lab/world/train_codec.py and
-lab/world/train_backbone.py, and has the history of its training in it. The redirectors are by this command on
-models/pairs/demo_*.csv; the shipped ones are those of seed 0."""
 SHOWN_ROWS = ("explicit", "implicit", "mention")  # in the grid of all methods
 UNSAFE_ROWS = ("explicit", "held-out", "implicit")
 GOALS = (
@@ -250,7 +245,7 @@ def page(work: Path, results: dict[str, Measured], judged: dict[str, Share], fol
         f"Short trainings ({ABLATION_ITERATIONS} iterations) with one input set to zero, on the validation rows.\n\n"
         f"{ablation_table(work)}",
         "## The judge and the backbone\n\n" + table(("pictures", "every factor read right"), judged.items()),
-        table(("factor", "right on test captions of every kind"), followed.items()), WEIGHTS_MADE)) + "\n"
+        table(("factor", "right on test captions of every kind"), followed.items()), weights_made())) + "\n"
 
 
 def introduction(results: dict[str, Measured]) -> str:
@@ -312,3 +307,11 @@ whose unguarded image shows it; where that is small the attack damages the promp
 Budgets, for one prompt unless it says otherwise:
 
 {budgets}"""
+
+
+def weights_made() -> str:
+    return f"""## How the weights were made
+
+The backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`, is by lab/world/train_codec.py and
+lab/world/train_backbone.py, and has the history of its training in it. The redirectors are by this command on
+models/pairs/demo_*.csv; the shipped ones are those of seed 0."""
