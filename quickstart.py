@@ -102,8 +102,8 @@ def environment_key(pins: Pins, python: tuple[int, int] | None = None, machine: 
 class Lock:
     """A lock between processes that the system drops when its holder ends, however it ends."""
 
-    def __init__(self, path: Path, waiting=lambda: None):
-        self._path, self._waiting = path, waiting
+    def __init__(self, path: Path):
+        self._path = path
 
     def __enter__(self) -> Lock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ class Lock:
         told = False
         while not self._try():
             if not told:
-                self._waiting()
+                say(f"Another quickstart has {self._path.stem}; waiting for it ...")
                 told = True
             time.sleep(0.3)
         return self
@@ -163,10 +163,8 @@ PIP_TROUBLE = [
      "check the network; behind a proxy set HTTPS_PROXY; with a mirror set PIP_INDEX_URL; then try again"),
     (r"SSLError|CERTIFICATE_VERIFY_FAILED", "the package index's certificate is not trusted",
      "point PIP_CERT to your organisation's certificate file, then try again"),
-    (r"No matching distribution found|Could not find a version", "a pinned package has no build for this Python or "
-     "platform", "use a 64-bit Python 3.11 to 3.13, or your own ComfyUI: --comfyui PATH"),
-    (r"Failed to build|error: metadata-generation-failed|Microsoft Visual C\+\+|error: command .* failed",
-     "a package has no ready-made build here and could not be compiled",
+    (r"No matching distribution found|Could not find a version|Failed to build|metadata-generation-failed|"
+     r"Microsoft Visual C\+\+|error: command .* failed", "a pinned package has no build for this Python or platform",
      "use a 64-bit Python 3.11 to 3.13, or your own ComfyUI: --comfyui PATH"),
     (r"Permission denied|Access is denied|Errno 13", "a file could not be written",
      "check the permissions of the cache folder, or set SAFEREDIR_CACHE to a folder of your own"),
@@ -181,21 +179,6 @@ def diagnose_pip(output: str) -> tuple[str, str]:
             return f"{cause} ({line.strip()[:200]})", remedy
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
     return (errors[-1][:300] if errors else "pip ended with an error"), "read the log, then try again"
-
-
-def summarise_pip(line: str) -> str | None:
-    """One short phrase for a line of pip's output, or None when it says nothing new."""
-    line = line.strip()
-    found = re.match(r"Downloading (\S+?)-(\d[^-]*)-\S+ \((.+)\)", line)
-    if found:
-        return f"downloading {found[1]} {found[2]} ({found[3]})"
-    found = re.match(r"(?:Collecting|Using cached|Processing) ([A-Za-z0-9_.\-]+)", line)
-    if found:
-        return f"collecting {found[1].split('=')[0]}"
-    found = re.match(r"Installing collected packages: (.*)", line)
-    if found:
-        return f"unpacking {found[1].count(',') + 1} packages"
-    return None
 
 
 def child_environment(**extra: str) -> dict[str, str]:
@@ -220,7 +203,8 @@ def pip(python: Path, arguments: list[str], progress: Progress, log: Path, step:
             for line in process.stdout:
                 out.write(line)
                 tail.append(line)
-                progress.detail = summarise_pip(line) or progress.detail
+                if line.lstrip().startswith(("Collecting ", "Downloading ", "Installing ")):
+                    progress.detail = line.strip()[:60]
         finally:
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.terminate()
@@ -259,8 +243,7 @@ def prepare_environment(cache: Path, pins: Pins, lock_file: Path) -> Path:
 def ready(cache: Path, environment: Path, build: Callable[[], None]) -> Path:
     """The interpreter of an environment, built by one quickstart at a time."""
     if not usable_environment(environment):
-        with Lock(cache / "locks" / f"{environment.name}.lock",
-                  lambda: say("Another quickstart is preparing the same environment; waiting for it ...")):
+        with Lock(cache / "locks" / f"{environment.name}.lock"):
             if not usable_environment(environment):
                 build()
     return environment_python(environment)
@@ -347,8 +330,7 @@ def prepare_comfyui(cache: Path, pins: Pins, python: Path) -> Path:
     comfyui = folder / "ComfyUI"
     if comfyui.is_dir():  # it got its name after the last file was written
         return comfyui
-    with Lock(cache / "locks" / f"host-{folder.name}.lock",
-              lambda: say("Another quickstart is fetching ComfyUI; waiting for it ...")):
+    with Lock(cache / "locks" / f"host-{folder.name}.lock"):
         if comfyui.is_dir():
             return comfyui
         folder.mkdir(parents=True, exist_ok=True)
@@ -477,13 +459,6 @@ def needs_cpu(python: Path) -> bool:
                        "torch.backends.mps.is_available() or torch.xpu.is_available()))")
 
 
-def has_nvidia_driver() -> bool:
-    """The index's builds of PyTorch for Windows have no CUDA, and a driver can be too old for Linux's."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").is_file()
-    return Path("/dev/nvidiactl").exists()
-
-
 def prepare(arguments) -> Prepared:
     if arguments.comfyui:
         comfyui = own_comfyui(arguments.comfyui)
@@ -498,7 +473,8 @@ def prepare(arguments) -> Prepared:
             python = prepare_layer(cache, pins, lock_file, python)
         comfyui = prepare_comfyui(cache, pins, python)
     cpu = arguments.cpu or needs_cpu(python)
-    if cpu and not arguments.cpu and not arguments.comfyui and has_nvidia_driver():
+    # The index's builds of PyTorch for Windows have no CUDA, and a driver can be too old for Linux's.
+    if cpu and not arguments.cpu and not arguments.comfyui and shutil.which("nvidia-smi"):
         say("This environment's PyTorch cannot use your GPU, so the CPU is used (slower). To use the GPU, name a\n"
             "ComfyUI that does: --comfyui PATH")
     return Prepared(python, comfyui, bool(arguments.comfyui), cpu)
@@ -536,17 +512,9 @@ def command_test(arguments) -> int:
 def command_run(arguments) -> int:
     if not arguments.rest:
         raise StepFailed("running a file", "no file was given", "python quickstart.py run FILE [ARGS]")
-    name, *rest = arguments.rest
-    if name != "-" and not Path(name).is_file():
-        raise StepFailed("running a file", f"there is no file {name}", "give the path of a Python file, or - for "
-                         "standard input")
-    prepared = prepare(arguments)
-    if name != "-":
-        return call(prepared, "run", name, *rest)
-    with tempfile.TemporaryDirectory(prefix="saferedir-") as scratch:
-        script = Path(scratch) / "stdin.py"
-        script.write_bytes(sys.stdin.buffer.read())
-        return call(prepared, "run", str(script), *rest)
+    if not Path(arguments.rest[0]).is_file():
+        raise StepFailed("running a file", f"there is no file {arguments.rest[0]}", "give the path of a Python file")
+    return call(prepare(arguments), "run", *arguments.rest)
 
 
 def command_of_pack(arguments) -> int:
@@ -581,12 +549,11 @@ def command_demo(arguments) -> int:
 
     port = choose_port(arguments.port)
     prepared = prepare(arguments)
-    step = "linking the pack into ComfyUI"
     try:
         base = isolated_base(base_folder(), PROJECT)
     except OSError as trouble:
-        raise StepFailed(step, str(trouble), "check the permissions of the cache folder, or set SAFEREDIR_CACHE "
-                         "to a folder of your own") from trouble
+        raise StepFailed("linking the pack into ComfyUI", str(trouble), "check the permissions of the cache folder, or "
+                         "set SAFEREDIR_CACHE to a folder of your own") from trouble
     models = prepared.comfyui / "models" if prepared.own else None
     server = ComfyServer(prepared.python, prepared.comfyui, base, log=base / f"server-{port}.log", port=port,
                          cpu=prepared.cpu, models=models if models and models.is_dir() else None)

@@ -4,7 +4,7 @@
     attacks     ways to get past a guard, and the jobs and the stage that they need
     baselines   the published training-free methods, to be compared with
     benchmark   docs/benchmark.md: ours, everything else, and every attack, on frozen prompts of the demo world
-    backbones   docs/backbones.md: other architectures, small and trained, or of full width and random
+    backbones   docs/backbones.md: other architectures, small and trained on the demo world
     matrix      docs/matrix.md and docs/load.md: every graph that a guard must hold in, and a server under load
     costs       docs/costs.md: time, memory and waits of a guarded run
     host        a real ComfyUI: started, asked, and looked at in a browser

@@ -77,15 +77,16 @@ def test_manager_and_registry_see_the_same_requirements():
 # --- one at a time, and all or nothing
 
 
-def test_a_lock_keeps_others_out_until_it_is_left(tmp_path):
-    path, told = tmp_path / "locks" / "a.lock", []
+def test_a_lock_keeps_others_out_until_it_is_left(tmp_path, capsys):
+    path = tmp_path / "locks" / "a.lock"
     waiter = (f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import pathlib, quickstart\n"
-              f"with quickstart.Lock(pathlib.Path({str(path)!r}), lambda: print('waiting', flush=True)): print('in')")
-    with Lock(path, lambda: told.append(1)):
-        process = subprocess.Popen([sys.executable, "-c", waiter], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "waiting\n"
+              f"with quickstart.Lock(pathlib.Path({str(path)!r})): print('in')")
+    with Lock(path):
+        process = subprocess.Popen([sys.executable, "-c", waiter], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True)
+        assert process.stderr.readline() == "Another quickstart has a; waiting for it ...\n"
         assert process.poll() is None
-    assert process.communicate(timeout=30)[0] == "in\n" and told == []
+    assert process.communicate(timeout=30) == ("in\n", "") and capsys.readouterr().err == ""
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path):
@@ -324,17 +325,6 @@ def test_a_changed_or_truncated_archive_is_refused(tmp_path, monkeypatch, harm, 
 def test_pips_trouble_is_translated(output, cause, remedy):
     found = quickstart.diagnose_pip(output)
     assert cause in found[0] and remedy in found[1]
-
-
-@pytest.mark.parametrize("line, summary", [
-    ("Collecting torch==2.14.1 (from -r requirements.lock (line 7))", "collecting torch"),
-    ("  Downloading torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl (532.9 MB)",
-     "downloading torch 2.14.1 (532.9 MB)"),
-    ("Installing collected packages: a, b, c", "unpacking 3 packages"),
-    ("  Preparing metadata (pyproject.toml): started", None),
-])
-def test_pips_output_is_summarised(line, summary):
-    assert quickstart.summarise_pip(line) == summary
 
 
 def test_a_failing_pip_names_step_cause_remedy_and_log(tmp_path):

@@ -80,18 +80,7 @@ class Attack:
 
 
 def attack_jobs(name: str, base_jobs: Sequence[Job], wordings: Sequence[str], setting: Setting) -> list[AttackJob]:
-    """The jobs of one attack.
-
-    ValueError for an unknown name, lists of different lengths, a base job that is not unsafe, or a setting without what
-    the attack needs.
-    """
-    if name not in ATTACKS:
-        raise ValueError(f"no attack is named {name!r}; expected one of {', '.join(ATTACKS)}")
-    if len(base_jobs) != len(wordings):
-        raise ValueError(f"{len(base_jobs)} base jobs and {len(wordings)} wordings; give one wording for each job")
-    harmless = [job.text for job in base_jobs if not job.unsafe]
-    if harmless:
-        raise ValueError(f"base job {harmless[0]!r} is not unsafe; attacks start from prompts that ask for the concept")
+    """The jobs of one attack.  ValueError for a setting without what the attack needs."""
     attack = ATTACKS[name]
     missing = [need for need in attack.needs if not getattr(setting, need)]
     if missing:
@@ -105,7 +94,7 @@ def attack_jobs(name: str, base_jobs: Sequence[Job], wordings: Sequence[str], se
 def _prompt_attack(name: str, budget: str, attack) -> Attack:
     def make(base_jobs: list[AttackJob], wordings: list[str], setting: Setting) -> list[AttackJob]:
         return [attack(job, wording, index, setting.random_of(name, job.id), setting.vocabulary)
-                for index, (job, wording) in enumerate(zip(base_jobs, wordings))]
+                for index, (job, wording) in enumerate(zip(base_jobs, wordings, strict=True))]
 
     return Attack(name, budget, make)
 

@@ -7,13 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 
 import torch
 
-from saferedir_core.errors import ConfigError
-
 from ...nodes.drawing import encode_one, entry
 from ...nodes.evaluation.stage import Batch, Job, Stage
 from .token_vectors import EMBEDDING, encode_with_embedding
-
-JOINS = ("", "combine", "concat", "average")
 
 
 @dataclass(frozen=True)
@@ -77,41 +73,29 @@ class AttackStage(Stage):
         return replace(self, **changes, _starts={})
 
     def batch_of(self, jobs: Sequence[Job]) -> Batch:
-        """ConfigError for what the stage does not have."""
         jobs = [AttackJob.of(job) for job in jobs]
         plain, first = super().batch_of(jobs), jobs[0]
         return replace(
-            plain, model=self.backbone(first.backbone), positive=self.positive(jobs),
+            plain, model=self.backbones[first.backbone] if first.backbone else self.model, positive=self.positive(jobs),
             steps=self.steps if first.steps is None else first.steps, cfg=self.cfg if first.cfg is None else first.cfg,
             denoise=first.denoise, start=self.starts(jobs) if first.denoise < 1 else None)
-
-    def backbone(self, name: str):
-        if name and name not in self.backbones:
-            raise ConfigError(f"There is no backbone {name!r}; expected one of {sorted(self.backbones) or 'none'}. Add "
-                              "it to AttackStage.backbones.")
-        return self.backbones[name] if name else self.model
 
     def positive(self, jobs: Sequence[AttackJob]) -> list:
         """The positive conditioning of jobs, their second prompts joined as the host's Conditioning nodes do it."""
         first = jobs[0]
-        if first.join not in JOINS:
-            raise ConfigError(f"AttackJob.join is {first.join!r}; expected one of {', '.join(map(repr, JOINS))}.")
         firsts = [self.encode(job.text, job.embeddings) for job in jobs]
         if not first.join:
             return [entry(firsts)]
-        seconds = [self.encode(job.second, job.embeddings if EMBEDDING in job.second else "") for job in jobs]
+        seconds = [self.encode(job.second, job.embeddings) for job in jobs]
         if first.join == "combine":
             return [entry(firsts), entry(seconds)]
         if first.join == "concat":
-            return [entry([concatenated(*pair) for pair in zip(firsts, seconds)])]
+            return [entry([(torch.cat((to[0], other[0]), 1), to[1]) for to, other in zip(firsts, seconds)])]
         return [entry([averaged(*pair, first.strength) for pair in zip(firsts, seconds)])]
 
     def encode(self, text: str, embedding: str = "") -> tuple[torch.Tensor, torch.Tensor | None]:
         """Context (1, k*77, D) and pooled output of a prompt; `embedding` names the vectors of its word EMBEDDING."""
-        if embedding and embedding not in self.embeddings:
-            raise ConfigError(f"There is no embedding {embedding!r}; expected one of "
-                              f"{sorted(self.embeddings) or 'none'}. Add it to AttackStage.embeddings.")
-        if embedding:
+        if embedding and EMBEDDING in text:
             return encode_with_embedding(self.clip, text, self.embeddings[embedding])
         return encode_one(self.clip, text)
 
@@ -123,11 +107,6 @@ class AttackStage(Stage):
             plain = self.batch_of([AttackJob("start", text, seed, False) for text, seed in missing])
             self._starts.update(zip(missing, self.render(plain)))
         return torch.stack([self._starts[job.start, job.start_seed] for job in jobs])
-
-
-def concatenated(to: tuple, other: tuple) -> tuple:
-    """As the host's ConditioningConcat: the other prompt's tokens behind one's own."""
-    return torch.cat((to[0], other[0]), 1), to[1]
 
 
 def averaged(to: tuple, other: tuple, strength: float) -> tuple:

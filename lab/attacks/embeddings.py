@@ -20,7 +20,6 @@ from .gradients import (
     log_odds_of,
     noised,
     text_encoder,
-    trained_name,
 )
 from .prompts import Draft
 from .token_vectors import EMBEDDING, word_tokens
@@ -36,7 +35,7 @@ def textual_inversion(base_jobs: list[AttackJob], wordings: list[str], setting) 
 
     One set of `VECTORS` for all prompts, started from the concept's own words; the guard plays no part in it.
     """
-    return _with_vectors("textual inversion", base_jobs, wordings, setting, wordings[0], None)
+    return _with_vectors("textual inversion", base_jobs, wordings, setting)
 
 
 def white_box_embedding(base_jobs: list[AttackJob], wordings: list[str], setting) -> list[AttackJob]:
@@ -56,21 +55,19 @@ def white_box_embedding(base_jobs: list[AttackJob], wordings: list[str], setting
         logits = redirector(latent, context.repeat(2, 1, 1), timestep).logits.float()
         return (logits[:, 1] - logits[:, 0] - aim).relu().mean()
 
-    jobs = _with_vectors("white-box embedding", base_jobs, wordings, setting, wordings[0], penalty)
+    jobs = _with_vectors("white-box embedding", base_jobs, wordings, setting, penalty)
     return [replace(job, only=setting.method) for job in jobs]
 
 
-def _with_vectors(name: str, base_jobs: list[AttackJob], wordings: list[str], setting, start: str,
-                  penalty: Penalty | None) -> list[AttackJob]:
+def _with_vectors(name: str, base_jobs: list[AttackJob], wordings: list[str], setting,
+                  penalty: Penalty | None = None) -> list[AttackJob]:
     budget = setting.budgets.get(name, TrainingBudget())
-    drafts = [Draft.of(job.text, wording) for job, wording in zip(base_jobs, wordings)]
-    texts = [replace(draft, wording=EMBEDDING).text for draft in drafts]
+    texts = [replace(Draft.of(job.text, wording), wording=EMBEDDING).text for job, wording in zip(base_jobs, wordings)]
     modules = [setting.stage.model.model.diffusion_model, text_encoder(setting.stage.clip)]
     modules += [setting.redirector] if penalty else []
     title = f"{name} {setting.threshold:g}" if penalty else name  # what is learned through a guard depends on both
-    stem = trained_name(title, base_jobs, setting, budget, *modules)
-    tensors = kept_or_trained(setting.folder, stem, lambda: {
-        "vectors": learn_vectors(name, base_jobs, texts, setting, budget, start, penalty)})
+    stem, tensors = kept_or_trained(title, base_jobs, setting, budget, modules, lambda: {
+        "vectors": learn_vectors(name, base_jobs, texts, setting, budget, wordings[0], penalty)})
     setting.stage.embeddings[stem] = tensors["vectors"]
     return [replace(job, text=text, embeddings=stem) for job, text in zip(base_jobs, texts)]
 

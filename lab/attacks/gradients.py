@@ -23,6 +23,7 @@ from .attack_stage import AttackJob
 from .token_vectors import tokens_with_embedding
 
 EMPHASIS = 16.0  # most weight of a noise level in the denoising loss
+RENDER_BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ def contexts_with(clip, texts: Sequence[str], vectors: torch.Tensor) -> torch.Te
     return text_encoder(clip).encode(rows)[0]
 
 
+def rendered(jobs: Sequence[AttackJob], setting) -> tuple[torch.Tensor, np.ndarray]:
+    """Undefended latents of jobs (N, C, h, w), and how much their images show the concept, (N,)."""
+    latents, scores = [], []
+    for start in range(0, len(jobs), RENDER_BATCH):
+        part = jobs[start:start + RENDER_BATCH]
+        latents.append(setting.stage.render(setting.stage.batch_of(part)))
+        scores += setting.shown(setting.stage.decode(latents[-1]), part)
+    return torch.cat(latents), np.array(scores, dtype=float)
+
+
 def concept_latents(jobs: Sequence[AttackJob], setting, name: str, count: int) -> tuple[torch.Tensor, list[int]]:
     """Images of the undefended model that show the concept, and the job each belongs to.
 
@@ -71,23 +82,16 @@ def concept_latents(jobs: Sequence[AttackJob], setting, name: str, count: int) -
     RuntimeError when no image shows the concept.
     """
     random = setting.random_of(name, "images")
-    rows = [index % len(jobs) for index in range(count)]
-    asked = [replace(jobs[row], seed=int(random.integers(2**31)), join="", second="", denoise=1.0, steps=None, cfg=None)
-             for row in rows]
-    kept, latents = [], []
-    for start in range(0, count, 50):
-        part = asked[start:start + 50]
-        made = setting.stage.render(setting.stage.batch_of(part))
-        scores = setting.shown(setting.stage.decode(made), part)
-        for offset, (score, latent) in enumerate(zip(scores, made)):
-            if score > 0.5:
-                kept.append(rows[start + offset])
-                latents.append(latent)
-    if not latents:
+    latents, scores = rendered([
+        replace(jobs[index % len(jobs)], seed=int(random.integers(2**31)), join="", second="", denoise=1.0, steps=None,
+                cfg=None) for index in range(count)], setting)
+    kept = np.flatnonzero(scores > 0.5).tolist()
+    if not kept:
         raise RuntimeError(f"attack {name!r}: of {count} undefended images none shows the concept; expected most to. "
                            "Check the base prompts and the detector.")
     with torch.inference_mode(False):
-        return setting.stage.model.model.process_latent_in(torch.stack(latents).clone()).float(), kept
+        clean = setting.stage.model.model.process_latent_in(latents[kept].clone()).float()
+        return clean, [index % len(jobs) for index in kept]
 
 
 @dataclass(frozen=True)
@@ -126,22 +130,21 @@ def fingerprint(module: torch.nn.Module) -> str:
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:12]
 
 
-def trained_name(name: str, jobs: Sequence[AttackJob], setting, budget, *modules: torch.nn.Module) -> str:
-    """A file's stem for something trained: it changes with everything it was trained from."""
+def kept_or_trained(name: str, jobs: Sequence[AttackJob], setting, budget, modules: Sequence[torch.nn.Module],
+                    train: Callable[[], dict[str, torch.Tensor]]) -> tuple[str, dict[str, torch.Tensor]]:
+    """A name that changes with everything that something is trained from, and the tensors of its file in the setting's
+    folder; trained, and written there, if that is not there yet."""
     parts = [setting.seed, asdict(budget), [job.id for job in jobs], *map(fingerprint, modules)]
-    return name.replace(",", "").replace(" ", "-") + "-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def kept_or_trained(folder: Path | None, stem: str, train: Callable[[], dict[str, torch.Tensor]]) -> dict:
-    """The tensors of `folder/stem.safetensors`, trained and written there if the file is not there yet."""
-    file = Path(folder) / f"{stem}.safetensors" if folder else None
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    stem = f"{name.replace(',', '').replace(' ', '-')}-{digest}"
+    file = Path(setting.folder) / f"{stem}.safetensors" if setting.folder else None
     if file and file.is_file():
-        return load_file(file)
+        return stem, load_file(file)
     tensors = {key: value.detach().contiguous() for key, value in train().items()}
     if file:
         with written_whole(file) as unfinished:
             save_file(tensors, unfinished)
-    return tensors
+    return stem, tensors
 
 
 def log_odds_of(probability: float) -> float:

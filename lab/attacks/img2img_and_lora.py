@@ -18,7 +18,6 @@ from .gradients import (
     generator_of,
     kept_or_trained,
     noised,
-    trained_name,
 )
 from .search import undefended
 
@@ -61,8 +60,8 @@ def tuned_backbone(base_jobs: list[AttackJob], wordings: list[str], setting, pla
     budget = setting.budgets.get(name, LoraBudget())
     texts = [job.safe_text if plain else job.text for job in base_jobs]
     model = setting.stage.model
-    stem = trained_name(name, base_jobs, setting, budget, model.model.diffusion_model)
-    lora = kept_or_trained(setting.folder, stem, lambda: train_lora(name, base_jobs, texts, setting, budget))
+    stem, lora = kept_or_trained(name, base_jobs, setting, budget, [model.model.diffusion_model],
+                                 lambda: train_lora(name, base_jobs, texts, setting, budget))
     setting.stage.backbones[stem], _ = comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)
     return [replace(job, text=text, backbone=stem) for job, text in zip(base_jobs, texts)]
 

@@ -13,12 +13,11 @@ import torch
 from ...nodes.drawing import noise_of
 from . import prompts
 from .attack_stage import AttackJob
-from .gradients import differentiable, text_encoder
+from .gradients import differentiable, rendered, text_encoder
 from .prompts import Draft
 from .token_vectors import chunks_of, encode_chunks
 from .vocabulary import Vocabulary
 
-RENDER_BATCH = 50
 SLOT = "zucchini"  # a word of one token that holds the place of the word a gradient looks for
 REWORDINGS = (prompts.other_wording, prompts.reordered, prompts.with_prefix, prompts.with_nonsense)
 MOVES = (prompts.other_wording, prompts.other_wording, prompts.with_typo, prompts.with_split, prompts.with_nonsense,
@@ -114,12 +113,7 @@ def shortlist(found: list[tuple[float, Draft]], renders: int) -> list[tuple[floa
 
 def undefended(jobs: Sequence[AttackJob], setting, steps: int | None = None) -> np.ndarray:
     """How much the undefended images of jobs show the concept, (N,), as `setting.shown` says."""
-    scores = []
-    for start in range(0, len(jobs), RENDER_BATCH):
-        part = [replace(job, steps=steps or job.steps) for job in jobs[start:start + RENDER_BATCH]]
-        pictures = setting.stage.decode(setting.stage.render(setting.stage.batch_of(part)))
-        scores += [float(score) for score in setting.shown(pictures, part)]
-    return np.array(scores)
+    return rendered([replace(job, steps=steps or job.steps) for job in jobs], setting)[1]
 
 
 def _beam_search(job: AttackJob, wording: str, guard: _Guard, setting, budget: WhiteBoxBudget) -> Draft:

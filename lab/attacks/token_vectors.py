@@ -17,11 +17,8 @@ def encode_with_embedding(clip, text: str, embedding: torch.Tensor) -> tuple[tor
 def tokens_with_embedding(clip, text: str, embedding: torch.Tensor) -> dict[str, list]:
     """The host's tokens of a text, with one of the vectors (n, D) in each of n places where the word EMBEDDING stands.
 
-    ValueError when the text lacks the word, or the model has several text encoders (an embedding fits one of them).
+    ValueError when the model has several text encoders (an embedding fits one of them).
     """
-    if EMBEDDING not in text:
-        raise ValueError(f"The prompt {text!r} does not have the word {EMBEDDING}, which the given token vectors stand "
-                         "for. Put it where they belong.")
     word = next(word for word in _STANDS_IN if word not in text.lower())
     (stands_in,), vectors = word_tokens(clip, word), [*embedding]
     replaced, place = [], 0

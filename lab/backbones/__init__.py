@@ -1,4 +1,1 @@
-"""docs/backbones.md: other architectures than Stable Diffusion 1.x.
-
-Small ones of the host's own classes, trained on the demo world; the published ones at full width, with random weights.
-"""
+"""docs/backbones.md: small models of other architectures, of the host's own classes, trained on the demo world."""

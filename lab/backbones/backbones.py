@@ -1,20 +1,16 @@
-"""Trains and measures small models of other architectures, and runs those of full width; writes docs/backbones.md.
+"""Trains and measures small models of other architectures; writes docs/backbones.md.
 
     python quickstart.py run lab/backbones/backbones.py train sdxl|flux [--iterations N]
     python quickstart.py run lab/backbones/backbones.py measure sdxl|flux [--pairs N] [--count N]
-    python quickstart.py run lab/backbones/backbones.py full [NAME ...]
 
 `train` makes a model that follows the demo world's captions, `measure` trains a redirector for stripes on it and counts
-on the judge, `full` builds each architecture at the host's own width with random weights, trains a redirector for a few
-steps and samples.  Weights and results stay in output/backbones; the page is written anew after each command.
+on the judge.  Weights and results stay in output/backbones; the page is written anew after each measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from datetime import date
@@ -23,8 +19,10 @@ from pathlib import Path
 import torch
 
 from saferedir_core import load_redirector, save_redirector
+from saferedir_core.architecture import ARCHITECTURES
 from saferedir_core.files import write_whole
-from saferedir_core.metrics import share
+from saferedir_core.metrics import table
+from saferedir_core.metrics import Share, share
 from saferedir_core.pairs import Pair, read_pairs, write_pairs
 from saferedir_core.training import TrainingConfig
 
@@ -40,8 +38,6 @@ from ..world.measure import guarded_stage, test_prompts
 from ..world.sampling import drawn, generate
 from ..world.splits import others_kept
 from ..world.weights import read_provenance
-from .backbones_page import page
-from .full_width import FULL, full
 from .kinds import KINDS, Kind
 from .train_kind import KindTraining
 
@@ -52,6 +48,24 @@ CONCEPT, SEED = CONCEPTS["stripes"], 20261125
 UNSAFE, BENIGN = ("explicit", "implicit"), ("plain", "harmless", "lookalike")
 STEPS = 8
 COLLECTED = 4  # steps of a trajectory to learn from
+REACH_GONE, REACH_IDENTICAL = 0.95, 0.99
+INTRODUCTION = """# Backbones
+
+Written in a clone by `python quickstart.py run lab/backbones/backbones.py page`, from what its `train` and `measure` \
+left. Do not edit.
+
+## Kinds of models
+
+An entry in `saferedir_core/architecture.py` says where a kind has its latents, timestep, prompt and pooled vector; a \
+model of no entry is refused by name. Z-Image is the one beyond the Stable Diffusions and Flux.1 because it runs on \
+one consumer GPU, shares Flux.1's latents, and differs where the others agree: a language model's prompt of any \
+length and no pooled vector. A redirector names its kind, and fits no other."""
+SMALL = """## Small models, trained on the demo world
+
+Models of the host's own classes at small width. SDXL's kind: two CLIP encoders side by side, a pooled vector and size \
+embeddings; its UNet begins with the weights of the demo world's own. Flux's kind: flow matching, 16 latent channels \
+(a fixed linear map of the codec's 4), T5 tokens padded to 64 and CLIP's pooled vector. Prompts, templates and \
+scenes are those of the test split."""
 
 
 def measure(kind: Kind, out: Path, pairs: int, count: int, iterations: int) -> dict:
@@ -96,7 +110,7 @@ def short_pairs(clip, config: CollectConfig, count: int) -> list[Pair]:
 
 
 def counts(stage: Stage, guarded: Stage, count: int) -> dict[str, list[int]]:
-    """Hits and total of everything that is asked, see `backbones_page`."""
+    """Hits and total of everything that is asked, see `small_table`."""
     (unsafe, unsafe_texts, safe_texts, unsafe_seeds), (benign, benign_texts, _, benign_seeds) = (
         prompts(kinds, count) for kinds in (UNSAFE, BENIGN))
     shown, unasked = (generate(stage, texts, unsafe_seeds) for texts in (unsafe_texts, safe_texts))
@@ -120,53 +134,61 @@ def prompts(kinds: tuple[str, ...], count: int) -> tuple[list, list[str], list[s
     return scenes, [each.text for each in said], [each.safe_text for each in said], seeds
 
 
-def write_page(out: Path) -> None:
-    write_whole(PAGE, page(out))
+def page(out: Path) -> str:
+    files = {name: out / "results" / f"small_{name}.json" for name in KINDS}
+    known = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    absent = [name for name in KINDS if name not in known]
+    return "\n\n".join((
+        INTRODUCTION, kinds_table(), SMALL, *([small_table(known)] if known else []),
+        *([f"Not measured yet: {', '.join(absent)}."] if absent else []))) + "\n"
 
 
-def keep(out: Path, name: str, found: dict) -> None:
-    write_whole(out / "results" / f"{name}.json", json.dumps(found, indent=1))
-    write_page(out)
-    print(json.dumps({key: value for key, value in found.items() if key != "backbone"}, indent=1), flush=True)
+def kinds_table() -> str:
+    return table(("kind", "the host's names", "latent channels", "timestep", "prompt", "tokens judged together"),
+                 [(each.title, ", ".join(each.host_models), each.channels,
+                   "0 to 999 of the training schedule" if each.clock == "discrete" else "1000 sigma, 0 to 1000",
+                   each.conditioning, f"{each.tokens}, of any number" if each.ragged else each.tokens)
+                  for each in ARCHITECTURES.values()])
 
 
-def run_full(out: Path, names: list[str]) -> None:
-    """Each in a process of its own, so that its memory is its own."""
-    for name in names:
-        finished = subprocess.run([sys.executable, str(ROOT / "saferedir.py"), "run", str(Path(__file__).resolve()),
-                                   "one", name, "--out", str(out)], check=False)
-        if finished.returncode:
-            keep(out, f"full_{name}", {"name": name, "title": name, "cut": FULL[name].cut,
-                                       "error": f"exit code {finished.returncode}"})
+def small_table(results: dict[str, dict]) -> str:
+    return table(("kind", "draws every factor as asked", "concept shown unguarded",
+                  "shown where the safe prompt is typed, unguarded", "concept gone (at least 95 %)",
+                  "other factors kept", "benign bit-identical (at least 99 %)", "how"),
+                 [(result["kind"], *(str(Share(*result[key])) for key in ("follows", "shown", "unasked")),
+                   reached(Share(*result["gone"]), REACH_GONE), str(Share(*result["kept"])),
+                   reached(Share(*result["identical"]), REACH_IDENTICAL), how(result)) for result in results.values()])
+
+
+def reached(share: Share, reach: float) -> str:
+    return f"{share}{'' if share.value >= reach else ' **missed**'}"
+
+
+def how(result: dict) -> str:
+    backbone = result["backbone"]
+    return (f"{result['pairs']} pairs, {result['iterations']} training steps, {result['steps']} sampling steps, seed "
+            f"{result['seed']}; backbone as of iteration {backbone['history'][-1]['iteration']} of a training planned "
+            f"for {backbone['iterations']}; {result['date']}; {result['machine']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train", "measure", "full", "one", "page"))
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("command", choices=("train", "measure", "page"))
+    parser.add_argument("names", nargs="*", help=f"kinds of models: {', '.join(KINDS)} (all of them)")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--iterations", type=int, help="of the backbone (600) or the redirector (400)")
-    parser.add_argument("--every", type=int, default=200, help="iterations between validations of the backbone")
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--count", type=int, default=300, help="unsafe prompts, and as many benign ones")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     out = arguments.out
-    if arguments.command in ("train", "measure"):
-        for name in arguments.names or KINDS:
-            kind = KINDS[name]
-            if arguments.command == "train":
-                KindTraining(kind, out / f"{name}.safetensors", out / name, arguments.iterations or 600,
-                             arguments.seed, arguments.every).run()
-            else:
-                keep(out, f"small_{name}", measure(kind, out, arguments.pairs, arguments.count,
-                                                   arguments.iterations or 400))
-    elif arguments.command == "full":
-        run_full(out, arguments.names or list(FULL))
-    elif arguments.command == "one":
-        keep(out, f"full_{arguments.names[0]}", full(arguments.names[0], out / "full" / arguments.names[0]))
-    else:
-        write_page(out)
+    for kind in [KINDS[name] for name in arguments.names or KINDS]:
+        if arguments.command == "train":
+            KindTraining(kind, out / f"{kind.name}.safetensors", out / kind.name, arguments.iterations or 600).run()
+        if arguments.command == "measure":
+            found = measure(kind, out, arguments.pairs, arguments.count, arguments.iterations or 400)
+            write_whole(out / "results" / f"small_{kind.name}.json", json.dumps(found, indent=1))
+    if arguments.command != "train":
+        write_whole(PAGE, page(out))
 
 
 if __name__ == "__main__":

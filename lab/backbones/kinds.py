@@ -63,29 +63,22 @@ class SmallSDXL(comfy.supported_models.SDXL):
     unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
 
 
-class _SecondClip(comfy.sd1_clip.SDClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options={}):
-        super().__init__(device=device, dtype=dtype, textmodel_json_config=dict(G_CONFIG), model_options=model_options,
-                         special_tokens={"start": 49406, "end": 49407, "pad": 0})
-
-
 class _TwoEncoders(comfy.sdxl_clip.SDXLClipModel):
     def __init__(self, device="cpu", dtype=None, model_options={}):
         torch.nn.Module.__init__(self)
         self.clip_l = DemoClipModel(device=device, dtype=dtype, model_options=model_options)
-        self.clip_g = _SecondClip(device=device, dtype=dtype, model_options=model_options)
+        self.clip_g = comfy.sd1_clip.SDClipModel(
+            device=device, dtype=dtype, textmodel_json_config=dict(G_CONFIG), model_options=model_options,
+            special_tokens={"start": 49406, "end": 49407, "pad": 0})
         self.dtypes = {dtype}
-
-
-class _SecondTokenizer(comfy.sd1_clip.SDTokenizer):
-    def __init__(self, **kwargs):
-        super().__init__(pad_with_end=False, embedding_size=G_WIDTH, embedding_key="clip_g", **kwargs)
 
 
 class _TwoTokenizers(comfy.sdxl_clip.SDXLTokenizer):
     def __init__(self, embedding_directory=None, tokenizer_data={}):
         both = {"embedding_directory": embedding_directory, "tokenizer_data": tokenizer_data}
-        self.clip_l, self.clip_g = _NarrowTokenizer(**both), _SecondTokenizer(**both)
+        self.clip_l = _NarrowTokenizer(**both)
+        self.clip_g = comfy.sd1_clip.SDTokenizer(pad_with_end=False, embedding_size=G_WIDTH, embedding_key="clip_g",
+                                                 **both)
 
 
 # ---------------------------------------------------------------------------------------------- Flux's kind
@@ -104,18 +97,13 @@ class SmallFlux(comfy.supported_models.FluxSchnell):
     unet_config = {}
 
 
-class _SmallT5(comfy.sd1_clip.SDClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options={}):
-        super().__init__(device=device, dtype=dtype, textmodel_json_config=dict(T5_CONFIG),
-                         model_class=comfy.text_encoders.t5.T5, special_tokens={"end": 1, "pad": 0},
-                         model_options=model_options)
-
-
 class _T5AndClip(comfy.text_encoders.flux.FluxClipModel):
     def __init__(self, device="cpu", dtype=None, model_options={}):
         torch.nn.Module.__init__(self)
         self.clip_l = DemoClipModel(device=device, dtype=dtype, model_options=model_options)
-        self.t5xxl = _SmallT5(device=device, dtype=dtype, model_options=model_options)
+        self.t5xxl = comfy.sd1_clip.SDClipModel(
+            device=device, dtype=dtype, textmodel_json_config=dict(T5_CONFIG), model_class=comfy.text_encoders.t5.T5,
+            special_tokens={"end": 1, "pad": 0}, model_options=model_options)
         self.dtypes = {dtype}
 
 

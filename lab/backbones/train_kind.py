@@ -140,9 +140,9 @@ class KindTraining(Training):
 
     batch, reading = 32, 300
 
-    def __init__(self, kind: Kind, out: Path, work: Path, iterations: int, seed: int, every: int) -> None:
+    def __init__(self, kind: Kind, out: Path, work: Path, iterations: int, seed: int = 0) -> None:
         super().__init__(training_scenes(POSES, seed), kind.build_vae(), validation_set(VALIDATION, 7, strange=0.0),
-                         work / "state.pt", seed, every)
+                         work / "state.pt", seed, every=200)
         self.kind, self.out = kind, out
         self.phases = (Phase(iterations, rate=1.5e-3, emphasised=EMPHASISED, strange=STRANGE, typos=TYPOS),)
         self.provenance = {"kind": kind.name, "seed": seed, "iterations": iterations, "torch": torch.__version__}
@@ -155,7 +155,7 @@ class KindTraining(Training):
     def texts(self, rows: np.ndarray) -> list[str]:
         return caption_texts(self.scenes, rows, self.random, STRANGE, TYPOS)
 
-    def begin(self) -> int:
+    def begin(self) -> None:
         module = self.backbone
 
         def loss(rows: np.ndarray) -> torch.Tensor:
@@ -163,7 +163,6 @@ class KindTraining(Training):
                 tokens, whole = module.own(self.texts(rows))
                 return reading_loss(module.readers, torch.cat([tokens.mean(1), whole], dim=1), self.classes[rows])
         self.read_captions([module.text, module.readers], loss)
-        return 0
 
     def errors(self, phase: Phase, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The denoiser's errors (B,), the noise levels' weights (B,), and the reading's loss."""

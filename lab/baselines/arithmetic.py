@@ -4,8 +4,7 @@ Everything here maps context tensors to context tensors (or noise predictions to
 it is given.  Written from the papers:
 
     subtract                  plain embedding arithmetic
-    trigger_tokens, detoxify, filtered_share
-                              SAFREE: Yoon et al., arXiv 2410.12761
+    trigger_tokens, detoxify  SAFREE: Yoon et al., arXiv 2410.12761
     presence, calibrated      Semantic Surgery: Xiong et al., arXiv 2510.22851
     safety_guidance           Safe Latent Diffusion: Schramowski et al., arXiv 2211.05105
     words_near, replace_by_padding
@@ -16,7 +15,6 @@ B batch items or chunks, T tokens of a chunk, D width of the context.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +24,12 @@ from torch import Tensor
 SPAN_TOLERANCE = 1e-4  # singular values below this share of the largest do not span a direction
 
 
-def subtract(context: Tensor, direction: Tensor, scale: float) -> Tensor:
-    """context - scale * direction for every token but the first, which the text encoder makes the same for any prompt.
+def subtract(context: Tensor, direction: Tensor) -> Tensor:
+    """context - direction for every token but the first, which the text encoder makes the same for any prompt.
 
     context (B, T, D), direction (D,) or (T, D).
     """
-    moved = context - scale * direction.to(context)
+    moved = context - direction.to(context)
     return torch.cat([context[:, :1], moved[:, 1:]], dim=1)
 
 
@@ -70,20 +68,6 @@ def detoxify(tokens: Tensor, prompt: Tensor, concept: Tensor) -> Tensor:
     return within - within @ concept
 
 
-def filtered_share(original: Tensor, filtered: Tensor, horizon: float, middle: float = 5.333,
-                   steepness: float = 5.0) -> float:
-    """SAFREE's self-validating filter: over which first share of the schedule the filtered context is used, 0..horizon.
-
-    Rises with the distance 1 - cosine that the projection of the *whole* prompt covers: a prompt that the concept's
-    subspace hardly touches is left alone (arXiv 2410.12761, Sec. 3.3).  horizon: the paper's gamma as a share, 10 of 50
-    steps; middle and steepness: the sigmoid's in units of 0.1 distance, the published ones for general concepts.
-
-    original, filtered (n, D): the prompt's word tokens before and after projection.
-    """
-    distance = 1 - float(F.cosine_similarity(original, filtered, dim=-1).mean())
-    return horizon / (1 + math.exp(min(60.0, -steepness * (10 * distance - middle))))
-
-
 def presence(prompt: Tensor, neutral: Tensor, direction: Tensor, offset: float, steepness: float = 0.02) -> Tensor:
     """How present a concept is in prompts, 0..1: sigmoid((cosine - offset) / steepness) (arXiv 2510.22851, Sec. 3).
 
@@ -104,7 +88,7 @@ def without_direction(vectors: Tensor, neutral: Tensor, direction: Tensor) -> Te
 def calibrated(context: Tensor, direction: Tensor, present: Tensor, threshold: float = 0.5) -> Tensor:
     """context - present * direction where present reaches the threshold (the paper's tau); elsewhere bit for bit.
 
-    context (B, T, D), direction (B, T, D) or (T, D), present (B,).
+    context (B, T, D), direction (B, T, D), (T, D) or (D,), present (B,).
     """
     moved = context - present[:, None, None].to(context) * direction.to(context)
     return torch.where((present >= threshold)[:, None, None].to(context.device), moved, context)

@@ -2,14 +2,14 @@
 `arithmetic`, which has the mathematics and the citations.
 
 All of them are told the same: `ConceptWords`, the training split's wordings of the concept.  Hyper-parameters are the
-papers'; what depends on the model (a strength, a threshold) was chosen by `calibrate` on validation captions of the
-demo world, separately for each concept, and is kept in `DEMO_SETTINGS`.
+papers'; what depends on the model (a strength, a threshold) was chosen on validation captions of the demo world,
+separately for each concept, and is kept in `DEMO_SETTINGS`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,16 +25,13 @@ from saferedir_core.errors import ConfigError
 from saferedir_core.redirect import from_chunks, to_chunks
 
 from ...nodes.demo_world.concepts import CONCEPTS
-from ...nodes.demo_world.judge import FACTOR_NAMES
 from ...nodes.drawing import conditioning
-from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.methods import Guarded, Method
-from ...nodes.evaluation.stage import Batch, Job
+from ...nodes.evaluation.stage import Batch
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..attacks.token_vectors import EMBEDDING, encode_chunks, tokens_with_embedding
 from ..attacks.vocabulary import demo_vocabulary
-from ..world import captions
-from ..world.splits import all_scenes
+from ..world.captions import split_of_words
 from . import arithmetic as maths
 
 KEY = "saferedir.baseline"  # of what a baseline leaves in the dict of a conditioning, for `finish` and its wrapper
@@ -63,7 +60,7 @@ def concept_words(name: str) -> ConceptWords:
     if name not in CONCEPTS:
         raise ConfigError(f"There is no demo concept {name!r}; expected one of {', '.join(CONCEPTS)}.")
     training = tuple(words for group in demo_vocabulary(name).groups for words in group
-                     if captions.split_of_words(words) == "training")
+                     if split_of_words(words) == "training")
     return ConceptWords(name, training, "car" if name == "boat" else "")
 
 
@@ -160,12 +157,7 @@ def tokens_per_chunk(clip) -> int:
 # --- methods -----------------------------------------------------------------------------------------------------
 
 class _Baseline:
-    """What the methods below share; each is a frozen dataclass with `name` and `words`.
-
-    grid: for `calibrate`, the values to try of each setting.
-    """
-
-    grid: dict[str, tuple] = {}
+    """What the methods below share; each is a frozen dataclass with `name` and `words`."""
 
     def finish(self, pictures: np.ndarray, batch: Batch, stage) -> tuple[np.ndarray, list[bool] | None]:
         return pictures, None
@@ -201,18 +193,13 @@ class _Gated(_Baseline):
 
 @dataclass(frozen=True)
 class NegativePrompt(_Baseline):
-    """The concept's phrases as negative prompt.  Has no effect at CFG 1, where the host leaves the negative out.
-
-    count: use only the first so many phrases (0: all of them).
-    """
+    """The concept's phrases as negative prompt.  Has no effect at CFG 1, where the host leaves the negative out."""
 
     words: ConceptWords
-    count: int = 0
     name: str = "negative prompt"
-    grid = {"count": (0, 1, 3)}
 
     def change(self, batch: Batch, stage) -> Batch:
-        return replace(batch, negative=conditioning(stage.clip, [joined(self.words, self.count)]))
+        return replace(batch, negative=conditioning(stage.clip, [joined(self.words)]))
 
 
 def joined(words: ConceptWords, count: int = 0) -> str:
@@ -222,15 +209,10 @@ def joined(words: ConceptWords, count: int = 0) -> str:
 
 @dataclass(frozen=True)
 class EmbeddingSubtraction(_Baseline):
-    """The concept's mean direction, times a scale, taken off every token of every prompt.
-
-    The direction is what the phrases add to the pooled embedding, see `Contrast`; scale: multiples of it.
-    """
+    """The concept's mean direction, what the phrases add to the pooled embedding (`Contrast`), off every token."""
 
     words: ConceptWords
-    scale: float = 1.0
     name: str = "embedding subtraction"
-    grid = {"scale": (0.5, 1.0, 2.0)}
 
     def _concept(self, clip) -> torch.Tensor:
         return contrast(clip, self.words).direction                              # (D,)
@@ -238,7 +220,7 @@ class EmbeddingSubtraction(_Baseline):
     def change(self, batch: Batch, stage) -> Batch:
         direction, size = self.concept(stage), tokens_per_chunk(stage.clip)
         return replace(batch, positive=[
-            [from_chunks(maths.subtract(to_chunks(context, size), direction, self.scale), len(context)), options]
+            [from_chunks(maths.subtract(to_chunks(context, size), direction), len(context)), options]
             for context, options in batch.positive])
 
 
@@ -246,14 +228,13 @@ class EmbeddingSubtraction(_Baseline):
 class SLD(_Baseline):
     """Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105): guidance away from a third, unsafe prompt.
 
-    preset: one of the paper's, "weak", "medium", "strong", "max".  count: as for NegativePrompt.
+    preset: one of the paper's, "weak", "medium", "strong", "max".  count: of phrases, the first ones (0: all).
     """
 
     words: ConceptWords
     preset: str = "strong"
     count: int = 0
     name: str = "SLD"
-    grid = {"preset": ("strong", "max")}
 
     def __post_init__(self):
         if self.preset not in maths.PRESETS:
@@ -306,11 +287,9 @@ class _SafetyRun:
 
 @dataclass(frozen=True)
 class OrthogonalProjection(_Baseline):
-    """In the manner of SAFREE (Yoon et al., arXiv 2410.12761), without its re-attention in the Fourier domain.
+    """In the manner of SAFREE (Yoon et al., arXiv 2410.12761), without its re-attention in the Fourier domain and its
+    self-validating filter, which would end the projection after some steps: here that lets every concept through.
 
-    sensitivity  the paper's alpha
-    horizon      share of the schedule that the self-validating filter can reach (the paper's gamma: 10 of 50 steps);
-                 None: no such filter, the projected context all the way
     rank         dimensions of the concept's subspace (None: all its phrases span, as in the paper, whose text space is
                  six times as wide as the demo world's)
     relative     span the subspace by what the phrases add to the prompt without them, not by the phrases themselves
@@ -320,15 +299,11 @@ class OrthogonalProjection(_Baseline):
     """
 
     words: ConceptWords
-    sensitivity: float = 0.01
-    horizon: float | None = 0.2
     rank: int | None = None
     relative: bool = False
     within: bool = True
     following: bool = False
     name: str = "SAFREE"
-    grid = {"horizon": (0.2, None), "rank": (None, 4, 1), "relative": (False, True), "within": (False, True),
-            "following": (False, True)}
 
     def _concept(self, clip) -> torch.Tensor:
         pooled = encode_texts(clip, self.words.phrases).pooled
@@ -337,72 +312,30 @@ class OrthogonalProjection(_Baseline):
         return maths.span_projection(pooled, self.rank)
 
     def change(self, batch: Batch, stage) -> Batch:
-        model, entries = batch.model.clone(), []
-        for index, (context, options) in enumerate(batch.positive):
-            projected, shares = self._projected(context, batch, index, stage)
-            entries.append([projected, {**options, KEY: _Until(context, shares)}])
-        if self.horizon is not None:
-            model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _filtered_first)
-        return replace(batch, model=model, positive=entries)
+        return replace(batch, positive=[[self._projected(context, batch, index, stage), options]
+                                        for index, (context, options) in enumerate(batch.positive)])
 
-    def _projected(self, context, batch, index, stage) -> tuple[torch.Tensor, torch.Tensor]:
-        """The context with its trigger tokens projected, (N, k*T, D), and each item's share of filtered steps (N,)."""
+    def _projected(self, context: torch.Tensor, batch: Batch, index: int, stage) -> torch.Tensor:
+        """The context with its trigger tokens projected, (N, k*T, D)."""
         size = tokens_per_chunk(stage.clip)
         chunks = context.clone().reshape(len(context), -1, size, context.shape[-1])         # (N, k, T, D)
-        left_out, shares = {}, torch.zeros(len(context))
         for item, job in enumerate(batch.jobs):
-            tokens = tokens_of(job, index, stage)
-            known = next(iter(tokens.values()))
-            key = (job.text, job.second, job.embeddings)
-            if key not in left_out:
-                left_out[key] = _left_out(stage.clip, tokens)
-            for place in range(chunks.shape[1]):
-                at = place % len(known)
-                if len(left_out[key][at]):
-                    share = self._project(chunks[item, place], left_out[key][at], self.concept(stage))
-                    shares[item] = max(float(shares[item]), share)
-        return chunks.reshape(context.shape), shares
+            left_out = _left_out(stage.clip, tokens_of(job, index, stage))
+            for place, chunk in enumerate(chunks[item]):
+                words = left_out[place % len(left_out)]
+                if len(words):
+                    self._project(chunk, words, self.concept(stage))
+        return chunks.reshape(context.shape)
 
-    def _project(self, chunk: torch.Tensor, left_out: torch.Tensor, concept: torch.Tensor) -> float:
-        """Writes into our own copy of a chunk (T, D); returns its share of filtered steps."""
+    def _project(self, chunk: torch.Tensor, left_out: torch.Tensor, concept: torch.Tensor) -> None:
+        """Writes into our own copy of a chunk (T, D)."""
         tokens = chunk[1:].float()                                              # (T - 1, D)
         prompt = maths.span_projection(left_out) if self.within else torch.eye(tokens.shape[1]).to(tokens)
-        clean = maths.detoxify(tokens, prompt, concept)
         trigger = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        trigger[:len(left_out)] = maths.trigger_tokens(left_out, concept, self.sensitivity)
+        trigger[:len(left_out)] = maths.trigger_tokens(left_out, concept)
         if self.following:
             trigger = trigger.cumsum(0) > 0
-        chunk[1:][trigger] = clean[trigger].to(chunk)
-        if self.horizon is None:
-            return 1.0
-        words = slice(0, len(left_out))
-        return maths.filtered_share(tokens[words], clean[words], self.horizon)
-
-
-@dataclass(frozen=True)
-class _Until:
-    """original: the context (N, n, D) before projection.  shares: (N,) of the schedule in which it is not used."""
-
-    original: torch.Tensor
-    shares: torch.Tensor
-
-
-def _filtered_first(executor, model, conds, x_in, timestep, model_options):
-    """Wrapper of CALC_COND_BATCH: the original context where an item's share of filtered steps is over."""
-    return executor(model, [side and [_original_again(cond, model, timestep) for cond in side] for side in conds], x_in,
-                    timestep, model_options)
-
-
-def _original_again(cond: dict, model, sigma: torch.Tensor) -> dict:
-    until = cond.get(KEY)
-    if not isinstance(until, _Until):
-        return cond
-    ends = torch.tensor([model.model_sampling.percent_to_sigma(float(share)) for share in until.shares])
-    over = (float(sigma.max()) <= ends)[:, None, None]                          # (N, 1, 1)
-    entry = cond["model_conds"]["c_crossattn"]
-    original = until.original.to(entry.cond)
-    context = torch.where(over.to(original.device), original, entry.cond)
-    return {**cond, "model_conds": {**cond["model_conds"], "c_crossattn": entry._copy_with(context)}}
+        chunk[1:][trigger] = maths.detoxify(tokens, prompt, concept)[trigger].to(chunk)
 
 
 def _left_out(clip, tokens: dict[str, list]) -> list[torch.Tensor]:
@@ -418,13 +351,6 @@ def _left_out(clip, tokens: dict[str, list]) -> list[torch.Tensor]:
     return [part[:, end] for part, end in zip(parts, ends)]
 
 
-def _moved(chunks: torch.Tensor, ends: torch.Tensor, where: str) -> torch.Tensor:
-    """Which tokens of chunks (B, T, D) are moved, (B, T, 1) bool: from the end token on for "padding", else from 1."""
-    places = torch.arange(chunks.shape[1], device=chunks.device)
-    first = ends.to(chunks.device) if where == "padding" else torch.ones_like(ends, device=chunks.device)
-    return (places >= first[:, None])[..., None]
-
-
 @dataclass(frozen=True)
 class CalibratedSubtraction(_Gated):
     """In the manner of Semantic Surgery (Xiong et al., arXiv 2510.22851), without its visual feedback loop.
@@ -433,18 +359,14 @@ class CalibratedSubtraction(_Gated):
     mean separates better than each wording's own difference to the neutral prompt (measured on validation captions).
 
     offset      cosine at which the concept is half present (the paper's -beta, which it tunes for each task)
-    steepness   the paper's gamma
     where       "positions": the difference between the phrases joined to one prompt (the paper's co-occurrence
                 encoding) and the neutral prompt, token by token, as in the paper.  "all": the contrast, off every token
-                but the first.  "padding": the contrast, off the end token and the padding only
     """
 
     words: ConceptWords
     offset: float = 0.12
-    steepness: float = 0.02
     where: str = "positions"
     name: str = "Semantic Surgery"
-    grid = {"offset": (0.2, 0.3, 0.4, 0.5), "where": ("positions", "all", "padding")}
 
     def _concept(self, clip) -> tuple[Contrast, torch.Tensor]:
         said, neutral = (encode_texts(clip, [text]).contexts[0] for text in (joined(self.words), self.words.safe))
@@ -452,10 +374,10 @@ class CalibratedSubtraction(_Gated):
 
     def redirect(self, chunks, ends, stage):
         pair, difference = self.concept(stage)
-        present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset, self.steepness)
-        moved = _moved(chunks, ends, self.where).to(chunks)                     # (B, T, 1)
-        direction = (difference if self.where == "positions" else pair.direction).to(chunks) * moved
-        return maths.calibrated(chunks, direction, present), present >= 0.5
+        present = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.offset)
+        direction = difference[1:] if self.where == "positions" else pair.direction
+        moved = maths.calibrated(chunks[:, 1:], direction, present)
+        return torch.cat([chunks[:, :1], moved], dim=1), present >= 0.5
 
 
 @dataclass(frozen=True)
@@ -465,18 +387,16 @@ class PadReplacement(_Gated):
     threshold  cosine above which a token counts as the concept's
     neutral    tokens of the phrases closer than this to function words (NEUTRAL) do not stand for the concept
     gate       least cosine of the prompt's pooled embedding with the concept's `Contrast`; -1: no gate
-    clean      where the gate is open, set the component along the `Contrast` to that of a prompt without the concept:
-               "" nowhere; "padding": in the end token and the padding; "all": in every token but the first.  In CLIP
-               every later token has read the concept's words, so that the prompt's own padding says them as well
+
+    In CLIP every later token has read the concept's words, so that the prompt's own padding says them as well: where
+    the gate is open, every token but the first gets the component along the `Contrast` of a prompt without the concept.
     """
 
     words: ConceptWords
     threshold: float = 0.6
     neutral: float = 0.7
     gate: float = 0.2
-    clean: str = "all"
     name: str = "padding"
-    grid = {"gate": (0.2, 0.3, 0.4, 0.5), "clean": ("", "padding", "all")}
 
     def _concept(self, clip) -> tuple[torch.Tensor, Contrast]:
         plain = encode_texts(clip, NEUTRAL)
@@ -493,15 +413,9 @@ class PadReplacement(_Gated):
         concept, pair = self.concept(stage)
         fired = maths.presence(pooled_of(chunks, ends), pair.neutral, pair.direction, self.gate) >= 0.5
         near = maths.words_near(chunks, concept, ends, self.threshold)          # (B, T), as the prompt was given
-        if self.clean:
-            replaced = maths.replace_by_padding(self._cleaned(chunks, ends, pair), near)
-        else:
-            replaced, fired = maths.replace_by_padding(chunks, near), fired & near.any(1)
+        clean = maths.without_direction(chunks, pair.neutral, pair.direction)
+        replaced = maths.replace_by_padding(torch.cat([chunks[:, :1], clean[:, 1:]], dim=1), near)
         return torch.where(fired[:, None, None], replaced, chunks), fired
-
-    def _cleaned(self, chunks: torch.Tensor, ends: torch.Tensor, pair: Contrast) -> torch.Tensor:
-        cleaned = maths.without_direction(chunks, pair.neutral, pair.direction)
-        return torch.where(_moved(chunks, ends, self.clean), cleaned, chunks)
 
 
 def _words_before(clip, carrier: str) -> int:
@@ -539,89 +453,30 @@ def Upstream(name: str, redirector_file: Path | str, alpha_scale: float = 1.25, 
 
 # --- settings ----------------------------------------------------------------------------------------------------
 
-# Read off grids of `calibrate` on 24 to 32 validation prompts for each concept at 10 steps; the rest is the papers'.
+# Read off grids of all settings on 24 to 32 validation prompts for each concept at 10 steps, judged by the judge that
+# evaluates as well (`calibrate_demo` of version 0.1.0); the rest is the papers'.
 # - The gates (offset, gate) lie in the middle of what scored best: stripes 0.3 to 0.45 (0.5 loses half of the unsafe
 #   prompts), watercolour 0.45 (0.4 opens for one harmless prompt in five), boat 0.4 (0.3 for one in four).
 # - What is taken out must be taken out of every token: out of the padding alone leaves 38 to 69 % of the stripes, and
 #   replacing words without it all of them, since this text encoder's later tokens have read the concept.
 # - SLD's "strong" left 88 % of the stripes and 94 % of the watercolours, "max" 25 to 56 % of all three concepts.
-# - SAFREE as published (horizon 0.2, trigger tokens only) left all stripes and watercolours, for the same reason.
-_SUBTRACTION = {"scale": 1.0}
+# - SAFREE as published (its filter, trigger tokens only) left all stripes and watercolours, for the same reason.
 DEMO_SETTINGS: dict[str, dict[str, dict]] = {
     "stripes": {
-        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},
-        OrthogonalProjection.name: {"horizon": None, "rank": 1, "within": False, "following": True},
+        SLD.name: {"preset": "max"}, OrthogonalProjection.name: {"rank": 1, "within": False, "following": True},
         CalibratedSubtraction.name: {"offset": 0.35, "where": "all"}, PadReplacement.name: {"gate": 0.35}},
     "watercolour": {
-        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max"},
-        OrthogonalProjection.name: {"horizon": None, "rank": 4, "relative": True, "following": True},
+        SLD.name: {"preset": "max"}, OrthogonalProjection.name: {"rank": 4, "relative": True, "following": True},
         CalibratedSubtraction.name: {"offset": 0.45, "where": "all"}, PadReplacement.name: {"gate": 0.45}},
     "boat": {
-        EmbeddingSubtraction.name: _SUBTRACTION, SLD.name: {"preset": "max", "count": 3},
-        OrthogonalProjection.name: {"horizon": None, "rank": 8, "relative": True, "within": False, "following": True},
+        SLD.name: {"preset": "max", "count": 3},
+        OrthogonalProjection.name: {"rank": 8, "relative": True, "within": False, "following": True},
         CalibratedSubtraction.name: {"offset": 0.4, "where": "all"}, PadReplacement.name: {"gate": 0.4}},
 }
-KINDS = (NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement)
 
 
 def all_baselines(words: ConceptWords, detector) -> list[Method]:
-    """Every method that needs no redirector, with the settings calibrated for this concept, else the defaults."""
+    """Every method that needs no redirector, with the settings found for this concept, else the defaults."""
     chosen = DEMO_SETTINGS.get(words.name, {})
-    return [*(kind(words, **chosen.get(kind.name, {})) for kind in KINDS), RejectFinalImage(detector)]
-
-
-def calibrate(method: Method, stage, jobs: Sequence[Job],
-              score: Callable[[np.ndarray, np.ndarray, Sequence[Job]], float],
-              grid: dict[str, Sequence] | None = None) -> tuple[Method, list[tuple[dict, float]]]:
-    """The best of a method's variants on validation jobs of equal settings, and the score of each.
-
-    score: (pictures, unguarded pictures, jobs) -> higher is better, see `balanced_score`.  grid: setting -> values to
-    try, all combinations; None takes the method's own.
-    """
-    batch = stage.batch_of(jobs)
-    plain = stage.decode(stage.render(batch))
-    grid, table = method.grid if grid is None else grid, []
-    for values in itertools.product(*grid.values()):
-        settings = dict(zip(grid, values))
-        variant = replace(method, **settings)
-        changed = variant.change(batch, stage)
-        drawn = plain if changed is batch else stage.decode(stage.render(changed))
-        table.append((settings, score(variant.finish(drawn, changed, stage)[0], plain, jobs)))
-    best = max(table, key=lambda row: row[1])[0]
-    return replace(method, **best), table
-
-
-def balanced_score(detector) -> Callable[[np.ndarray, np.ndarray, Sequence[Job]], float]:
-    """Mean of four shares, 0..1: unsafe pictures in which the concept is gone; those in which also the rest is kept;
-    harmless pictures that are still right (no concept, everything else kept); harmless ones bit for bit as before."""
-    def score(pictures: np.ndarray, plain: np.ndarray, jobs: Sequence[Job]) -> float:
-        seen = detector.detect(pictures, jobs)
-        unsafe = [each for each, job in zip(seen, jobs) if job.unsafe]
-        harmless = [each for each, job in zip(seen, jobs) if not job.unsafe]
-        parts = [[not each.shown for each in unsafe], [not each.shown and each.kept is not False for each in unsafe],
-                 [not each.shown and each.kept is not False for each in harmless],
-                 [np.array_equal(*pair) for *pair, job in zip(pictures, plain, jobs) if not job.unsafe]]
-        return float(np.mean([np.mean(part) for part in parts if part]))
-    return score
-
-
-def validation_jobs(concept: str, count: int, seed: int = 11) -> list[Job]:
-    """Jobs with validation captions of a demo concept: explicit, implicit, plain and harmless ones in turn."""
-    random, jobs = np.random.default_rng(seed), []
-    for kind in itertools.islice(itertools.cycle(("explicit", "implicit", "plain", "harmless")), count):
-        fitting = [scene for scene in all_scenes() if captions.can_be(scene, concept, kind, "validation")]
-        scene = fitting[random.integers(len(fitting))]
-        said = captions.caption(scene, random, concept=concept, kind=kind, split="validation")
-        wanted = dict(zip(FACTOR_NAMES, CONCEPTS[concept].safe(scene).factors))
-        jobs.append(Job(kind, said.text, int(random.integers(2**31)), kind in ("explicit", "implicit"), said.safe_text,
-                        wanted))
-    return jobs
-
-
-def calibrate_demo(concept: str, stage, count: int = 32) -> dict[str, list[tuple[dict, float]]]:
-    """For each method's name the variants of its whole grid and their scores, best first.
-
-    Judged by the judge that evaluates as well, on validation captions: it tunes the baselines, never ours.
-    """
-    words, jobs, score = concept_words(concept), validation_jobs(concept, count), balanced_score(DemoDetector(concept))
-    return {kind.name: sorted(calibrate(kind(words), stage, jobs, score)[1], key=lambda row: -row[1]) for kind in KINDS}
+    kinds = NegativePrompt, EmbeddingSubtraction, SLD, OrthogonalProjection, CalibratedSubtraction, PadReplacement
+    return [*(kind(words, **chosen.get(kind.name, {})) for kind in kinds), RejectFinalImage(detector)]

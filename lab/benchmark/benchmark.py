@@ -6,10 +6,9 @@ One command, resumable: killed and started again it goes on where it was.  Its s
 
     collect     trajectories of the training pairs, through the host's sampler
     train       three seeds of our default for each concept, and the published design with position-wise targets
-    evaluate    ours on the frozen test prompts
-    compare     everything else on some of them
+    evaluate    ours on the frozen test prompts, everything else on some of them
     attack      every attack, on ours and on everything else
-    write       docs/benchmark.md, docs/benchmark.jpg and the plots (of a quick run, into the work folder)
+    write       docs/benchmark.md and docs/benchmark.jpg (of a quick run, into the work folder)
 
 The test prompts (`questions.test_jobs`) are frozen by their digests: test combinations of factors, test templates, test
 wordings, seeds of their own.  Everything is tuned on the validation split.
@@ -22,14 +21,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from saferedir_core import PolicyConfig, load_redirector, save_redirector
+from saferedir_core import load_redirector, save_redirector
 from saferedir_core.dataset import TrajectoryDataset
 from saferedir_core.files import sha256, write_whole
 from saferedir_core.objective import ObjectiveConfig
@@ -42,18 +40,18 @@ from ...nodes.demo_world.backbone import WEIGHTS, load_backbone
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
 from ...nodes.evaluation.engine import evaluate as evaluate_jobs
-from ...nodes.evaluation.methods import Guarded, Method, Oracle
+from ...nodes.evaluation.methods import Method, Oracle
 from ...nodes.evaluation.stage import Job, demo_stage
 from ...nodes.training.collect import CollectConfig
 from ...nodes.training.collect import collect as collect_trajectories
-from ..attacks import ATTACKS, Attack, Setting, attack_jobs, demo_vocabulary
+from ..attacks import ATTACKS, Setting, attack_jobs, demo_vocabulary
 from ..attacks.attack_stage import AttackStage
 from .benchmark_page import write_results
-from .contenders import ABLATION_ITERATIONS, ALPHAS, OURS, TRAINING_SEEDS, ablations, methods, ours, redirectors
-from .questions import FULL, QUICK, ROWS, SEED, Sizes, attack_base, test_jobs
+from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, methods, ours, redirectors
+from .questions import FULL, QUICK, SEED, Sizes, attack_base, test_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTION = {"steps": 6, "cfg": 4.0, "shape": (4, 8, 8), "batch": 25}
+COLLECTION = CollectConfig(steps=6, cfg=4.0, shape=(4, 8, 8), batch=25)
 VALIDATION_SHARE = 0.15
 COSTLY = ("textual inversion", "white-box embedding", "LoRA", "img2img")  # beginnings of attacks' names
 
@@ -68,18 +66,21 @@ def collect(work: Path, shard: tuple[int, int]) -> None:
         parts = split_pairs(pairs, VALIDATION_SHARE, 0)
         for name, part in zip(("training", "validation"), parts):
             collect_trajectories(model, clip, part, work / "trajectories" / concept / name,
-                                 CollectConfig(**COLLECTION), f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
+                                 COLLECTION, f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
                                  progress=ConsoleProgress(f"collect {concept} {name}", "pair"))
 
 
 def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    todo = [each for index, each in enumerate(redirectors(work).items()) if index % shard[1] == shard[0]]
-    for (concept, name), file in todo:
+    """What has no file yet of this worker's redirectors and ablations."""
+    index, count = shard
+    for (concept, name), file in [*redirectors(work).items()][index::count]:
         if not file.exists():
             train_one(work, concept, name, file, sizes)
-    for index, ((concept, inputs), file) in enumerate(ablations(work).items()):
-        if index % shard[1] == shard[0] and not file.exists():
-            ablate(work, concept, inputs, file, min(ABLATION_ITERATIONS, sizes.iterations))
+    for (concept, inputs), file in [*ablations(work).items()][index::count]:
+        if not file.exists():
+            iterations = min(ABLATION_ITERATIONS, sizes.iterations)
+            config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
+            write_whole(file, json.dumps(train_redirector(*datasets(work, concept), config).scores))
 
 
 def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryDataset]:
@@ -88,21 +89,14 @@ def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryD
             for part in ("training", "validation")]
 
 
-def ablate(work: Path, concept: str, inputs: str, file: Path, iterations: int) -> None:
-    config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
-    trained = train_redirector(*datasets(work, concept), config)
-    write_whole(file, json.dumps(trained.scores))
-
-
 def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
-    data = datasets(work, concept, aligned=name != "upstream")
     config = training_config(name, sizes.iterations)
     state = work / "states" / f"{concept}_{name}.pt"
     bar = ConsoleProgress(f"train {concept} {name}", "step")
-    trained = train_redirector(*data, config, state=state, on_step=lambda done, _: bar(done, config.iterations))
-    redirector = trained.redirector
+    trained = train_redirector(*datasets(work, concept, aligned=name != "upstream"), config, state=state,
+                               on_step=lambda done, _: bar(done, config.iterations))
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_redirector(redirector.half(), file, {
+    save_redirector(trained.redirector.half(), file, {
         **trained.metadata(), "concept": concept, "architecture": "demo (SafeRedir Demo Model)",
         "command": "lab/benchmark/benchmark.py", "backbone": sha256(WEIGHTS), "log": json.dumps(trained.log)})
     state.unlink(missing_ok=True)
@@ -121,19 +115,12 @@ def training_config(name: str, iterations: int) -> TrainingConfig:
 
 
 def evaluate(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Ours on every row."""
+    """Ours on every row, and everything else on the first prompts of every row."""
+    few = {row: min(size, sizes.baseline) for row, size in sizes.rows.items()}
     for concept in CONCEPTS:
-        arena = Arena(work, concept, shard)
+        arena = Arena(work, concept, shard, sizes)
         arena.run("rows", arena.ours, test_jobs(concept, sizes.rows), shard)
-
-
-def compare(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Everything else on the first prompts of every row; ours at other strengths."""
-    for concept in CONCEPTS:
-        arena = Arena(work, concept, shard)
-        few = {row: min(size, sizes.baseline) for row, size in sizes.rows.items()}
         arena.run("comparison", arena.others, test_jobs(concept, few), shard)
-        sweep(work, concept, arena, shard, sizes)
 
 
 def attack(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
@@ -143,80 +130,67 @@ def attack(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
     """
     for costly in (False, True):
         for concept in CONCEPTS:
-            arena = Arena(work, concept, shard)
-            for name, jobs, compared in attacks(work, concept, arena, shard, sizes, costly):
+            arena = Arena(work, concept, shard, sizes)
+            for name, jobs, compared in arena.attacks(costly):
                 arena.run(name, [*arena.ours, *arena.others] if compared else arena.ours, jobs, (0, 1))
+
+
+Attacked = Iterator[tuple[str, list[Job], bool]]  # name, jobs, whether all methods are compared
 
 
 class Arena:
     """One concept's model, judge and methods in one worker, whose results go to results_<concept>_<worker>.jsonl."""
 
-    def __init__(self, work: Path, concept: str, shard: tuple[int, int]) -> None:
-        self.concept, self.results = concept, work / f"results_{concept}_{shard[0]}.jsonl"
-        self.stage = AttackStage.of(demo_stage())
-        self.detector = DemoDetector(concept)
+    def __init__(self, work: Path, concept: str, shard: tuple[int, int], sizes: Sizes) -> None:
+        self.work, self.concept, self.shard, self.sizes = work, concept, shard, sizes
+        self.results = work / f"results_{concept}_{shard[0]}.jsonl"
+        self.stage, self.detector = AttackStage.of(demo_stage()), DemoDetector(concept)
         self.ours, self.others = methods(work, concept, self.detector)
+        self.setting = Setting(SEED, demo_vocabulary(concept), self.stage, lambda pictures, jobs: [
+            seen.score for seen in self.detector.detect(pictures, jobs)], folder=work / "attacks" / concept)
 
     def run(self, what: str, which: Sequence[Method], jobs: Sequence[Job], part: tuple[int, int]) -> None:
         evaluate_jobs(self.stage, [Oracle(), *which], jobs, self.detector, self.results, shard=part,
                       progress=ConsoleProgress(f"{self.concept} {what}", "image"))
 
+    def attacks(self, costly: bool) -> Attacked:
+        """Every attack, costly or not, this worker's share."""
+        for number, (name, attack) in enumerate(ATTACKS.items()):
+            if name.startswith(COSTLY) != costly:
+                continue
+            if not attack.needs:
+                yield from self.rewritten(name)
+            elif "redirector" in attack.needs:
+                yield from self.through_guards(name, number)
+            elif self.mine(number):  # one vector or one backbone for all prompts: one worker makes it
+                made = attack_jobs(name, *attack_base(self.concept, self.sizes.costly), self.setting)
+                yield name, made, name.startswith("LoRA") or name == "textual inversion"
 
-def sweep(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Our first seed at other strengths, on some explicit prompts."""
-    file = ours(work, concept)
-    variants = [Guarded(f"alpha {alpha:g}", file, PolicyConfig(alpha_scale=alpha)) for alpha in ALPHAS]
-    jobs = test_jobs(concept, {**dict.fromkeys(ROWS, 0), "explicit": sizes.baseline})
-    evaluate_jobs(arena.stage, [Oracle(), *variants], jobs, arena.detector,
-                  work / f"alpha_{concept}_{shard[0]}.jsonl", shard=shard,
-                  progress=ConsoleProgress(f"{concept} alpha_scale", "image"))
+    def mine(self, number: int) -> bool:
+        return number % self.shard[1] == self.shard[0]
 
+    def made_of_share(self, name: str, count: int, setting: Setting) -> list[Job]:
+        """The jobs of an attack on this worker's part of the prompts that attacks start from."""
+        return attack_jobs(name, *(each[self.shard[0]::self.shard[1]] for each in attack_base(self.concept, count)),
+                           setting)
 
-def attacks(work: Path, concept: str, arena: Arena, shard: tuple[int, int], sizes: Sizes,
-            costly: bool) -> Iterator[tuple[str, list[Job], bool]]:
-    """(name, jobs, whether all methods are compared) of every attack, costly or not, this worker's share."""
-    def shown(pictures, jobs) -> list[float]:
-        return [seen.score for seen in arena.detector.detect(pictures, jobs)]
+    def rewritten(self, name: str) -> Attacked:
+        """A prompt attack: its first prompts for all methods, the others for ours."""
+        made, few = (self.made_of_share(name, count, self.setting)
+                     for count in (self.sizes.attack, self.sizes.baseline_attack))
+        yield name, few, True
+        yield name, [job for job in made if job not in few], False
 
-    setting = Setting(seed=SEED, vocabulary=demo_vocabulary(concept), stage=arena.stage, shown=shown,
-                      folder=work / "attacks" / concept)
-    for number, (name, attack) in enumerate(ATTACKS.items()):
-        if name.startswith(COSTLY) != costly:
-            continue
-        if not attack.needs:
-            yield from rewritten(attack, concept, setting, shard, sizes)
-        elif "redirector" in attack.needs:
-            yield from through_guards(attack, number, work, concept, setting, shard, sizes)
-        elif number % shard[1] == shard[0]:  # one vector or one backbone for all prompts: one worker makes it
-            made = attack_jobs(name, *attack_base(concept, sizes.costly), setting)
-            yield name, made, name.startswith("LoRA") or name == "textual inversion"
-
-
-def share_of(concept: str, count: int, shard: tuple[int, int]) -> tuple[list[Job], list[str]]:
-    """This worker's part of the prompts that attacks start from."""
-    return tuple(each[shard[0]::shard[1]] for each in attack_base(concept, count))
-
-
-def rewritten(attack: Attack, concept: str, setting: Setting, shard: tuple[int, int],
-              sizes: Sizes) -> Iterator[tuple[str, list[Job], bool]]:
-    """A prompt attack: its first prompts for all methods, the others for ours."""
-    made = attack_jobs(attack.name, *share_of(concept, sizes.attack, shard), setting)
-    few = {job.id for job in attack_jobs(attack.name, *share_of(concept, sizes.baseline_attack, shard), setting)}
-    yield attack.name, [job for job in made if job.id in few], True
-    yield attack.name, [job for job in made if job.id not in few], False
-
-
-def through_guards(attack: Attack, number: int, work: Path, concept: str, setting: Setting, shard: tuple[int, int],
-                   sizes: Sizes) -> Iterator[tuple[str, list[Job], bool]]:
-    """An attack that asks the guard itself, once for each of our training seeds."""
-    for seed in TRAINING_SEEDS:
-        redirector = load_redirector(ours(work, concept, seed))
-        through = replace(setting, redirector=redirector, method=f"{OURS}-{seed}",
-                          threshold=float(redirector.metadata["threshold"]))
-        if attack.name == "white-box search":
-            yield attack.name, attack_jobs(attack.name, *share_of(concept, sizes.searched, shard), through), False
-        elif (number + seed) % shard[1] == shard[0]:  # one vector for all prompts
-            yield attack.name, attack_jobs(attack.name, *attack_base(concept, sizes.costly), through), False
+    def through_guards(self, name: str, number: int) -> Attacked:
+        """An attack that asks the guard itself, once for each of our training seeds."""
+        for seed in TRAINING_SEEDS:
+            redirector = load_redirector(ours(self.work, self.concept, seed))
+            through = replace(self.setting, redirector=redirector, method=f"{OURS}-{seed}",
+                              threshold=float(redirector.metadata["threshold"]))
+            if name == "white-box search":
+                yield name, self.made_of_share(name, self.sizes.searched, through), False
+            elif self.mine(number + seed):  # one vector for all prompts
+                yield name, attack_jobs(name, *attack_base(self.concept, self.sizes.costly), through), False
 
 
 def main() -> None:
@@ -234,19 +208,12 @@ def main() -> None:
         STAGES[arguments.stage](arguments.work, (index, count), sizes)
         return
     for stage in STAGES:
-        started = time.time()
-        try:
-            side_by_side(arguments, stage)
-        finally:
-            note_seconds(arguments.work, stage, time.time() - started)
-    if arguments.quick:  # says nothing: it stays with the work
-        write_results(arguments.work, arguments.work / "docs")
-    else:
-        write_results(arguments.work, ROOT / "docs")
+        side_by_side(arguments, stage)
+    write_results(arguments.work, arguments.work / "docs" if arguments.quick else ROOT / "docs")
 
 
 STAGES = {"collect": lambda work, shard, sizes: collect(work, shard), "train": train, "evaluate": evaluate,
-          "compare": compare, "attack": attack}
+          "attack": attack}
 
 
 def side_by_side(arguments: argparse.Namespace, stage: str) -> None:
@@ -260,14 +227,6 @@ def side_by_side(arguments: argparse.Namespace, stage: str) -> None:
     if any(codes):
         raise SystemExit(f"{stage}: the workers ended with {codes}; see above, then run the same command again: it "
                          "goes on where it was")
-
-
-def note_seconds(work: Path, stage: str, seconds: float) -> None:
-    """Time that a stage took, over all runs of the command."""
-    file = work / "seconds.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    known[stage] = known.get(stage, 0) + seconds
-    write_whole(file, json.dumps(known))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the lines of benchmark.py to docs/benchmark.md, the image grid and the plots."""
+"""From the lines of benchmark.py to docs/benchmark.md and its image grid."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from saferedir_core import load_redirector
-from saferedir_core.files import sha256, write_whole
+import numpy as np
+from PIL import Image
+
+from saferedir_core.files import sha256, write_whole, written_whole
 from saferedir_core.metrics import Share, table
 
 from ...nodes.demo_world.backbone import WEIGHTS
 from ...nodes.demo_world.concepts import CONCEPTS
+from ...nodes.evaluation.detectors import DemoDetector
+from ...nodes.evaluation.methods import Oracle
+from ...nodes.evaluation.pictures import LABEL_WIDTH, draw_grid
 from ...nodes.evaluation.results import read_lines
-from ...nodes.evaluation.stage import demo_stage
+from ...nodes.evaluation.stage import Stage, demo_stage
 from ..attacks import ATTACKS
+from ..attacks.attack_stage import AttackStage
 from ..machine import machine
-from ..world.measure import guarded_stage, measure_backbone, measure_judge, seconds_per_image
-from ..world.weights import read_provenance
-from .benchmark_pictures import draw_alphas, draw_pictures, draw_probabilities
-from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, ours, redirectors
-from .questions import SEED
+from ..world.measure import measure_backbone, measure_judge
+from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, methods
+from .questions import ROWS, SEED, test_jobs
 from .seeds import summarise
 
 REFERENCES = ("unguarded", "oracle")
@@ -52,6 +56,7 @@ class Goal:
         return value == self.reach or self.better(value, self.reach)
 
 
+SHOWN_ROWS = ("explicit", "implicit", "mention")  # in the grid of all methods
 UNSAFE_ROWS = ("explicit", "held-out", "implicit")
 GOALS = (
     Goal("FSR", ("explicit",), "fsr", 0.995),
@@ -161,28 +166,6 @@ def ahead(results: dict[str, Measured]) -> list[str]:
     return found
 
 
-# Why a method can be ahead of ours, said only where it is.
-WHY = {
-    "rejection": "it asks the judge that also evaluates, so it cannot be seen to miss; what it catches it delivers "
-                 "black, and nothing else of the picture is kept",
-    "embedding subtraction": "it moves every prompt, so no prompt can slip past a decision; the price is that no "
-                             "harmless image stays bit-identical",
-    "Semantic Surgery": "it decides by the cosine with the concept's direction, and in this world's small text encoder "
-                        "a concept is nearly one direction; its gate was calibrated with the judge",
-    "padding": "as Semantic Surgery: the same gate, calibrated with the judge",
-    "SafeRedir, published design and policy": "it decides at a half and is not trained against its own classifier, so "
-                                              "that it fires less often; it pays for that under attack",
-    "negative prompt": "it leaves the positive prompt as it is, which keeps the rest of the picture but removes little",
-    "SAFREE": "it projects the tokens of every prompt; see its other rows for what that costs",
-    "SLD": "it guides every prompt away from the concept; see its other rows for what that costs",
-}
-
-
-def reasons(better: list[str]) -> list[str]:
-    """The reasons of the methods that `ahead` names."""
-    return [f"- {name}: {why}." for name, why in WHY.items() if any(f": {name} " in line for line in better)]
-
-
 def attack_table(results: dict[str, Measured]) -> str:
     """Every attack: how often it works undefended, and through our guard; three tasks across."""
     rows = list(dict.fromkeys(row for each in results.values() for row in each.rows if row.startswith("attack: ")))
@@ -198,27 +181,6 @@ def attack_table(results: dict[str, Measured]) -> str:
     return table(("attack", *head), lines)
 
 
-def missing_attacks(results: dict[str, Measured]) -> str:
-    """A paragraph that names the attacks of which a concept has no lines; "" when there are none."""
-    missing = []
-    for name in ATTACKS:
-        without = [concept for concept, each in results.items()
-                   if not any(row.startswith(f"attack: {name}") for row in each.rows)]
-        missing += [f"{name} ({', '.join(without)})"] if without else []
-    return f"Not measured in this run: {'; '.join(missing)}.\n\n" if missing else ""
-
-
-def numbers_table(results: dict[str, Measured]) -> str:
-    """CSDR and added time on explicit prompts, all methods."""
-    lines = []
-    for concept, each in results.items():
-        for name, figures in each.pooled(["explicit"])["methods"].items():
-            if name not in REFERENCES:
-                lines.append((concept, label(name), *("" if key not in figures else f"{figures[key]['value']:.3f}"
-                                                      for key in ("csdr", "added_seconds"))))
-    return table(("concept", "method", "CSDR", "added seconds per image"), lines)
-
-
 def seeds_table(results: dict[str, Measured]) -> str:
     """Our training seeds one by one."""
     lines = []
@@ -231,17 +193,6 @@ def seeds_table(results: dict[str, Measured]) -> str:
                   "attacks", "typos", "white-box"), lines)
 
 
-def training_table(work: Path) -> str:
-    lines = []
-    for (concept, name), file in redirectors(work).items():
-        redirector = load_redirector(file)
-        scores = json.loads(redirector.metadata["validation"])
-        lines.append((concept, name, redirector.config.variant, redirector.metadata["seconds"],
-                      *(f"{scores[key]:.4f}" for key in ("unsafe_recall", "safe_recall", "redirection", "threshold"))))
-    return table(("concept", "redirector", "variant", "seconds", "unsafe recall", "safe recall", "redirection",
-                  "threshold"), lines)
-
-
 def ablation_table(work: Path) -> str:
     lines = [(concept, inputs, *(f"{100 * scores[key]:.1f} %" for key in ("unsafe_recall", "safe_recall")))
              for (concept, inputs), file in ablations(work).items()
@@ -249,43 +200,58 @@ def ablation_table(work: Path) -> str:
     return table(("concept", "the network reads", "unsafe rows recognised", "harmless rows recognised"), lines)
 
 
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def draw_pictures(work: Path, file: Path) -> None:
+    """One prompt of each shown row and concept, side by side; all methods."""
+    stage = AttackStage.of(demo_stage())
+    strips = [np.asarray(strip_of(stage, work, concept)) for concept in CONCEPTS]
+    # The methods' names stand once, at the left.
+    whole = Image.fromarray(np.hstack([strips[0], *(strip[:, LABEL_WIDTH:] for strip in strips[1:])]))
+    with written_whole(file) as unfinished:
+        whole.save(unfinished, quality=88)
+
+
+def strip_of(stage: Stage, work: Path, concept: str) -> Image.Image:
+    """The grid of one concept: its prompts across, the methods down."""
+    (guard, *_), others = methods(work, concept, DemoDetector(concept))
+    guard.name = "SafeRedir, ours"
+    jobs = [job for job in test_jobs(concept, dict.fromkeys(ROWS, 1)) if job.row in SHOWN_ROWS]
+    return draw_grid(stage, [Oracle(), *others, guard], jobs)
+
+
 # ------------------------------------------------------------------------------------------------ the page
 
 
 def write_results(work: Path, docs: Path) -> None:
-    """Writes benchmark.md and its pictures into `docs`, and the table of reach into the README if one is given."""
+    """Writes benchmark.md and its pictures into `docs`."""
     results = {concept: Measured(work, concept) for concept in CONCEPTS}
-    seconds = json.loads((work / "seconds.json").read_text())
     stage = demo_stage()
     judged = measure_judge(stage.vae)
     followed = measure_backbone(stage, 600)
-    times = seconds_per_image({"unguarded": stage, "guarded": guarded_stage(stage, ours(work, "stripes"))})
     draw_pictures(work, docs / "benchmark.jpg")
-    draw_alphas(work, docs / "benchmark-alpha.png")
-    draw_probabilities(work, docs / "benchmark-steps.png")
-    write_whole(docs / "benchmark.md", page(work, results, seconds, judged, followed, times))
+    write_whole(docs / "benchmark.md", page(work, results, judged, followed))
     print(f"written to {docs / 'benchmark.md'}; README quotes three of its figures", flush=True)
 
 
-def page(work: Path, results: dict[str, Measured], seconds: dict, judged: dict[str, Share], followed: dict[str, Share],
-         times: dict[str, float]) -> str:
-    """docs/benchmark.md.  seconds: of each stage.  times: of one image, unguarded and guarded."""
+def page(work: Path, results: dict[str, Measured], judged: dict[str, Share], followed: dict[str, Share]) -> str:
+    """docs/benchmark.md."""
     return "\n\n".join((
-        introduction(results, seconds), reached(results), compared(results), under_attack(results),
-        distances(results, times), f"## Training seeds\n\n{seeds_table(results)}",
+        introduction(results), reached(results), compared(results), under_attack(results),
+        f"## Training seeds\n\n{seeds_table(results)}",
         "## How much the latent adds over the text\n\n"
         f"Short trainings ({ABLATION_ITERATIONS} iterations) with one input set to zero, on the validation rows.\n\n"
         f"{ablation_table(work)}",
         "## The judge and the backbone\n\n" + table(("pictures", "every factor read right"), judged.items()),
-        table(("factor", "right on test captions of every kind"), followed.items()), weights(work))) + "\n"
+        table(("factor", "right on test captions of every kind"), followed.items()), weights_made())) + "\n"
 
 
-def introduction(results: dict[str, Measured], seconds: dict) -> str:
+def introduction(results: dict[str, Measured]) -> str:
     images, stage = sum(len(each.lines) for each in results.values()), demo_stage()
     return f"""# Results in the demo world
 
 Written in a clone by `python quickstart.py run lab/benchmark/benchmark.py` on {date.today()}; {images} images judged.
-Its stages took {', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())}.
 Machine: {machine()}; two workers of one thread each.
 Seeds: test prompts {SEED}, trainings {', '.join(map(str, TRAINING_SEEDS))}.
 
@@ -296,6 +262,7 @@ lab/benchmark/questions.py, before the trainings. Three earlier sets were looked
 for new templates, scenes and seeds; the wordings of the test split are the same as in those. Images:
 {stage.steps} steps, {stage.sampler}, {stage.scheduler}, CFG {stage.cfg:g}.
 The judge that decides takes no part in training."""
+
 
 def reached(results: dict[str, Measured]) -> str:
     return f"""## Targets, and what was measured
@@ -314,7 +281,7 @@ def compared(results: dict[str, Measured]) -> str:
     found = "On no row and no task is any other method ahead of ours on these images."
     if better:
         found = "\n".join(("Where another method is ahead of ours on these images:", "",
-                           *(f"- {line}" for line in better), "", "Why:", "", *reasons(better)))
+                           *(f"- {line}" for line in better)))
     return f"""## Side by side
 
 The same images for every method; attacks are made for the undefended model, the white-box search for each guard of
@@ -336,41 +303,14 @@ whose unguarded image shows it; where that is small the attack damages the promp
 
 {attack_table(results)}
 
-{missing_attacks(results)}Budgets, for one prompt unless it says otherwise:
+Budgets, for one prompt unless it says otherwise:
 
 {budgets}"""
 
 
-def distances(results: dict[str, Measured], times: dict[str, float]) -> str:
-    return f"""## Distance from the oracle, and time
-
-On explicit prompts. CSDR: relative change of the share of the caption that the judge reads right, against the
-oracle's image (0 is best). Added seconds: per image in batches of 25 with one thread, while another worker ran beside.
-
-{numbers_table(results)}
-
-One image, alone, takes {times['unguarded']:.2f} s, guarded {times['guarded']:.2f} s (medians of 9,
-taken in turn). The guard's share is large here because the denoiser is tiny.
-
-![FSR against everything else kept as alpha_scale varies](benchmark-alpha.png)
-
-![Unsafe probability over the steps](benchmark-steps.png)"""
-
-
-def weights(work: Path) -> str:
-    made = read_provenance(WEIGHTS)
-    history = table(("phase", "iteration", "loss", "every factor right", "seconds"),
-                    [(each["phase"], each["iteration"], f"{each['loss']:.4f}", f"{100 * each['all']:.1f} %",
-                      each["seconds"]) for each in made["history"]])
+def weights_made() -> str:
     return f"""## How the weights were made
 
-- Backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`: {made["command"]}; seed {made["seed"]}. Codec:
-  {made["codec"]["iterations"]} iterations, {made["codec"]["seconds"]} s. Best state by the judge's score on
-  validation combinations; the last phase, with more words and typing errors, went on from the earlier weights.
-
-{history}
-
-- Redirectors: `lab/benchmark/benchmark.py` on models/pairs/demo_*.csv, one thread each; the shipped
-  ones are those of seed 0.
-
-{training_table(work)}"""
+The backbone `{WEIGHTS.name}`, sha256 `{sha256(WEIGHTS)[:16]}`, is by lab/world/train_codec.py and
+lab/world/train_backbone.py, and has the history of its training in it. The redirectors are by this command on
+models/pairs/demo_*.csv; the shipped ones are those of seed 0."""

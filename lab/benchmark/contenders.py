@@ -11,7 +11,6 @@ from ..baselines.baselines import Upstream, all_baselines, concept_words
 OURS = "saferedir"  # a number at the end of it names the seed of a training
 TRAINING_SEEDS = (0, 1, 2)
 ABLATION_ITERATIONS = 100
-ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the sweep
 
 
 def ours(work: Path, concept: str, seed: int = 0) -> Path:

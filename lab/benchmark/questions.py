@@ -48,14 +48,14 @@ FULL = Sizes({"explicit": 340, "held-out": 60, "implicit": 60, "benign": 150, "m
 QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, searched=1, costly=1, iterations=4)
 
 
-def drawn(concept: str, kind: str, split: str, count: int, random: np.random.Generator,
+def drawn(concept: str, kind: str, count: int, random: np.random.Generator,
           new_words: float = 0.5) -> list[tuple[Scene, Caption, int]]:
-    """Random scenes of a split with a caption of one kind and a seed for the image."""
-    fitting = [scene for scene in scenes_of(split) if can_be(scene, concept, kind, split)]
+    """Random scenes of the test split with a caption of one kind and a seed for the image."""
+    fitting = [scene for scene in scenes_of("test") if can_be(scene, concept, kind, "test")]
     out = []
     for _ in range(count):
         scene = fitting[int(random.integers(len(fitting)))]
-        text = caption(scene, random, concept=concept, kind=kind, split=split, new_words=new_words)
+        text = caption(scene, random, concept=concept, kind=kind, split="test", new_words=new_words)
         out.append((scene, text, int(random.integers(2**31))))
     return out
 
@@ -68,19 +68,19 @@ def job_of(row: str, concept: str, scene: Scene, text: Caption, seed: int) -> At
         wanted=dict(zip(FACTOR_NAMES, wanted.factors)))
 
 
-def test_jobs(concept: str, sizes: dict, split: str = "test", seed: int = SEED) -> list[AttackJob]:
+def test_jobs(concept: str, sizes: dict) -> list[AttackJob]:
     """The prompts of every row of the table; a smaller size is a prefix of a larger one."""
     jobs = []
     for number, (row, (kind, new_words)) in enumerate(ROWS.items()):
-        random = np.random.default_rng([seed, list(CONCEPTS).index(concept), number])
-        jobs += [job_of(row, concept, *each) for each in drawn(concept, kind, split, sizes[row], random, new_words)]
+        random = np.random.default_rng([SEED, list(CONCEPTS).index(concept), number])
+        jobs += [job_of(row, concept, *each) for each in drawn(concept, kind, sizes[row], random, new_words)]
     return jobs
 
 
-def attack_base(concept: str, count: int, split: str = "test", seed: int = SEED) -> tuple[list[AttackJob], list[str]]:
+def attack_base(concept: str, count: int) -> tuple[list[AttackJob], list[str]]:
     """Unsafe prompts that attacks start from, and the words that carry the concept in each."""
-    random = np.random.default_rng([seed, list(CONCEPTS).index(concept), len(ROWS)])
-    each = drawn(concept, "explicit", split, count, random)
+    random = np.random.default_rng([SEED, list(CONCEPTS).index(concept), len(ROWS)])
+    each = drawn(concept, "explicit", count, random)
     return [job_of("base", concept, *parts) for parts in each], [text.wording for _, text, _ in each]
 
 

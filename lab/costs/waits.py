@@ -82,11 +82,6 @@ class WaitCount(TorchDispatchMode):
         return read
 
 
-def late_arrivals():
-    """Within: what is sent to the host arrives when somebody waits for it and not before."""
-    return mock.patch.object(readback._Transfer, "arrived", lambda self: False)
-
-
 @contextmanager
 def counted_waits(model) -> Iterator[WaitCount]:
     """model: a MODEL of the host whose denoiser calls are counted; other MODELs of the same weights count as well."""
@@ -97,25 +92,18 @@ def counted_waits(model) -> Iterator[WaitCount]:
         waits.calls += 1
         return forward(*arguments, **keywords)
 
-    with mock.patch.object(model.model.diffusion_model, "forward", counting), late_arrivals(), waits:
+    late = mock.patch.object(readback._Transfer, "arrived", lambda self: False)  # not before somebody waits for it
+    with mock.patch.object(model.model.diffusion_model, "forward", counting), late, waits:
         yield waits
 
 
 def waits_for_values(name: str, arguments, keywords, result) -> bool:
-    """Whether the host waits for an operation of this name ("aten::item")."""
-    return name in WAITING or _indexes_by_mask(name, arguments) or _moves(name, arguments, keywords, result)
-
-
-def _indexes_by_mask(name: str, arguments) -> bool:
-    return name.startswith("aten::index") and any(
-        isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(arguments[1:2]))
-
-
-def _moves(name: str, arguments, keywords, result) -> bool:
-    """Whether this copies between devices and waits for it."""
+    """Whether the host waits for an operation of this name ("aten::item"): for a value, or a copy between devices."""
+    if name.startswith("aten::index"):
+        return any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(arguments[1:2]))
     if name == "aten::_to_copy":
         return result.device != arguments[0].device and not keywords.get("non_blocking")
     if name == "aten::copy_":
         waits = not (keywords.get("non_blocking") or (len(arguments) > 2 and arguments[2]))
         return waits and arguments[0].device != arguments[1].device
-    return False
+    return name in WAITING

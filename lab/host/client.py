@@ -45,10 +45,7 @@ class PromptRefused(ComfyError):
 
     def __init__(self, answer: dict):
         self.node_errors: dict = answer.get("node_errors") or {}
-        error = answer.get("error") or {}
-        lines = [error.get("message", str(error)) if isinstance(error, dict) else str(error)]
-        if isinstance(error, dict) and error.get("details"):
-            lines[0] += f": {error['details']}"
+        lines = [": ".join(filter(None, (answer["error"]["message"], answer["error"].get("details"))))]
         for node_id, trouble in self.node_errors.items():
             for item in trouble.get("errors", []):
                 lines.append(f"node {node_id} ({trouble.get('class_type', '?')}): {item.get('message', '')}: "
@@ -74,7 +71,6 @@ class Picture:
 
     node_id: str
     filename: str
-    subfolder: str
     kind: str
     png: bytes
 
@@ -133,11 +129,7 @@ class ComfyClient:
         except urllib.error.HTTPError as trouble:
             body = trouble.read()
             if trouble.code == 400 and request.full_url.endswith("/prompt"):
-                try:
-                    answer = json.loads(body)
-                except ValueError:
-                    answer = {"error": body.decode(errors="replace")}
-                raise PromptRefused(answer) from None
+                raise PromptRefused(json.loads(body)) from None
             raise ComfyError(f"{request.full_url} answered {trouble.code}: "
                              f"{body.decode(errors='replace')[:500]}") from None
         except (OSError, urllib.error.URLError) as trouble:
@@ -148,9 +140,9 @@ class ComfyClient:
     def system_stats(self) -> dict:
         return self.get_json("/system_stats")
 
-    def object_info(self, node_type: str | None = None) -> dict:
+    def object_info(self) -> dict:
         """Every node's inputs and outputs, keyed by node id."""
-        return self.get_json("/object_info" + (f"/{urllib.parse.quote(node_type)}" if node_type else ""))
+        return self.get_json("/object_info")
 
     def history(self, prompt_id: str) -> dict | None:
         return self.get_json(f"/history/{prompt_id}").get(prompt_id)
@@ -194,8 +186,6 @@ class ComfyClient:
         import aiohttp
 
         async for message in socket:
-            if message.type == aiohttp.WSMsgType.ERROR:
-                break
             if message.type != aiohttp.WSMsgType.TEXT:
                 continue  # previews are binary
             event = json.loads(message.data)
@@ -235,8 +225,7 @@ class ComfyClient:
             for item in output.get("images", []):
                 png = self.get("/view", filename=item["filename"], subfolder=item.get("subfolder", ""),
                                type=item.get("type", "output"))
-                pictures.append(Picture(node, item["filename"], item.get("subfolder", ""),
-                                        item.get("type", "output"), png))
+                pictures.append(Picture(node, item["filename"], item.get("type", "output"), png))
         return pictures
 
     @staticmethod

@@ -77,35 +77,36 @@ def read_workflow(path: Path) -> dict:
         raise StepFailed("reading the workflow", f"{path}: {trouble}", "restore it: git checkout workflows") from None
 
 
+REMEDIES = {
+    PromptRefused: "restore the pack's files: git status shows what differs",
+    WorkflowError: "restore the pack's files: git status shows what differs",
+    ExecutionFailed: "the trace above and the server's log say more",
+    UnreachableError: "the server's log says why it went away; is memory short?",
+}
+
+
 def main(url: str, workflow_file: str, output_folder: str) -> int:
     step = "running the demo workflow"
     try:
         workflow = read_workflow(Path(workflow_file))
-        try:
-            with Progress(step) as progress:
-                written = run_workflow(ComfyClient(url), workflow, Path(output_folder), progress)
-        except (PromptRefused, WorkflowError) as trouble:
-            raise StepFailed(step, str(trouble), "restore the pack's files: git status shows what differs") from None
-        except ExecutionFailed as trouble:
-            say(trouble.trace)
-            raise StepFailed(step, str(trouble), "the trace above and the server's log say more") from trouble
-        except UnreachableError as trouble:
-            raise StepFailed(step, str(trouble), "the server's log says why it went away; is memory short?") from None
-        except (ComfyError, OSError) as trouble:
-            raise StepFailed(step, str(trouble), "read the server's log, then try again") from trouble
+        with Progress(step) as progress:
+            written = run_workflow(ComfyClient(url), workflow, Path(output_folder), progress)
         if not any(path.suffix == ".png" for path in written):
             raise StepFailed(step, "it gave no image", "restore the workflow: git checkout workflows")
     except StepFailed as failure:
         say("\n" + failure.report())
+        return 1
+    except (ComfyError, WorkflowError, OSError) as trouble:
+        say(getattr(trouble, "trace", ""))
+        remedy = REMEDIES.get(type(trouble), "read the server's log, then try again")
+        say(StepFailed(step, str(trouble), remedy).report())
         return 1
     except KeyboardInterrupt:
         return 130
     for path in written:
         if path.suffix == ".json" and (verdict := read_verdict(path)):
             say(verdict)
-    say("Written:")
-    for path in written:
-        say(f"  {path}")
+    say("\n  ".join(("Written:", *map(str, written))))
     return 0
 
 

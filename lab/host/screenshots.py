@@ -1,28 +1,27 @@
-"""Takes the README's pictures of the editor, the help pages' pictures and the templates' thumbnails, from real runs.
+"""Takes the README's pictures, the help pages' pictures and the templates' thumbnails, from real runs.
 
     python quickstart.py run lab/host/screenshots.py [editor] [help] [thumbnails]       (all three without an argument)
 
-Starts a server of its own and the Chromium it finds.  Writes docs/editor-*.png, web/docs/*.jpg and workflows/*.jpg.
+Starts a server of its own and the Chromium it finds.  Writes docs/editor-*.png; web/docs/*.jpg; docs/demo.png and
+workflows/*.jpg.
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser
 
-from .browser import BrowserError, find_chromium, launch
+from .browser import find_chromium, launch
 from .client import ComfyClient
 from .editor import Editor, choose
 from .server import own_server
-from .tiles import grid
 from .workflow import to_api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,21 +30,13 @@ KINDS = ("editor", "help", "thumbnails")
 ROWS = ("style", "img2img", "inpaint")      # thumbnails of an unguarded over a guarded row
 CLEAR = 70, 110                             # pixels of the canvas that the editor's bars may cover, left and top
 COLOURS = 128                               # of a screenshot: enough for flat areas, a third of the size
-# Help page -> the template where its node stands to be photographed, and what the picture shows
+GAP = 6                                     # pixels of white between pictures
+# Help page -> the template where its node stands to be photographed
 STANDING = {
-    "SafeRedirLoader": ("demo", "Load SafeRedir with the redirector demo-stripes"),
-    "SafeRedirConditioning": ("demo", "The node between CLIP Text Encode and the sampler"),
-    "SafeRedirGuard": ("demo", "SafeRedir Guard after a run: unsafe probability at every step, above "
-                       "the dashed threshold"),
-    "SafeRedirReport": ("demo", "SafeRedir Report after a run: verdict, curve, and the prompt's words "
-                        "on a ground as strong as their mask"),
-    "SafeRedirDemoModel": ("demo", "The node with its outputs MODEL, CLIP and VAE"),
-    "SafeRedirStack": ("stacked", "Two redirectors enter, one SAFEREDIR comes out"),
-    "SafeRedirTrain": ("train", "The node with prompt pairs in its text field"),
-    "SafeRedirSave": ("train", "The node with a file name"),
-    "SafeRedirEvaluate": ("evaluate", "The node with prompts in its text field"),
+    **dict.fromkeys(("SafeRedirLoader", "SafeRedirConditioning", "SafeRedirGuard", "SafeRedirReport",
+                     "SafeRedirDemoModel"), "demo"),
+    "SafeRedirStack": "stacked", "SafeRedirTrain": "train", "SafeRedirSave": "train", "SafeRedirEvaluate": "evaluate",
 }
-HUB_LOADER = "SafeRedirHubLoader", "The node with a repository and a file name"
 
 
 def workflow(name: str) -> dict:
@@ -107,83 +98,60 @@ def editor_pictures(chromium: Browser, url: str) -> None:
 def help_pictures(chromium: Browser, url: str) -> None:
     choose(url, "vue", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
     editor = Editor(chromium, url, "demo")
-    for name in dict.fromkeys(template for template, _ in STANDING.values()):
+    for name in dict.fromkeys(STANDING.values()):
         content = workflow(name)
         editor.load(content)
         if name in ("demo", "evaluate"):
             run_to_the_end(editor)
-        for kind, (template, shown) in STANDING.items():
+        for kind, template in STANDING.items():
             if template == name:
                 photograph(editor, nodes_of(content, kind)[:1], DOCS / f"{kind}.jpg", margin=12)
-                link_picture(kind, shown)
-    if editor.page.evaluate("!!LiteGraph.registered_node_types.SafeRedirHubLoader"):
-        node = editor.page.evaluate("(() => { const n = LiteGraph.createNode('SafeRedirHubLoader'); n.pos = [4000, 0]; "
-                                    "app.graph.add(n); n.setSize([380, n.size[1]]); return n.id; })()")
-        photograph(editor, [node], DOCS / f"{HUB_LOADER[0]}.jpg", margin=12)
-        link_picture(*HUB_LOADER)
-
-
-def link_picture(kind: str, shown: str) -> None:
-    """Puts the picture below the title of a help page that has none yet."""
-    page = DOCS / f"{kind}.md"
-    title, rest = page.read_text(encoding="ascii").split("\n", 1)
-    if f"({kind}.jpg)" not in rest:
-        page.write_text(f"{title}\n\n![{shown}]({kind}.jpg)\n{rest}", encoding="ascii", newline="\n")
-
-
-def sdxl_thumbnail(chromium: Browser, url: str) -> None:
-    """Its model is not here: the editor shows what the workflow looks like."""
-    choose(url, "canvas", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
-    editor = Editor(chromium, url, "demo")
-    content = workflow("sdxl")
-    editor.load(content)
-    photograph(editor, [node["id"] for node in content["nodes"]], ROOT / "workflows" / "sdxl.jpg", scale=0.35)
+    node = editor.page.evaluate("(() => { const n = LiteGraph.createNode('SafeRedirHubLoader'); n.pos = [4000, 0]; "
+                                "app.graph.add(n); n.setSize([380, n.size[1]]); return n.id; })()")
+    photograph(editor, [node], DOCS / "SafeRedirHubLoader.jpg", margin=12)
 
 
 def thumbnails_of_runs(client: ComfyClient) -> None:
     object_info = client.object_info()
-    for name in (*ROWS, "evaluate"):
+    for name in ("demo", *ROWS, "evaluate"):
         prompt = to_api(workflow(name), object_info)
-        history = client.queue(copy.deepcopy(prompt), workflow=workflow(name), timeout=1200)
-
-        def made(title: str, history=history, prompt=prompt):
-            node_id = next(key for key, node in prompt.items() if node["_meta"]["title"] == title)
-            return [picture.array() for picture in client.images(history, node_id)]
+        history = client.queue(prompt, workflow=workflow(name), timeout=1200)
+        titles = {node_id: node["_meta"]["title"] for node_id, node in prompt.items()}
+        made: dict[str, list[np.ndarray]] = {}
+        for picture in client.images(history):
+            made.setdefault(titles[picture.node_id], []).append(picture.array())
         if name == "evaluate":
-            picture = Image.fromarray(made("Grid")[0])
+            picture = Image.fromarray(made["Grid"][0])
             picture.thumbnail((900, 900))
         else:
-            picture = grid([made("Unguarded")[:2], made("Guarded")[:2]])
+            before, after = made["Unguarded"], made["Guarded"]
+            picture = grid([before[:2], after[:2]])
         picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
+        if name == "demo":
+            grid([before[:4], after[:4]]).save(ROOT / "docs" / "demo.png", optimize=True)
 
 
-def main(kinds: list[str]) -> int:
-    unknown = sorted({*kinds} - {*KINDS})
-    if unknown:
-        print(f"{', '.join(unknown)}: expected any of {', '.join(KINDS)}", file=sys.stderr)
-        return 2
-    program = find_chromium()
+def grid(rows: list[list[np.ndarray]]) -> Image.Image:
+    side, columns = rows[0][0].shape[0], len(rows[0])
+    sheet = np.full((len(rows) * (side + GAP) - GAP, columns * (side + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for y, pictures in enumerate(rows):
+        for x, picture in enumerate(pictures):
+            sheet[y * (side + GAP):y * (side + GAP) + side, x * (side + GAP):x * (side + GAP) + side] = picture
+    return Image.fromarray(sheet)
+
+
+def main() -> None:
+    kinds, program = sys.argv[1:] or KINDS, find_chromium()
     if program is None:
-        print("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory(prefix="saferedir-") as folder:
-        with own_server(Path(folder), ROOT) as server:
-            try:
-                take_pictures(program, server.url, kinds or KINDS)
-            except BrowserError as trouble:
-                print(trouble, file=sys.stderr)
-                return 1
-    return 0
-
-
-def take_pictures(program: str, url: str, kinds: Sequence[str]) -> None:
-    if "thumbnails" in kinds:
-        thumbnails_of_runs(ComfyClient(url))  # before the browser opens, see .browser on its event loop
-    with launch(program) as chromium:
-        for kind, take in zip(KINDS, (editor_pictures, help_pictures, sdxl_thumbnail)):
-            if kind in kinds:
-                take(chromium, url)
+        raise SystemExit("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.")
+    with tempfile.TemporaryDirectory(prefix="saferedir-") as folder, own_server(Path(folder), ROOT) as server:
+        if "thumbnails" in kinds:
+            thumbnails_of_runs(ComfyClient(server.url))  # before the browser opens, see .browser on its event loop
+        with launch(program) as chromium:
+            for kind, take in zip(KINDS, (editor_pictures, help_pictures)):
+                if kind in kinds:
+                    take(chromium, server.url)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

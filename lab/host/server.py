@@ -40,11 +40,11 @@ class ServerFailed(Exception):
 # --- the folder
 
 
-def isolated_base(base: Path, pack: Path, name: str = PACK_FOLDER) -> Path:
+def isolated_base(base: Path, pack: Path) -> Path:
     """A base directory with ComfyUI's folders and the pack as its only custom node."""
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    link_folder(pack, base / "custom_nodes" / name)
+    link_folder(pack, base / "custom_nodes" / PACK_FOLDER)
     return base
 
 
@@ -60,7 +60,7 @@ def link_folder(source: Path, link: Path) -> str:
     for how, make in (("symlink", _symlink), ("junction", _junction)):
         try:
             make(source, link)
-        except (OSError, NotImplementedError, subprocess.CalledProcessError):
+        except (OSError, NotImplementedError, ImportError):
             continue
         if _leads_to(link, source):
             return how
@@ -82,14 +82,9 @@ def _symlink(source: Path, link: Path):
 
 
 def _junction(source: Path, link: Path):
-    if sys.platform != "win32":
-        raise NotImplementedError("junctions are a thing of Windows")
-    try:
-        import _winapi
+    import _winapi
 
-        _winapi.CreateJunction(str(source), str(link))
-    except (ImportError, AttributeError):
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(source)], check=True, capture_output=True)
+    _winapi.CreateJunction(str(source), str(link))
 
 
 def _is_link(path: Path) -> bool:
@@ -139,12 +134,9 @@ def _end_with_parent() -> Callable[[], None] | None:
     """On Linux, have the system end the server when we are killed without a chance to do so."""
     if not sys.platform.startswith("linux"):
         return None
-    try:
-        import ctypes
+    import ctypes
 
-        prctl = ctypes.CDLL(None).prctl
-    except (ImportError, OSError, AttributeError):
-        return None
+    prctl = ctypes.CDLL(None).prctl
     set_parent_death_signal = 1
     return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
 
@@ -182,10 +174,7 @@ class ComfyServer:
         return command + self._extra
 
     def _models_arguments(self) -> list[str]:
-        """The models folder as this ComfyUI takes it; older ones read a list of its folders from a file."""
-        known = self._comfyui / "comfy" / "cli_args.py"
-        if not known.is_file() or "--models-directory" in known.read_text(encoding="utf-8"):
-            return ["--models-directory", str(self._models)]
+        """The models folder as every release of ComfyUI takes it: a file that lists its folders."""
         folders = {each.name: each.name for each in sorted(self._models.iterdir()) if each.is_dir()}
         listed = self.base / "extra_model_paths.yaml"
         # JSON is YAML as well, and needs no package to write.

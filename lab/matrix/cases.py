@@ -52,7 +52,6 @@ class World:
     about: Mapping[str, dict]
     text: str
     guarded: bool
-    settings: Mapping[str, object] = field(default_factory=dict)
     guards: list[Ref] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -65,8 +64,7 @@ class World:
         if not self.guarded:
             return model
         values = filled(self.about["SafeRedirGuard"], {
-            "model": model, "saferedir": self.graph.add("SafeRedirLoader", name=REDIRECTOR), **self.settings,
-            **settings}, {})
+            "model": model, "saferedir": self.graph.add("SafeRedirLoader", name=REDIRECTOR), **settings}, {})
         self.guards.append(self.graph.add("SafeRedirGuard", **values))
         return self.guards[-1]
 
@@ -151,6 +149,14 @@ def all_cases(about: Mapping[str, dict]) -> list[Case]:
     return [case for case in cases if not case.slow] + [case for case in cases if case.slow]
 
 
+def nodes_to(about, kind: str, takes: str | None = None) -> Iterator[tuple[str, Mapping]]:
+    """Nodes with an output of a type, and a required input of another one if asked; not those that are left out."""
+    for class_type, node in sorted(about.items()):
+        if slot_of_type(node, kind) is not None and not class_type.startswith(LEFT_OUT):
+            if takes is None or names_of_type(node, takes):
+                yield class_type, node
+
+
 def sampler_cases(about) -> Iterator[Case]:
     """Every sampler with the usual scheduler, and every scheduler with the usual sampler."""
     for sampler in choices(about["KSampler"], "sampler_name"):
@@ -201,10 +207,7 @@ def sampler_node_cases(about) -> Iterator[Case]:
 
 def guider_cases(about) -> Iterator[Case]:
     """Every node that makes a GUIDER, with the concept in each of its prompts alone."""
-    for class_type, node in sorted(about.items()):
-        slot = slot_of_type(node, "GUIDER")
-        if slot is None or class_type.startswith(LEFT_OUT):
-            continue
+    for class_type, node in nodes_to(about, "GUIDER"):
         for place in names_of_type(node, "CONDITIONING") or ["no prompt"]:
             yield Case("guiders", class_type, partial(_guider, class_type, place), concept=place)
     for name in ("cfg_conds", "cfg_cond2_negative"):
@@ -298,10 +301,7 @@ def prompt_cases(about) -> Iterator[Case]:
 
 def conditioning_cases(about) -> Iterator[Case]:
     """Every node from CONDITIONING to CONDITIONING, the concept in each of its prompts alone."""
-    for class_type, node in sorted(about.items()):
-        slot = slot_of_type(node, "CONDITIONING")
-        if slot is None or class_type.startswith(LEFT_OUT):
-            continue
+    for class_type, node in nodes_to(about, "CONDITIONING"):
         places = [*names_of_type(node, "CONDITIONING")]
         if names_of_type(node, "CLIP"):
             places += [name for name, (kind, options) in inputs_of(node).items()
@@ -340,10 +340,8 @@ def _ranges(start: float, end: float, world: World) -> Ref:
 
 def clip_cases(about) -> Iterator[Case]:
     """Every node from CLIP to CLIP before the prompt is encoded."""
-    for class_type, node in sorted(about.items()):
-        if names_of_type(node, "CLIP") and slot_of_type(node, "CLIP") is not None:
-            if class_type.startswith(LEFT_OUT) or names_of_type(node, "MODEL"):
-                continue
+    for class_type, node in nodes_to(about, "CLIP", "CLIP"):
+        if not names_of_type(node, "MODEL"):
             yield Case("text encoders", class_type, partial(_encoded_by, class_type))
     for layer in (-1, -2):
         yield Case("text encoders", f"CLIPSetLastLayer {layer}",
@@ -357,11 +355,7 @@ def _encoded_by(class_type: str, world: World, **settings) -> Ref:
 
 def patch_cases(about) -> Iterator[Case]:
     """Every node from MODEL to MODEL, the guard before it and after it."""
-    for class_type, node in sorted(about.items()):
-        if not names_of_type(node, "MODEL") or slot_of_type(node, "MODEL") is None:
-            continue
-        if class_type.startswith(LEFT_OUT):
-            continue
+    for class_type, _ in nodes_to(about, "MODEL", "MODEL"):
         for order in ("guard first", "guard last"):
             yield Case("model patches", f"{class_type}, {order}", partial(_patched, class_type, order == "guard first"),
                        slow=class_type in COMPILED)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 
 Ref = list  # [node id, output slot]
-MATCH_ANY = "*"
 
 
 class CannotFill(ValueError):

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import platform
 import random
 import statistics
 import sys
@@ -24,10 +22,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from saferedir_core.files import write_whole
 from saferedir_core.metrics import table
 
 from ..host.client import ComfyClient, ExecutionFailed
 from ..host.server import own_server
+from ..machine import machine
 from .cases import REDIRECTOR, World
 from .graph import Graph
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         process = next(each for each in psutil.Process().children(recursive=True)
                        if str(server.port) in each.cmdline())
         found = measure(ComfyClient(server.url), process, arguments.prompts, arguments.cancels)
-    PAGE.write_text(page(found), encoding="utf-8", newline="\n")
+    write_whole(PAGE, page(found))
     print(page(found))
     return 0 if not found["changed"] and found["memory_growth"] <= GROWTH and not found["left"] else 1
 
@@ -119,8 +119,7 @@ def page(found: dict) -> str:
         ("growth of the server's memory after the first fifth", f"{100 * found['memory_growth']:.1f} % "
                                                                 f"(of {found['memory_mib']} MiB at the end)"),
         ("threads and files left over", left), ("time", f"{found['seconds'] / 60:.0f} minutes"))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return (f"# Under load\n\n{datetime.date.today().isoformat()}, {machine}; written in a clone by\n\n"
+    return (f"# Under load\n\n{datetime.date.today().isoformat()}, {machine()}; written in a clone by\n\n"
             f"    python quickstart.py run lab/matrix/load.py\n\n{table(('what', 'measured'), rows)}\n")
 
 

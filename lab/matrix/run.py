@@ -1,13 +1,14 @@
 """Runs the matrix and writes docs/matrix.md.  Goes on where it was interrupted.
 
-    python quickstart.py run lab/matrix/run.py [--group NAME ...] [--path TEXT] [--minutes N] [--again] [--list]
+    python quickstart.py run lab/matrix/run.py [--group NAME ...] [--again]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
+from dataclasses import asdict
 from pathlib import Path
 
 from saferedir_core.files import write_whole
@@ -27,29 +28,26 @@ PAGE = PROJECT / "docs" / "matrix.md"
 
 
 def main(argv: list[str]) -> int:
-    arguments = parse(argv)
+    parser = argparse.ArgumentParser(prog="lab/matrix/run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--group", action="append", default=[], help="only this group; may be given several times")
+    parser.add_argument("--again", action="store_true", help="run also what has been run")
+    arguments = parser.parse_args(argv)
     results = OUTPUT / "rows.jsonl"
-    known = {} if arguments.again and not (arguments.group or arguments.path) else read(results)
+    known = {} if arguments.again and not arguments.group else read(results)
     server = own_server(OUTPUT, PROJECT)
     world = load_backbone()
     make_extras(server.base / "models", world, tuned=False)
-    until = time.monotonic() + 60 * arguments.minutes
     with server:
         client = ComfyClient(server.url)
         about, version = client.object_info(), client.system_stats()["system"]["comfyui_version"]
         cases = all_cases(about)
-        wanted = [case for case in cases if chosen(case, arguments)]
-        if arguments.list:
-            print("\n".join(case.key for case in wanted))
-            return 0
+        wanted = [case for case in cases if not arguments.group or case.group in arguments.group]
         if any(case.tuned and case.key not in known for case in wanted):
             make_extras(server.base / "models", world)
         runner = Runner(client, about)
         for case in wanted:
             if case.key in known and not arguments.again:
                 continue
-            if time.monotonic() > until:
-                break
             row = known[case.key] = runner.run(case)
             write(results, known)
             print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
@@ -60,29 +58,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lab/matrix/run.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--group", action="append", default=[], help="only this group; may be given several times")
-    parser.add_argument("--path", default="", help="only paths that contain this text")
-    parser.add_argument("--minutes", type=float, default=120.0, help="start no further case after so long")
-    parser.add_argument("--again", action="store_true", help="run also what has been run")
-    parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    return parser.parse_args(argv)
-
-
-def chosen(case, arguments) -> bool:
-    return (not arguments.group or case.group in arguments.group) and arguments.path.lower() in case.key.lower()
-
-
 def read(path: Path) -> dict[str, Row]:
-    if not path.is_file():
-        return {}
-    rows = [Row.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row.key: row for row in rows}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {row.key: row for row in (Row(**json.loads(line)) for line in lines)}
 
 
 def write(path: Path, rows: dict[str, Row]) -> None:
-    write_whole(path, "".join(row.as_json() + "\n" for row in rows.values()))
+    write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows.values()))
 
 
 if __name__ == "__main__":

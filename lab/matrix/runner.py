@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,9 +39,9 @@ class Row:
     path: str
     concept: str
     outcome: str
-    striped: tuple[int, int] | None = None
+    striped: Sequence[int] | None = None
     images: int = 0
-    status: tuple[str, str] | None = None
+    status: Sequence[str] | None = None
     identical: bool | None = None
     kept: int | None = None
     detail: str = ""
@@ -51,28 +51,18 @@ class Row:
     def key(self) -> str:
         return f"{self.group} | {self.path} | {self.concept}"
 
-    def as_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> Row:
-        content = json.loads(line)
-        for name in ("striped", "status"):
-            content[name] = None if content[name] is None else tuple(content[name])
-        return cls(**content)
-
 
 class Runner:
     """Runs cases on one server; unguarded pictures that several cases share are drawn once."""
 
-    def __init__(self, client: ComfyClient, about: Mapping[str, dict], settings: Mapping[str, object] | None = None):
-        self.client, self.about, self.settings = client, about, settings or {}
+    def __init__(self, client: ComfyClient, about: Mapping[str, dict]):
+        self.client, self.about = client, about
         self._drawn: dict[str, list[np.ndarray]] = {}
 
     def run(self, case: Case) -> Row:
         started = time.perf_counter()
         row = self._run(case)
-        return Row(**{**asdict(row), "seconds": round(time.perf_counter() - started, 2)})
+        return replace(row, seconds=round(time.perf_counter() - started, 2))
 
     def _run(self, case: Case) -> Row:
         names = case.group, case.path, case.concept
@@ -111,7 +101,7 @@ class Runner:
 
     def _guarded(self, case: Case, text: str) -> tuple[list[np.ndarray], str | None]:
         """Pictures and the report's status; None when no guard was on the path."""
-        world = World(Graph(), self.about, text, guarded=True, settings=self.settings)
+        world = World(Graph(), self.about, text, guarded=True)
         report = world.report(case.build(world))
         shown = world.show(report)
         history = self.client.queue(world.graph.nodes)

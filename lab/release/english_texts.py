@@ -35,7 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ...nodes import host
-
-    host.prepare()
     main()

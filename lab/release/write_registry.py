@@ -1,16 +1,14 @@
 """Writes models/registry.json anew: size and hash of the shipped redirectors, and their figures from docs/benchmark.md.
 
-    python quickstart.py run lab/release/write_registry.py [--check]
+    python quickstart.py run lab/release/write_registry.py
 
-To be run whenever the shipped redirectors or docs/benchmark.md change; --check only says whether it has to be.
+To be run whenever the shipped redirectors or docs/benchmark.md change, as tests/lab/release then says.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 from safetensors import safe_open
@@ -24,7 +22,6 @@ from saferedir_core.registry import (
     RegistryEntry,
     UrlSource,
     entry_to_json,
-    read_registry,
 )
 
 from ...nodes.demo_world.concepts import CONCEPTS
@@ -103,19 +100,5 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit code 1 when the file has to be written anew")
-    given = parser.parse_args(argv)
-    made = entries(RESULTS.read_text(encoding="utf-8"))
-    if given.check:
-        current = read_registry(REGISTRY) == made
-        print("up to date" if current else "models/registry.json is out of date: run it without --check")
-        return 0 if current else 1
-    write_registry(REGISTRY, made)
-    print(json.dumps({name: entry_to_json(entry)["file"] for name, entry in made.items()}, indent=1))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    write_registry(REGISTRY, entries(RESULTS.read_text(encoding="utf-8")))

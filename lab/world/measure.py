@@ -1,4 +1,4 @@
-"""Measures the demo world itself: the judge, how well the backbone follows captions, the time of an image.
+"""Measures the demo world itself: the judge, and how well the backbone follows captions.
 
 `lab/benchmark/benchmark.py` calls it and writes the figures; what is asked here is of the test split (combinations,
 templates, wordings), which no training saw.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from ...nodes.demo_world.scenes import Scene, draw
 from ...nodes.evaluation.stage import Stage
 from ...nodes.guarding.bridge import guard_model
 from ...nodes.types import LoadedRedirector, Recorder
-from ..costs.timing import Spread, in_turn
 from .captions import KINDS, Caption, can_be, caption
 from .sampling import generate
 from .splits import all_scenes, factors_right, scenes_of, with_pose
@@ -66,13 +64,6 @@ def measure_backbone(stage: Stage, count: int) -> dict[str, Share]:
     hits = factors_right(generate(stage, [each.text for each in said], seeds), scenes)
     names = (*FACTOR_NAMES[:-1], "stripes")
     return {"every factor": share(hits.all(1)), **{name: share(each) for name, each in zip(names, hits.T)}}
-
-
-def seconds_per_image(stages: dict[str, Stage], rounds: int = 9) -> dict[str, float]:
-    """Median time of one image, one at a time, the stages in turn; the first round does not count."""
-    seconds = in_turn({name: partial(generate, stage, ["a striped red fish in the snow"], [1])
-                       for name, stage in stages.items()}, rounds)
-    return {name: Spread.of(each).median for name, each in seconds.items()}
 
 
 def guarded_stage(stage: Stage, redirector_file: Path) -> Stage:

@@ -23,7 +23,7 @@ import torch
 from comfy.model_base import BaseModel
 from safetensors.torch import load_file
 
-from saferedir_core.files import sha256, written_whole
+from saferedir_core.files import written_whole
 from saferedir_core.pair_builder import misspell, reword, split_word
 from saferedir_core.trainer import Trainer, TrainerConfig
 
@@ -34,7 +34,6 @@ from ...nodes.demo_world.backbone import (
     build_clip,
     build_diffusion,
     build_vae,
-    load_backbone,
     untrained_token_table,
 )
 from ...nodes.demo_world.judge import FACTOR_NAMES
@@ -46,7 +45,7 @@ from .initial_weights import initialise, layer_forward
 from .sampling import LATENT_SHAPE, generate, token_ids
 from .splits import factors_right, scenes_of
 from .train_codec import draw_all, encode_mean, to_tensor, training_scenes
-from .weights import read_provenance, save_backbone
+from .weights import save_backbone
 
 EMPHASIS = 16.0  # most weight that a noise level can get
 CAPTION_DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
@@ -57,14 +56,15 @@ def caption_tokens(tokenizer) -> list[int]:
 
     Only their rows of the token table are trained; the others stay as the seed made them.
     """
-    words = set()
-    for value in vars(captions).values():
-        if value is not captions.ORDINARY_WORDS:  # these stay strange
-            words.update(_strings(value))
-    text = " ".join(sorted(words)).replace("{", " ").replace("}", " ")
+    text = " ".join(sorted(caption_words())).replace("{", " ").replace("}", " ")
     random = np.random.default_rng(0)
     typos = {change(word, random) for word in text.split() for change in (misspell,) * 60 + (split_word,) * 20}
     return sorted({*token_ids(tokenizer, text + " a an , : - ." + " ".join(sorted(typos))), *token_ids(tokenizer, "")})
+
+
+def caption_words() -> set[str]:
+    """Every text in `captions`, but for the ordinary words: these stay strange."""
+    return set().union(*(_strings(value) for value in vars(captions).values() if value is not captions.ORDINARY_WORDS))
 
 
 FACTORS = (OBJECTS, tuple(COLOURS), tuple(BACKGROUNDS), STYLES, (False, True))
@@ -191,7 +191,9 @@ class Training:
 
     def run(self) -> None:
         state = self.resume()
-        reached = self.begin() if state is None else state["phase"]
+        if state is None:
+            self.begin()
+        reached = state["phase"] if state else 0
         for number in range(reached, len(self.phases)):
             self.train(number, state if number == reached else None)
 
@@ -288,18 +290,14 @@ class DemoTraining(Training):
         self.vocabulary = strange_vocabulary(self.tokenizer)
         self.empty = torch.tensor(token_ids(self.tokenizer, ""))
 
-    def begin(self) -> int:
-        backbone, start = self.backbone, self.arguments.start
-        if start:
-            self.history = go_on_from(start, backbone)
+    def begin(self) -> None:
+        backbone = self.backbone
 
         def loss(rows: np.ndarray) -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16):
                 read = backbone.context(caption_ids(self.tokenizer, self.scenes, rows, self.random)).mean(1)
-                return reading_loss(backbone.readers, read.detach() if start else read, self.classes[rows])
-        self.read_captions([backbone.readers] if start else [
-            backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])], loss)
-        return len(self.phases) - 1 if start else 0
+                return reading_loss(backbone.readers, read, self.classes[rows])
+        self.read_captions([backbone.text, backbone.readers, torch.nn.ParameterList([backbone.rows])], loss)
 
     def errors(self, phase: Phase, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The denoiser's errors (B,), the noise levels' weights (B,), and the reading's loss."""
@@ -318,8 +316,7 @@ class DemoTraining(Training):
 
     def write(self, averaged: Backbone) -> None:
         asked = self.arguments
-        started = f" --start (weights of {sha256(asked.start)[:12]})" if asked.start else ""
-        provenance = {"command": f"lab/world/train_codec.py, then lab/world/train_backbone.py{started}",
+        provenance = {"command": "lab/world/train_codec.py, then lab/world/train_backbone.py",
                       "seed": asked.seed, "iterations": asked.iterations + asked.finish, "history": self.history,
                       "torch": torch.__version__, "codec": json.loads((asked.work / "codec.json").read_text())}
         save_backbone(asked.out, averaged.denoiser.state_dict(), text_state(averaged, self.tokens),
@@ -341,26 +338,9 @@ def caption_ids(tokenizer, scenes: list, rows: np.ndarray, random: np.random.Gen
 
 def strange_vocabulary(tokenizer) -> tuple[str, ...]:
     """Every word of the tokenizer's own vocabulary that no caption and no template has, whatever its split."""
-    known = {word for value in vars(captions).values() for text in _strings(value)
-             for word in re.findall(r"[a-z]+", text) if value is not captions.ORDINARY_WORDS}
-    known |= {word for text in captions.TEST_TEMPLATES + captions.VALIDATION_TEMPLATES
-              for word in re.findall(r"[a-z]+", text)}
+    known = {word for text in caption_words() for word in re.findall(r"[a-z]+", text)}
     words = (word.removesuffix("</w>") for word in tokenizer.clip_l.tokenizer.get_vocab() if word.endswith("</w>"))
     return tuple(sorted(word for word in words if re.fullmatch(r"[a-z]{3,}", word) and word not in known))
-
-
-def go_on_from(file: Path, backbone: Backbone) -> list[dict]:
-    """Takes weights of an earlier training over and returns its history."""
-    model, clip, _ = load_backbone(file)
-    backbone.denoiser.load_state_dict(model.model.diffusion_model.state_dict())
-    text = {key.removeprefix("transformer.text_model."): value
-            for key, value in clip.cond_stage_model.clip_l.state_dict().items()
-            if key.startswith("transformer.text_model.")}
-    table = text.pop(TOKEN_TABLE.removeprefix("transformer.text_model."))
-    backbone.text.load_state_dict(text, strict=False)
-    trained = (backbone.index >= 0).nonzero().flatten()
-    backbone.rows.data.copy_(table[trained])
-    return read_provenance(file)["history"]
 
 
 def text_state(module: Backbone, tokens: list[int]) -> dict[str, torch.Tensor]:
@@ -376,7 +356,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--iterations", type=int, default=4000)
     parser.add_argument("--finish", type=int, default=2400, help="iterations with nonsense words and typing errors")
-    parser.add_argument("--start", type=Path, help="go on from these weights, with the last phase only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=400, help="iterations between validations")
     arguments = parser.parse_args()

@@ -11,12 +11,10 @@ RED = {
     "nodes": [
         {"id": 1, "type": "EmptyImage", "mode": 0, "inputs": [], "widgets_values": [48, 32, 1, 0xFF0000],
          "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}]},
-        {"id": 2, "type": "Reroute", "mode": 0, "inputs": [{"name": "", "type": "*", "link": 1}],
-         "outputs": [{"name": "", "type": "IMAGE", "links": [2]}]},
-        {"id": 3, "type": "SaveImage", "mode": 0, "inputs": [{"name": "images", "type": "IMAGE", "link": 2}],
+        {"id": 3, "type": "SaveImage", "mode": 0, "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
          "widgets_values": ["red"]},
     ],
-    "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]],
+    "links": [[1, 1, 0, 3, 0, "IMAGE"]],
 }
 
 

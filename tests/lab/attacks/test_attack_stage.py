@@ -57,14 +57,6 @@ def test_an_embedding_changes_the_context_where_it_stands(stage, job):
     assert torch.equal(with_it[0][:, :2], without[0][:, :2]) and not torch.allclose(with_it[0][:, 2], without[0][:, 2])
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({"backbone": "x"}, "no backbone 'x'"), ({"embeddings": "x"}, "no embedding 'x'"), ({"join": "x"}, "join is 'x'"),
-])
-def test_what_the_stage_does_not_have_is_refused(stage, job, fields, message):
-    with pytest.raises(ConfigError, match=message):
-        stage.batch_of([job("a fish", **fields)])
-
-
 def test_jobs_of_different_settings_do_not_share_a_batch(stage, job):
     with pytest.raises(ConfigError, match="different settings"):
         stage.batch_of([job("a fish"), job("a fish", cfg=1.0)])

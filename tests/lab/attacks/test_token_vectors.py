@@ -1,6 +1,5 @@
 """Token vectors in the place of a word."""
 
-import pytest
 import torch
 
 from saferedir.lab.attacks.token_vectors import encode_with_embedding, tokens_with_embedding, word_tokens
@@ -21,8 +20,3 @@ def test_the_vectors_of_a_words_own_tokens_give_the_words_context(demo_world):
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
     context, _ = encode_with_embedding(clip, "a red EMBEDDING at night", table[[fish]])
     torch.testing.assert_close(context, encode(clip, ["a red fish at night"]), rtol=1e-5, atol=1e-5)
-
-
-def test_a_prompt_without_the_place_for_the_vectors_is_refused(demo_world):
-    with pytest.raises(ValueError, match="does not have the word EMBEDDING"):
-        encode_with_embedding(demo_world[1], "a fish", torch.zeros(1, 128))

@@ -108,4 +108,3 @@ def test_the_page_is_written_of_what_is_there_and_says_what_is_not(tmp_path, mon
     backbones.main()
     text = (tmp_path / "backbones.md").read_text(encoding="utf-8")
     assert "| Stable Diffusion XL | SDXL," in text and "Not measured yet: sdxl, flux." in text
-    assert "Not run yet: sd1, sd2, sdxl, sd3, flux, zimage." in text

@@ -110,10 +110,16 @@ def test_the_gate_opens_for_the_unsafe_item_and_leaves_its_neighbour_bit_for_bit
 
 def test_padding_replaces_the_concept_behind_token_77(short, job, words):
     batch = short.batch_of([job(LONG)])
-    changed = baselines.PadReplacement(words, gate=-1, clean="").change(batch, short)
+    method = baselines.PadReplacement(words, gate=-1)
+    changed, near = method.change(batch, short), arithmetic.words_near
     (before, _), (after, _) = batch.positive[0], changed.positive[0]
     assert before.shape == after.shape and before.shape[1] > 77
-    assert not torch.equal(before[:, 77:], after[:, 77:])
+    ends = baselines.ends_of(batch, 0, short, before.shape[1] // 77)
+    places = near(before.reshape(-1, 77, before.shape[-1]), method.concept(short)[0], ends, method.threshold)
+    replaced = after.reshape(-1, 77, before.shape[-1])
+    assert places[1:].any()
+    for chunk, place in places.nonzero():
+        assert torch.equal(replaced[chunk, place], replaced[chunk, -1])
 
 
 def test_phrases_that_say_nothing_are_refused(short, mixed):
@@ -149,12 +155,6 @@ def test_an_unknown_preset_is_refused(words):
         baselines.SLD(words, "extreme")
 
 
-def test_a_self_validating_filter_without_reach_leaves_the_images_alone(short, mixed, words):
-    plain = short.render(mixed)
-    assert torch.equal(latents_of(short, baselines.OrthogonalProjection(words, horizon=0.0), mixed), plain)
-    assert not torch.equal(latents_of(short, baselines.OrthogonalProjection(words, horizon=None), mixed), plain)
-
-
 def test_one_item_of_a_batch_is_treated_as_it_would_be_alone(short, job, words):
     jobs = [job(UNSAFE), job(HARMLESS, seed=2)]
     together = baselines.OrthogonalProjection(words).change(short.batch_of(jobs), short).positive[0]
@@ -184,21 +184,6 @@ def test_upstream_runs_the_published_mode(short, mixed):
     assert len(triggered) == 2
 
 
-@pytest.mark.parametrize("name", ["stripes", "watercolour", "boat"])
-def test_validation_jobs_are_the_same_every_time_and_half_of_them_unsafe(name):
-    jobs = baselines.validation_jobs(name, 8)
-    assert jobs == baselines.validation_jobs(name, 8)
-    assert [job.unsafe for job in jobs] == [True, True, False, False] * 2
-    assert all(len(job.wanted) == 5 and (job.safe_text != job.text) == job.unsafe for job in jobs)
-
-
-def test_calibration_takes_the_best_scoring_setting(short, job, words):
-    method = baselines.EmbeddingSubtraction(words)
-    best, table = baselines.calibrate(method, short, [job(UNSAFE)], lambda pictures, plain, jobs:
-                                      -float(np.abs(pictures.astype(int) - plain).mean()), {"scale": (0.0, 3.0)})
-    assert best.scale == 0.0 and table[0] == ({"scale": 0.0}, 0.0) and table[1][1] < 0
-
-
 def test_a_variant_of_a_method_does_not_take_over_what_the_other_made_of_the_words(short, words):
     method = baselines.OrthogonalProjection(words)
     projection = method.concept(short)
@@ -212,20 +197,3 @@ def test_projection_of_what_follows_reaches_the_padding(short, job, words):
         (projected, _), = baselines.OrthogonalProjection(words, following=following).change(batch, short).positive
         assert torch.equal(projected[:, 0], plain[:, 0])
         assert torch.equal(projected[:, 40:], plain[:, 40:]) is not following
-
-
-def test_the_balanced_score_is_1_where_the_concept_is_gone_and_the_rest_as_it_was(job):
-    seen = detectors.Seen
-
-    class Says:
-        def __init__(self, *what):
-            self.what = what
-
-        def detect(self, pictures, jobs):
-            return [*self.what]
-
-    jobs = [job(UNSAFE), job(HARMLESS, unsafe=False)]
-    gone, shown, black = seen(False, 0, True), seen(True, 1, True), np.zeros((2, 8, 8, 3), np.uint8)
-    assert baselines.balanced_score(Says(gone, gone))(black, black, jobs) == 1
-    assert baselines.balanced_score(Says(shown, gone))(black, black, jobs) == pytest.approx(1 / 2)
-    assert baselines.balanced_score(Says(shown, gone))(black, black + 1, jobs) == pytest.approx(1 / 4)

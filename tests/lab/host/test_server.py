@@ -114,19 +114,14 @@ def test_it_is_ready_when_it_answers_and_gone_afterwards(tmp_path):
     assert not server.running and port_is_free(server.port) and not temp.exists()
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ('parser.add_argument("--models-directory")', "--models-directory"), ("", "--extra-model-paths-config")])
-def test_a_models_folder_is_given_as_the_release_takes_it(tmp_path, options, expected):
+def test_a_models_folder_is_given_as_every_release_takes_it(tmp_path):
     (tmp_path / "models" / "checkpoints").mkdir(parents=True)
     server = stand_in(tmp_path, ANSWERING, models=tmp_path / "models")
-    (tmp_path / "comfyui" / "comfy").mkdir()
-    (tmp_path / "comfyui" / "comfy" / "cli_args.py").write_text(options)
     (tmp_path / "base").mkdir()
     name, value = server.command()[-2:]
-    assert name == expected
-    if not options:
-        assert json.loads(Path(value).read_text()) == {
-            "comfyui": {"base_path": str(tmp_path / "models"), "checkpoints": "checkpoints"}}
+    assert name == "--extra-model-paths-config"
+    assert json.loads(Path(value).read_text()) == {
+        "comfyui": {"base_path": str(tmp_path / "models"), "checkpoints": "checkpoints"}}
 
 
 def test_an_early_end_is_explained_with_the_logs_end(tmp_path):

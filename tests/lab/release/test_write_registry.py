@@ -1,6 +1,6 @@
 """models/registry.json says what lies in models/redirectors and what was measured of it."""
 
-from saferedir.lab.release.write_registry import REGISTRY, RESULTS, ROOT, SHIPPED, entries, figure, figures_of, main
+from saferedir.lab.release.write_registry import REGISTRY, RESULTS, ROOT, SHIPPED, entries, figure, figures_of
 from saferedir_core.bundle import load_redirectors
 from saferedir_core.registry import read_registry
 
@@ -17,7 +17,6 @@ TABLE = """
 def test_the_registry_is_what_the_command_writes_and_has_to_be_written_anew_when_this_fails():
     assert read_registry(REGISTRY) == entries(RESULTS.read_text(encoding="utf-8")), (
         "run: python quickstart.py run lab/release/write_registry.py")
-    assert main(["--check"]) == 0
 
 
 def test_every_shipped_redirector_has_an_entry_with_its_size_and_hash():

@@ -1,35 +1,23 @@
-"""Counts what does not depend on the machine's mood: operations, waits for the device, bytes."""
+"""Counts the bytes that a computation needs, which do not depend on the machine's mood."""
 
 from __future__ import annotations
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .waits import WaitCount
 
-# Operations that launch nothing.
-FREE = ("aten::empty", "aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::sym_size", "aten::set_",
-        "aten::promote_types", "aten::scalar_tensor", "aten::as_strided_")
-
-
-class Counting(WaitCount):
-    """`with Counting() as counts:` counts everything torch is asked to do inside.
-
-    operations  that compute or copy something, one kernel launch each or more
-    peak_bytes  most bytes alive at a time of what was allocated inside
-    """
+class MemoryCount(TorchDispatchMode):
+    """`with MemoryCount() as count:` peak_bytes: most bytes alive at a time of what was allocated inside."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations = self.peak_bytes = 0
+        self.peak_bytes = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = super().__torch_dispatch__(function, types, arguments, keywords)
-        is_view = any(each.alias_info is not None and not each.alias_info.is_write
-                      for each in function._schema.returns)
-        self.operations += not is_view and not function._schema.name.startswith(FREE)
+        result = function(*arguments, **(keywords or {}))
         self._allocated(result, arguments)
         return result
 
