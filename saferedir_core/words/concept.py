@@ -79,6 +79,17 @@ class Concept:
         return self.remove[0][:40]
 
     @property
+    def cores(self) -> tuple[str, ...]:
+        """The wordings without what says nothing at their beginning: "stripes" of "with stripes"."""
+        found = []
+        for each in self.remove:
+            words = each.lower().split()
+            while words[0] in STOP_WORDS:
+                words = words[1:]
+            found.append(" ".join(words))
+        return tuple(dict.fromkeys(found))
+
+    @property
     def settled_kind(self) -> str:
         """`kind`, with "auto" decided: a style where most wordings speak of art, an attribute where they stand behind a
         noun or end like a participle, else an object."""

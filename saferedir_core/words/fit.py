@@ -29,11 +29,12 @@ from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
 WORDS_KEY = "words"             # of a redirector's metadata: what it was fitted from, and its report, as JSON
 VERSION = 1                     # of what is fitted to the same words; raised when the fit changes
 FOLDS = 4
-BENIGN_RATE = 0.002             # of harmless prompts may lie above the line
+# Of harmless prompts so many lie above the lower end of the gap: the first share where nearly all with the concept do.
+BENIGN_RATES, NEARLY_ALL = (0.002, 0.005, 0.01, 0.02), 0.97
 SURE_RATE = 0.02                # of prompts with the concept may lie below the upper end of the gap
-LINE_AT = 0.4                   # of the way from the harmless prompts to those with the concept
+LINE_AT = 0.3                   # of the way from the harmless prompts to those with the concept
 LEAST_SEEN = 0.75               # of prompts with the concept have to lie above the harmless ones, or it cannot be told
-MOST_DIRECTIONS, WORDINGS_EACH = 4, 4
+MOST_DIRECTIONS = 8     # one for each wording, up to so many
 LARGEST_FILE = 2_000_000        # bytes of a redirector's weights at most
 WIDEST_RANK = 48
 NEAREST_LISTS, NEAREST_SHOWN = 6, 6
@@ -98,7 +99,7 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
     harmless = joined([pairs.twins, others])
     whitening = Whitening.of(harmless.states, pairs.own.states[pairs.changed])
     fit = partial(fit_evidence, whitening=whitening,
-                  directions=min(MOST_DIRECTIONS, 1 + (len(concept.remove) - 1) // WORDINGS_EACH))
+                  directions=min(MOST_DIRECTIONS, len(concept.remove)))
     doubtful = torch.arange(harmless.count) >= harmless.count - len(texts.background)
     scores = _Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful)
     zero, scale = scores.line()
@@ -181,8 +182,9 @@ class _Scores:
 
     def line(self) -> tuple[float, float]:
         """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap."""
-        low = float(self.harmless.quantile(1 - BENIGN_RATE))
-        if float((self.seen > low).float().mean()) < LEAST_SEEN:
+        lows = [float(self.harmless.quantile(1 - rate)) for rate in BENIGN_RATES]
+        low = next((each for each in lows if _share(self.seen, each) >= NEARLY_ALL), lows[-1])
+        if _share(self.seen, low) < LEAST_SEEN:
             raise ConfigError(self._alike())
         high = max(float(self.seen.quantile(SURE_RATE)), low)
         zero = low + LINE_AT * (high - low)
@@ -197,8 +199,8 @@ class _Scores:
             return (f"{alike[0]!r} and {removed} cannot be told apart by this text encoder; expected words whose "
                     "meanings differ more. Take the line out of keep or instead, or choose other wordings.")
         return (f"{removed} and everyday prompts cannot be told apart by this text encoder: at the line where "
-                f"{BENIGN_RATE:.1%} of everyday prompts trigger, it sees "
-                f"{(self.seen > self.harmless.quantile(1 - BENIGN_RATE)).float().mean():.0%} of prompts with these "
+                f"{BENIGN_RATES[-1]:.0%} of everyday prompts trigger, it sees "
+                f"{_share(self.seen, float(self.harmless.quantile(1 - BENIGN_RATES[-1]))):.0%} of prompts with these "
                 f"words; expected {LEAST_SEEN:.0%}. Choose wordings that say more, or a model with a larger text "
                 "encoder.")
 

@@ -1,7 +1,7 @@
 """The prompt judge: from tokens of prompts with and without a concept to the evidence of a token.
 
-A logistic fit with pooling (multiple instances: a prompt asks for the concept if any of its tokens does) of K directions,
-which begin as linear discriminants of K clusters of the concept's tokens.
+A logistic fit with pooling (multiple instances: a prompt asks for the concept if any of its tokens does) of K
+directions, which begin as linear discriminants of K clusters of the concept's tokens.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from saferedir_core.words.encoded import Tokens
 
 WIDEST = 384            # directions in which tokens are looked at; those with the least variance are left out above
-SHRINKAGE = 0.1         # of the covariance towards a multiple of the identity
+SHRINKAGE = 1.0         # of the covariance towards a multiple of the identity
 FOREMOST = 8            # tokens of each prompt that the fit goes on with: only the largest counts
 NEAR = 0.5              # of the way from the usual harmless prompt to the usual one with the concept, see fit_evidence
-STEPS, RATE, DECAY = 150, 0.03, 1e-3
+STEPS, RATE, DECAY = 150, 0.03, 0.03
 SEED = 20260112
 
 

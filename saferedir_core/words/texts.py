@@ -53,7 +53,7 @@ def texts_of(concept: Concept, denials: bool = False) -> Texts:
         for pair in build_pairs(settings):
             (unsafe if pair.unsafe else harmless).append(pair)
     parts = [f"{article(word)}{word} {place}" for word in parts_of(concept) for place in SUBJECTS["object"][:3]]
-    plain = parts + [pair.text for pair in harmless if not any(holds(pair.text, each) for each in concept.remove)
+    plain = parts + [pair.text for pair in harmless if not any(holds(pair.text, each) for each in concept.cores)
              or any(holds(pair.text, each) for each in concept.keep) or (denials and "/not " in pair.group)]
     kept: dict[str, list[int]] = {each: [at for at, text in enumerate(plain) if holds(text, each)]
                                   for each in (*concept.keep, concept.instead) if each}
@@ -68,7 +68,7 @@ def background(concept: Concept, seed: int = SEED) -> tuple[list[str], dict[int,
     """
     random, chosen, lists = np.random.default_rng(seed), [], {}
     for name, share in SHARES.items():
-        lines = [line for line in lines_of(name) if not any(holds(line, each) for each in concept.remove)]
+        lines = [line for line in lines_of(name) if not any(holds(line, each) for each in concept.cores)]
         lines = [lines[at] for at in random.permutation(len(lines))]
         if name == "words":
             beginnings = {word[:SPELLED_ALIKE] for word in _words_of(concept)}
@@ -83,9 +83,9 @@ def background(concept: Concept, seed: int = SEED) -> tuple[list[str], dict[int,
 def parts_of(concept: Concept) -> list[str]:
     """Everyday words that are only a part of wordings: "van" of "Van Gogh", "truck" of "garbage truck"."""
     everyday = {*lines_of("words")}
-    several = [each.lower().split() for each in concept.remove if len(each.split()) > 1]
+    several = [each.split() for each in concept.cores if len(each.split()) > 1]
     parts = dict.fromkeys(word for words in several for word in words if word in everyday)
-    return [word for word in parts if not any(holds(word, each) for each in concept.remove)]
+    return [word for word in parts if not any(holds(word, each) for each in concept.cores)]
 
 
 def _words_of(concept: Concept) -> set[str]:
