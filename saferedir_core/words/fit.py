@@ -21,7 +21,7 @@ from saferedir_core.errors import ConfigError
 from saferedir_core.policy import THRESHOLD_KEY, USUAL_THRESHOLD
 from saferedir_core.words.concept import Concept, holds
 from saferedir_core.words.encoded import Encode, Tokens, Twins, encoded, encoded_pairs, joined
-from saferedir_core.words.judge import Evidence, Whitening, fit_evidence
+from saferedir_core.words.judge import SHRINKAGES, Evidence, Whitening, fit_evidence, near
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 from saferedir_core.words.shift import fit_gate, fit_pooled_shift, fit_shift
 from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
@@ -97,11 +97,14 @@ def fit_words(encode: Encode, concept: Concept, *, progress: Progress | None = N
 def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others: Tokens,
             told: Callable[[int], None], began: float) -> WordsRedirector:
     harmless = joined([pairs.twins, others])
-    whitening = Whitening.of(harmless.states, pairs.own.states[pairs.changed])
-    fit = partial(fit_evidence, whitening=whitening,
-                  directions=min(MOST_DIRECTIONS, len(concept.remove)))
     doubtful = torch.arange(harmless.count) >= harmless.count - len(texts.background)
-    scores = _Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful)
+    tried = []
+    for shrinkage in SHRINKAGES:
+        whitening = Whitening.of(harmless.states, pairs.own.states[pairs.changed], shrinkage)
+        fit = partial(fit_evidence, whitening=whitening, directions=min(MOST_DIRECTIONS, len(concept.remove)))
+        alike = doubtful & near(pairs.own, pairs.changed, harmless, whitening)
+        tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, alike), fit, whitening))
+    scores, fit, whitening = max(tried, key=lambda each: each[0].gap())
     zero, scale = scores.line()
     evidence = fit(pairs.own, pairs.changed, harmless, doubtful).scaled(scale, zero)
     width = pairs.own.states.shape[1]
@@ -148,7 +151,8 @@ class _Scores:
     """Evidence of prompts under a judge that was not fitted to them.
 
     seen: of prompts with a wording that the judge knows, written as typed; left_out: with one that it does not;
-    harmless: of twins, harmless prompts and background, in this order.
+    harmless: of twins, harmless prompts and background, in this order; near: which of these mean something like the
+    concept, and do not count where the line is drawn.
     """
 
     concept: Concept
@@ -156,10 +160,11 @@ class _Scores:
     seen: Tensor
     left_out: Tensor
     harmless: Tensor
+    near: Tensor
 
     @classmethod
     def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
-                 harmless: Tokens, doubtful: Tensor) -> _Scores:
+                 harmless: Tokens, doubtful: Tensor, near: Tensor) -> _Scores:
         wording = torch.tensor([_number(concept, texts.wording_of(pair)) for pair in texts.pairs])
         typed = torch.tensor([holds(pair.text, texts.wording_of(pair)) for pair in texts.pairs])
         # A pair's twin, and whatever else is the same prompt, stays on one side.
@@ -178,11 +183,20 @@ class _Scores:
             seen.append(own[~away & (fold_of_pair == fold) & typed])
             left_out.append(own[away & typed])
             scores[fold_of_other == fold] = judge.of(harmless)[fold_of_other == fold]
-        return cls(concept, texts, torch.cat(seen), torch.cat(left_out), scores)
+        return cls(concept, texts, torch.cat(seen), torch.cat(left_out), scores, near)
+
+    def gap(self) -> float:
+        """How far prompts with the concept are from harmless ones, in units of how far the usual ones are."""
+        low, high = self.low(BENIGN_RATES[0]), self.seen.quantile(SURE_RATE)
+        return float((high - low) / (self.seen.median() - self.harmless.median()).clamp_min(1e-6))
+
+    def low(self, rate: float) -> float:
+        """The evidence above which such a share of the harmless prompts lies."""
+        return float(self.harmless[~self.near].quantile(1 - rate))
 
     def line(self) -> tuple[float, float]:
         """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap."""
-        lows = [float(self.harmless.quantile(1 - rate)) for rate in BENIGN_RATES]
+        lows = [self.low(rate) for rate in BENIGN_RATES]
         low = next((each for each in lows if _share(self.seen, each) >= NEARLY_ALL), lows[-1])
         if _share(self.seen, low) < LEAST_SEEN:
             raise ConfigError(self._alike())
@@ -200,7 +214,7 @@ class _Scores:
                     "meanings differ more. Take the line out of keep or instead, or choose other wordings.")
         return (f"{removed} and everyday prompts cannot be told apart by this text encoder: at the line where "
                 f"{BENIGN_RATES[-1]:.0%} of everyday prompts trigger, it sees "
-                f"{_share(self.seen, float(self.harmless.quantile(1 - BENIGN_RATES[-1]))):.0%} of prompts with these "
+                f"{_share(self.seen, self.low(BENIGN_RATES[-1])):.0%} of prompts with these "
                 f"words; expected {LEAST_SEEN:.0%}. Choose wordings that say more, or a model with a larger text "
                 "encoder.")
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from saferedir_core.words.encoded import Tokens
 
 WIDEST = 384            # directions in which tokens are looked at; those with the least variance are left out above
-SHRINKAGE = 1.0         # of the covariance towards a multiple of the identity
+SHRINKAGES = (0.1, 1.0)  # of the covariance towards a multiple of the identity; folds decide, see fit
 FOREMOST = 8            # tokens of each prompt that the fit goes on with: only the largest counts
-NEAR = 0.5              # of the way from the usual harmless prompt to the usual one with the concept, see fit_evidence
+NEAR = 0.5              # of the way from the usual harmless prompt to the usual one with the concept
 STEPS, RATE, DECAY = 150, 0.03, 0.03
 SEED = 20260112
 
@@ -33,7 +33,7 @@ class Whitening:
         return (states - self.mean) @ self.matrix
 
     @classmethod
-    def of(cls, states: Tensor, others: Tensor) -> Whitening:
+    def of(cls, states: Tensor, others: Tensor, shrinkage: float = SHRINKAGES[0]) -> Whitening:
         """Of tokens (M, D); their principal directions, and those of `others` beside them, where D is large."""
         mean = states.mean(0)
         centred = states - mean
@@ -43,7 +43,7 @@ class Whitening:
             basis = torch.eye(states.shape[1])
         seen = centred @ basis
         covariance = (seen.T @ seen / len(seen)).double()
-        covariance += SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
+        covariance += shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
         # The inverse of a Cholesky factor whitens as well as the inverse root, without eigenvectors.
         factor = torch.linalg.cholesky(covariance)
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=torch.double), upper=False)
@@ -87,13 +87,11 @@ def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Te
                  directions: int) -> Evidence:
     """unsafe: prompts with the concept, of whose tokens `changed` (M,) are of its words; harmless: all others.
 
-    doubtful (count,) bool: harmless prompts that nobody has looked at.  Those that are near to the concept are left
-    out, because "abbey" must not teach that it is far from "church".
+    doubtful (count,) bool: harmless prompts that nobody has looked at.  Those `near` to the concept are left out.
     """
+    outside = harmless.of(~(doubtful & near(unsafe, changed, harmless, whitening)))
     inside = Tokens(whitening(unsafe.states), unsafe.prompt, unsafe.count)
-    outside = Tokens(whitening(harmless.states), harmless.prompt, harmless.count)
-    near = _nearness(inside, inside.states[changed], outside)
-    outside = outside.of(~(doubtful & (near > NEAR)))
+    outside = Tokens(whitening(outside.states), outside.prompt, outside.count)
     weight, bias = _discriminants(inside.states[changed], outside.states.mean(0), directions)
     inside = inside.foremost((inside.states @ weight.T + bias).amax(-1), FOREMOST)
     outside = outside.foremost((outside.states @ weight.T + bias).amax(-1), FOREMOST)
@@ -102,11 +100,14 @@ def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Te
     return Evidence(weight @ matrix, bias - weight @ matrix @ whitening.mean)
 
 
-def _nearness(inside: Tokens, words: Tensor, outside: Tokens) -> Tensor:
-    """(count,): 0 for the usual harmless prompt, 1 for the usual one with the concept, by a linear discriminant."""
-    weight, _ = _discriminants(words, outside.states.mean(0), 1)
-    unsafe, safe = (each.largest(each.states @ weight[0]) for each in (inside, outside))
-    return (safe - safe.median()) / (unsafe.median() - safe.median()).clamp_min(1e-6)
+def near(unsafe: Tokens, changed: Tensor, harmless: Tokens, whitening: Whitening) -> Tensor:
+    """(count,) bool: harmless prompts that a linear discriminant puts beside those with the concept.
+
+    Mostly those that mean something like it: "abbey" must not teach that it is far from "church".
+    """
+    weight, _ = _discriminants(whitening(unsafe.states[changed]), whitening(harmless.states).mean(0), 1)
+    inside, outside = (each.largest(whitening(each.states) @ weight[0]) for each in (unsafe, harmless))
+    return outside - outside.median() > NEAR * (inside.median() - outside.median())
 
 
 def _discriminants(inside: Tensor, mean: Tensor, directions: int) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,10 @@ from saferedir_core.words.concept import STOP_WORDS, Concept, holds
 
 BACKGROUND = Path(__file__).with_name("background")
 # Lines of each file of the background in a fit; words go several in a prompt, as people list them.
-SHARES = {"captions": 320, "words": 130, "odd": 90, "artists": 40, "negatives": 30}
+SHARES = {"captions": 300, "words": 125, "odd": 75, "artists": 35, "negatives": 25}
 WORDS_IN_LINE = 8
-PAIRS_EACH, FEWEST_PAIRS, MOST_PAIRS = 40, 160, 280     # unsafe prompts for each wording, and in all
+PAIRS_EACH, FEWEST_PAIRS, MOST_PAIRS = 40, 220, 280     # unsafe prompts for each wording, and in all
+MOST_HARMLESS = 160     # of the same templates, beside the twins
 SEED = 20260112
 SPELLED_ALIKE = 3       # letters in common at the beginning
 NEUTRAL = "scene"   # stands where an object was that nothing takes the place of
@@ -55,6 +56,7 @@ def texts_of(concept: Concept, denials: bool = False) -> Texts:
     parts = [f"{article(word)}{word} {place}" for word in parts_of(concept) for place in SUBJECTS["object"][:3]]
     plain = parts + [pair.text for pair in harmless if not any(holds(pair.text, each) for each in concept.cores)
              or any(holds(pair.text, each) for each in concept.keep) or (denials and "/not " in pair.group)]
+    plain = plain[:MOST_HARMLESS]
     kept: dict[str, list[int]] = {each: [at for at, text in enumerate(plain) if holds(text, each)]
                                   for each in (*concept.keep, concept.instead) if each}
     others, lists = background(concept)
