@@ -178,6 +178,18 @@ class RedirectionRun:
         shifted = redirected_pooled(pooled, shift.repeat(repeats, 1), self.config.alpha_scale)
         return torch.where(redirected.any(0).repeat(repeats)[:, None], shifted, pooled)
 
+    def emptied(self, text: Tensor) -> Tensor:
+        """What another text encoder made of the same prompts, (B, ...) of any width, or several such batches.
+
+        Zeros for items that are redirected now, because no redirector can tell which of it to move.  Returns the very
+        same tensor while nothing is known to be redirected.
+        """
+        if self._nothing_redirected():
+            return text
+        redirected = self._by_item(self._state.redirected).any(-1).any(0).to(text.device)    # (B,)
+        hit = redirected.repeat(len(text) // self.batch).view(-1, *[1] * (text.ndim - 1))
+        return torch.where(hit, torch.zeros((), dtype=text.dtype, device=text.device), text)
+
     def settle(self) -> None:
         """Wait for all that is not known yet.  Raises what observe() would have raised, had it waited.
 

@@ -40,6 +40,7 @@ class TextInputs:
                refused
     others     inputs that are not text
     refused    why models of this class cannot be guarded; empty for those that can
+    strict     whether all inputs have names here, so that one without is refused
     """
 
     models: str = ""
@@ -53,6 +54,7 @@ class TextInputs:
     unreadable: tuple[tuple[str, str], ...] = ()
     others: frozenset[str] = frozenset()
     refused: str = ""
+    strict: bool = True
 
     @property
     def prompt(self) -> str:
@@ -75,7 +77,7 @@ class TextInputs:
 
 
 # Of the kinds that redirectors are trained for; what the guard read before there was a table.
-TRAINED = TextInputs(pooled=POOLED)
+TRAINED = TextInputs(pooled=POOLED, strict=False)
 
 _BASE = TextInputs("Stable Diffusion 1.x and 2.x", others=frozenset({"c_concat"}))
 _SVD = _BASE.but("Stable Video Diffusion", POOLED, "time_context", "num_video_frames", refused=NO_PROMPT)
