@@ -63,9 +63,9 @@ def text_inputs(model, redirector: Redirector) -> TextInputs:
     kind = type(model.model)
     found = text_inputs_of(kind)
     if found is None:
-        raise ContextError(f"The model is of the class {kind.__name__!r}, which is not derived from any of ComfyUI's, so "
+        raise ContextError(f"The model is of the class {kind.__name__!r}, which is derived from none of ComfyUI's, so "
                            "SafeRedir does not know where its prompt is; expected one of ComfyUI's classes. Remove "
-                           "SafeRedir from it.")
+                           "SafeRedir Guard from it.")
     if found.refused:
         raise ContextError(f"The model ({found.models}, class {kind.__name__!r}) cannot be guarded: {found.refused}. "
                            "Expected a model that reads its prompt as its text encoder made it; docs/models.md lists "

@@ -100,8 +100,7 @@ def require_fitting_context(context, redirector: Redirector) -> None:
         raise ContextError(f"A conditioning holds {shape} where a context (batch, tokens, {width}) was expected. "
                            f"Connect CLIP Text Encode of the model that the redirector was "
                            f"{'made for' if of_any else 'trained on'}.")
-    if context.shape[2] != width:
-        raise ContextError(_other_width(context.shape[2], redirector))
+    require_width(context.shape[2], redirector)
     if not of_any and not fits_in_chunks(context.shape[1], redirector.config):
         raise ContextError(f"The conditioning has {context.shape[1]} tokens; expected a multiple of "
                            f"{redirector.config.tokens}. Remove nodes that cut or pad the prompt.")
@@ -110,15 +109,18 @@ def require_fitting_context(context, redirector: Redirector) -> None:
                            "float32.")
 
 
-def _other_width(found: int, redirector: Redirector) -> str:
+def require_width(found: int, redirector: Redirector) -> None:
+    """ContextError unless prompts that are so wide are a redirector's."""
     width = redirector.config.prompt_dim
+    if found == width:
+        return
     if reads_any_model(redirector):
-        return (f"The conditioning is {found} wide and the redirector {width}, of another text encoder; expected equal "
-                f"widths. {FROM_WORDS}")
+        raise ContextError(f"The conditioning is {found} wide and the redirector {width}, of another text encoder; "
+                           f"expected equal widths. {FROM_WORDS}")
     kind, kinds = architecture(redirector.config.architecture), titles_of_width(found)
-    return (f"The conditioning is {found} wide and the redirector {width}, for {kind.title}; expected equal widths. "
-            f"{f'Prompts of {kinds} are that wide. ' if kinds else ''}Load a redirector that was trained for this "
-            "kind of model.")
+    raise ContextError(f"The conditioning is {found} wide and the redirector {width}, for {kind.title}; expected equal "
+                       f"widths. {f'Prompts of {kinds} are that wide. ' if kinds else ''}Load a redirector that was "
+                       "trained for this kind of model.")
 
 
 def require_fitting_pooled(pooled, redirector: Redirector) -> None:
@@ -127,9 +129,9 @@ def require_fitting_pooled(pooled, redirector: Redirector) -> None:
     if pooled is None or (torch.is_tensor(pooled) and pooled.shape[-1] == width):
         return
     if not torch.is_tensor(pooled) or width or pooled.any():
-        raise ContextError(f"The conditioning has a pooled vector of "
-                           f"{pooled.shape[-1] if torch.is_tensor(pooled) else pooled!r} numbers, which the model reads, "
-                           f"and the redirector reads {width or 'none'}; expected the same. {FROM_WORDS}")
+        found = f"{pooled.shape[-1]} numbers" if torch.is_tensor(pooled) else repr(pooled)
+        raise ContextError(f"The conditioning has a pooled vector of {found}, which the model reads, and the redirector "
+                           f"reads {width or 'none'}; expected the same. {FROM_WORDS}")
 
 
 def unreadable(name: str, what: str) -> ContextError:
@@ -151,9 +153,9 @@ def require_known_inputs(cond: dict, inputs: TextInputs) -> None:
             raise unreadable(name, what)
     unknown = sorted(present - inputs.names)
     if unknown:
-        raise ContextError(f"The model has an input {unknown[0]!r}, of which SafeRedir does not know whether it is text; "
-                           f"expected only {', '.join(sorted(inputs.names))}. Update the pack, or remove SafeRedir "
-                           "Guard from this model.")
+        raise ContextError(f"The model has an input {unknown[0]!r}, of which SafeRedir does not know whether it is "
+                           f"text; expected only {', '.join(sorted(inputs.names))}. Update the pack, or remove "
+                           "SafeRedir Guard from this model.")
 
 
 def context_of(cond: dict, name: str) -> torch.Tensor | None:
@@ -192,7 +194,7 @@ def text_mask(context: torch.Tensor, mask: torch.Tensor | None, appended: int) -
         text &= comfy.utils.repeat_to_batch_size(mask.to(text.device) != 0, len(context))
     if appended:
         text[:, -appended:] = False
-    return text
+    return text | ~text.any(1, keepdim=True)  # of a prompt that is nothing else all is read
 
 
 def with_contexts(cond: dict, issued: dict[str, Issued]) -> dict:
@@ -204,8 +206,8 @@ def with_contexts(cond: dict, issued: dict[str, Issued]) -> dict:
 def restore_anywhere(context: torch.Tensor, markers: list[Marker]) -> torch.Tensor:
     """The same as `restore_original` for prompts that are judged as a whole, (B, n, D) of any n.
 
-    The redirected prompt is looked for wherever it may stand: the host pads in front (Flux.2) and appends tokens (Stable
-    Audio), and other nodes join prompts.
+    The redirected prompt is looked for wherever it may stand: the host pads in front (Flux.2) and appends tokens
+    (Stable Audio), and other nodes join prompts.
     """
     result = context
     for marker in markers:

@@ -24,7 +24,6 @@ import comfy.utils
 import torch
 
 from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
-
 from saferedir_core.architecture import architecture
 
 from ..types import LoadedRedirector, Marker

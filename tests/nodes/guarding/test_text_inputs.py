@@ -18,8 +18,8 @@ ANY_NAME = "names that are made while it runs"
 def laid_out(source: str) -> set[str]:
     """Names of the inputs that a class lays out in its own methods, by its source.
 
-    What is written to `out[...]` in `extra_conds`, and "y" of an own `encode_adm`.  ANY_NAME for whatever is not a plain
-    name there, so that nothing escapes.
+    What is written to `out[...]` in `extra_conds`, and "y" of an own `encode_adm`.  ANY_NAME for whatever is not a
+    plain name there, so that nothing escapes.
     """
     found, methods = set(), {each.name: each for each in ast.parse(textwrap.dedent(source)).body[0].body
                              if isinstance(each, ast.FunctionDef)}
