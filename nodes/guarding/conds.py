@@ -130,8 +130,8 @@ def require_fitting_pooled(pooled, redirector: Redirector) -> None:
         return
     if not torch.is_tensor(pooled) or width or pooled.any():
         found = f"{pooled.shape[-1]} numbers" if torch.is_tensor(pooled) else repr(pooled)
-        raise ContextError(f"The conditioning has a pooled vector of {found}, which the model reads, and the redirector "
-                           f"reads {width or 'none'}; expected the same. {FROM_WORDS}")
+        raise ContextError(f"The conditioning has a pooled vector of {found}, which the model reads, and the "
+                           f"redirector reads {width or 'none'}; expected the same. {FROM_WORDS}")
 
 
 def unreadable(name: str, what: str) -> ContextError:
