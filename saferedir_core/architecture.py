@@ -100,10 +100,14 @@ ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (
                  (TokenSpan("Qwen3-4B", "qwen3_4b", 128, ragged=True),)),
 )}
 USUAL = "sd1"  # of weight files that do not say
+# Of redirectors that read prompts alone, whatever model they are for.
+ANY = Architecture("any", "any model with its text encoder", (), 0, DISCRETE, 0, ())
 
 
 def architecture(name: str) -> Architecture:
     """ConfigError unless it is known."""
+    if name == ANY.name:
+        return ANY
     if name not in ARCHITECTURES:
         raise ConfigError(f"The architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}. Update the pack, "
                           "or use a redirector for one of these.")

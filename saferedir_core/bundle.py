@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 
 from saferedir_core import checkpoint
-from saferedir_core.checkpoint import CONCEPTS_KEY, CONFIG_KEY, FLOATS, FORMAT_KEY, FORMAT_VERSION
-from saferedir_core.config import RedirectorConfig
+from saferedir_core.checkpoint import CONCEPTS_KEY, CONFIG_KEY, FLOATS, FORMAT_KEY, FORMAT_VERSION, AnyConfig
+from saferedir_core.ensemble import AnyRedirector
 from saferedir_core.errors import CheckpointError, ConfigError
 from saferedir_core.redirector import Redirector
 
@@ -30,7 +29,7 @@ MOST_CONCEPTS = 256
 
 
 def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
-                    dtype: torch.dtype = torch.float32) -> Redirector:
+                    dtype: torch.dtype = torch.float32) -> AnyRedirector:
     """Read a weight file; the redirector comes in eval mode and without gradients.
 
     path    .safetensors, or .pt / .pth in the published layout.  Code in a .pt is refused, never run
@@ -50,17 +49,17 @@ def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
     return next(iter(redirectors.values()))
 
 
-def save_redirector(redirector: Redirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
+def save_redirector(redirector: AnyRedirector, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write weights, config and metadata (str to str) as .safetensors; an existing file is replaced as a whole.
 
     Equal weights and metadata give equal bytes, so that a sha256 identifies them.
     Raises CheckpointError if the file cannot be written; nothing is left behind then.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
-    _write(Path(path), state, {CONFIG_KEY: json.dumps(asdict(redirector.config))}, metadata or {})
+    _write(Path(path), state, {CONFIG_KEY: json.dumps(checkpoint.settings_of(redirector.config))}, metadata or {})
 
 
-def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
+def save_bundle(redirectors: Mapping[str, AnyRedirector], path: str | os.PathLike,
                 metadata: dict[str, str] | None = None) -> None:
     """Writes several concepts as one .safetensors; an existing file is replaced as a whole.
 
@@ -83,7 +82,7 @@ def save_bundle(redirectors: Mapping[str, Redirector], path: str | os.PathLike,
         for key, value in redirector.state_dict().items():
             # Cloned, because the format allows no two names for one memory.
             state[f"{SHARED if _is_shared(key) else f'{number}.'}{key}"] = value.detach().cpu().clone().contiguous()
-    concepts = [{"concept": name, "config": asdict(each.config), "metadata": each.metadata}
+    concepts = [{"concept": name, "config": checkpoint.settings_of(each.config), "metadata": each.metadata}
                 for name, each in redirectors.items()]
     _write(Path(path), state, {CONCEPTS_KEY: json.dumps(concepts)}, metadata or {})
 
@@ -99,7 +98,7 @@ def _write(path: Path, state: dict[str, Tensor], own: dict[str, str], metadata: 
 
 
 def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu",
-                     dtype: torch.dtype = torch.float32) -> dict[str, Redirector]:
+                     dtype: torch.dtype = torch.float32) -> dict[str, AnyRedirector]:
     """The redirectors of a file by concept, in eval mode; a file of one (see `load_redirector`) gives one.
 
     Redirectors of one file share their latent encoder and timestep encoder: they are the same modules.  `.metadata` is
@@ -125,13 +124,13 @@ def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu"
         redirector = checkpoint.build(part, config, device, dtype)
         redirector.metadata = checkpoint.usable_metadata(path, {**header, **own})
         redirector.sha256 = sha256
-        for module in SHARED_MODULES if made else ():
+        for module in SHARED_MODULES if made and isinstance(redirector, Redirector) else ():
             setattr(redirector, module, getattr(next(iter(made.values())), module))
         made[name] = redirector
     return made
 
 
-def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, RedirectorConfig, dict[str, str]]]:
+def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, AnyConfig, dict[str, str]]]:
     """(concept, config, metadata) of each, as the header lists them."""
     try:
         listed = json.loads(header[CONCEPTS_KEY])
@@ -144,8 +143,8 @@ def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, RedirectorC
             if not isinstance(each["metadata"], dict):
                 raise ValueError("expected metadata of str to str")
             checkpoint.require_plain_metadata(each["metadata"])
-        return [(each["concept"], RedirectorConfig(**each["config"]), {"concept": each["concept"], **each["metadata"]})
-                for each in listed]
+        return [(each["concept"], checkpoint.config_from(each["config"]),
+                 {"concept": each["concept"], **each["metadata"]}) for each in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:      # ConfigError is a ValueError
         raise CheckpointError(f"{path}: its {CONCEPTS_KEY} is not usable ({str(error)[:200]}); expected concept, "
                               "config and metadata of each. Save or download the file again.") from error
@@ -173,7 +172,7 @@ def _is_shared(key: str) -> bool:
     return key.startswith(tuple(f"{name}." for name in SHARED_MODULES))
 
 
-def _same_encoders(first: Redirector, other: Redirector) -> bool:
+def _same_encoders(first: AnyRedirector, other: AnyRedirector) -> bool:
     """The same modules, or at least equal ones."""
     one, two = ({key: value for key, value in each.state_dict().items() if _is_shared(key)} for each in (first, other))
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key].to(one[key])) for key in one)

@@ -11,6 +11,7 @@ import pickletools
 import stat
 import struct
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors
@@ -25,6 +26,9 @@ from saferedir_core.files import write_whole
 from saferedir_core.pickled import TENSOR_NAMES, Scanned, scan
 from saferedir_core.policy import stored_threshold
 from saferedir_core.redirector import Redirector
+from saferedir_core.words.redirector import WordsConfig, WordsRedirector
+
+AnyConfig = RedirectorConfig | WordsConfig
 
 LARGEST_FILE = 2 << 30          # bytes; a published checkpoint has 58 MB
 LARGEST_HEADER = 16 << 20       # bytes of a .safetensors file's list of tensors
@@ -250,13 +254,25 @@ def require_known_format(path: Path, header: dict[str, str]) -> None:
                               "the package.")
 
 
-def config_of(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> RedirectorConfig:
+def settings_of(config: AnyConfig) -> dict:
+    """A config as files hold it; `config_from` reads it."""
+    return asdict(config) | {"variant": config.variant}
+
+
+def config_from(settings: dict) -> AnyConfig:
+    """ValueError (ConfigError is one), TypeError or KeyError for settings that no config has."""
+    if settings.get("variant") == WordsConfig.variant:
+        return WordsConfig(**{name: value for name, value in settings.items() if name != "variant"})
+    return RedirectorConfig(**settings)
+
+
+def config_of(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> AnyConfig:
     """Config from our metadata, else from the shapes."""
     if CONFIG_KEY not in header:
         return _config_from_shapes(path, state)
     try:
-        return RedirectorConfig(**json.loads(header[CONFIG_KEY]))
-    except (ValueError, TypeError, RecursionError) as error:        # ConfigError is a ValueError
+        return config_from(json.loads(header[CONFIG_KEY]))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:        # ConfigError is a ValueError
         raise CheckpointError(f"{path}: its {CONFIG_KEY} is not usable ({error}); expected the fields of "
                               "RedirectorConfig. Save or download the file again.") from error
 
@@ -278,13 +294,13 @@ def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfi
                               "weight file.") from error
 
 
-def _skeleton(config: RedirectorConfig) -> Redirector:
+def _skeleton(config: AnyConfig) -> Redirector | WordsRedirector:
     """The network without memory, whatever sizes a file claims."""
     with torch.device("meta"):
-        return Redirector(config)
+        return WordsRedirector(config) if isinstance(config, WordsConfig) else Redirector(config)
 
 
-def require_layout(path: Path, state: dict[str, Tensor], config: RedirectorConfig, which: str = "") -> None:
+def require_layout(path: Path, state: dict[str, Tensor], config: AnyConfig, which: str = "") -> None:
     """CheckpointError that lists missing, unexpected, misshapen, mistyped and non-finite tensors at once.
 
     which: of several redirectors in a file, for the message.
@@ -319,8 +335,8 @@ def shorten(keys: list[str]) -> str:
 
 # Nodes of the host run in inference mode; weights made there could never be trained afterwards.
 @torch.inference_mode(False)
-def build(state: dict[str, Tensor], config: RedirectorConfig, device: torch.device | str,
-           dtype: torch.dtype) -> Redirector:
+def build(state: dict[str, Tensor], config: AnyConfig, device: torch.device | str,
+          dtype: torch.dtype) -> Redirector | WordsRedirector:
     redirector = _skeleton(config)
     placed = {key: value.detach().to(device, dtype if value.is_floating_point() else value.dtype, copy=True,
                                      memory_format=torch.contiguous_format) for key, value in state.items()}

@@ -1,6 +1,7 @@
 """Long prompts as chunks: (B, n, D) <-> (B*k, T, D), k = ceil(n / T).  The chunks of one item stay next to each other.
 
 Where a prompt may have any number n of tokens (T5, language models), copies of its last token fill the last chunk.
+Redirectors from words read a prompt as one chunk, whatever its length (T None).
 """
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 from saferedir_core.architecture import architecture
 from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import ContextError
+from saferedir_core.words.redirector import WordsConfig
 
 
-def chunks_per_item(context: Tensor, config: RedirectorConfig) -> int:
+def chunks_per_item(context: Tensor, config: RedirectorConfig | WordsConfig) -> int:
     """Number k of chunks in a context (B, k*tokens, D); of any length where the architecture's prompts have any.
 
     Raises ContextError for any other shape.
@@ -19,19 +21,25 @@ def chunks_per_item(context: Tensor, config: RedirectorConfig) -> int:
     fits = (context.ndim == 3 and context.shape[0] > 0 and context.shape[1] > 0
             and fits_in_chunks(context.shape[1], config) and context.shape[2] == config.prompt_dim)
     if not fits:
+        if config.tokens is None:
+            raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, n, "
+                               f"{config.prompt_dim}). Fit its words with the text encoder of this model.")
         raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, "
                            f"k*{config.tokens}, {config.prompt_dim}) with k = 1, 2, ... Use the text encoder the "
                            f"redirector was trained for, and pad the prompt to a multiple of {config.tokens} tokens.")
-    return -(-context.shape[1] // config.tokens)
+    return 1 if config.tokens is None else -(-context.shape[1] // config.tokens)
 
 
-def fits_in_chunks(length: int, config: RedirectorConfig) -> bool:
+def fits_in_chunks(length: int, config: RedirectorConfig | WordsConfig) -> bool:
     """Whether a prompt of so many tokens can be judged."""
-    return length > 0 and (architecture(config.architecture).ragged or length % config.tokens == 0)
+    return length > 0 and (config.tokens is None or architecture(config.architecture).ragged
+                           or length % config.tokens == 0)
 
 
-def to_chunks(context: Tensor, tokens: int) -> Tensor:
-    """(B, n, D) -> (B*k, tokens, D); row b*k + c is chunk c of item b."""
+def to_chunks(context: Tensor, tokens: int | None) -> Tensor:
+    """(B, n, D) -> (B*k, tokens, D); row b*k + c is chunk c of item b.  tokens None: one chunk an item."""
+    if tokens is None:
+        return context
     short = -context.shape[1] % tokens
     if short:
         context = torch.cat([context, context[:, -1:].expand(-1, short, -1)], dim=1)

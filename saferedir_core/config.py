@@ -45,8 +45,8 @@ class RedirectorConfig:
 
     def __post_init__(self):
         sizes = ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim", "latent_pool")
-        require_fitting(self, **{name: _integer(getattr(self, name), 1, LARGEST_SIZE) for name in sizes},
-                        variant=_choice(self.variant, VARIANTS), pooled_dim=_integer(self.pooled_dim, 0, LARGEST_SIZE))
+        require_fitting(self, **{name: integer(getattr(self, name), 1, LARGEST_SIZE) for name in sizes},
+                        variant=_choice(self.variant, VARIANTS), pooled_dim=integer(self.pooled_dim, 0, LARGEST_SIZE))
         require_fitting(self, prompt_dim=(self.prompt_dim % 4 == 0, "a multiple of 4"),
                         timestep_dim=(self.timestep_dim % 2 == 0, "a multiple of 2"))
         kind = architecture(self.architecture)
@@ -85,7 +85,7 @@ class PolicyConfig:
     def __post_init__(self):
         threshold = 0.5 if self.threshold is None else self.threshold
         require_fitting(self, mode=_choice(self.mode, MODES), alpha_scale=_number(self.alpha_scale),
-                        interval=_integer(self.interval, 0, None), threshold=_number(threshold),
+                        interval=integer(self.interval, 0, None), threshold=_number(threshold),
                         mask_again=_choice(self.mask_again, (None, True, False)),
                         sticky=_choice(self.sticky, (True, False)))
         require_fitting(
@@ -108,7 +108,8 @@ def require_fitting(settings, **checks: tuple[bool, str]) -> None:
                               "Change the setting.")
 
 
-def _integer(value, lowest: int, highest: int | None) -> tuple[bool, str]:
+def integer(value, lowest: int, highest: int | None) -> tuple[bool, str]:
+    """Whether it is a whole number in this range, and what is expected; for `require_fitting`."""
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     fits = is_integer and value >= lowest and (highest is None or value <= highest)
     return fits, f"an integer of at least {lowest}" if highest is None else f"an integer from {lowest} to {highest}"

@@ -16,7 +16,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from saferedir_core.architecture import architecture
 from saferedir_core.errors import ConfigError
+from saferedir_core.redirect import SMALLEST_NORM
 from saferedir_core.redirector import Reading, Redirector, RedirectorOutput, pooled_latent, together
+from saferedir_core.words.redirector import WordsRedirector
+
+AnyRedirector = Redirector | WordsRedirector
 
 # The parts that are asked at every step; what only reads the prompt is not stacked.
 ASKED = ("classifier.", "token_proj.", "delta_head.", "cross_attn.fuse.", "token_delta.read.", "token_delta.write.",
@@ -41,11 +45,13 @@ class Prompt(NamedTuple):
     chunks  (P, T, D), the chunks of one image next to each other; P = R, or of one image that stands for all
     pooled  (P, W) or None
     images  B
+    mask    (P, T) bool, which tokens are text; None: all, as far as is known.  For redirectors from words
     """
 
     chunks: Tensor
     pooled: Tensor | None
     images: int
+    mask: Tensor | None = None
 
 
 class Ensemble:
@@ -59,7 +65,7 @@ class Ensemble:
     another device.  ConfigError for redirectors that do not go together.
     """
 
-    def __init__(self, redirectors: Redirector | Mapping[str, Redirector], as_one: bool | None = None):
+    def __init__(self, redirectors: AnyRedirector | Mapping[str, AnyRedirector], as_one: bool | None = None):
         redirectors = redirectors if isinstance(redirectors, Mapping) else {"": redirectors}
         require_stackable(redirectors)
         for each in redirectors.values():
@@ -69,12 +75,13 @@ class Ensemble:
         self.redirectors = {name: redirectors[name] for name in sorted(redirectors)}
         self._as_one = as_one
         self._encoders: dict[nn.Module, nn.Module] = {}     # those without batch norms, by the redirectors' own
-        self._judges: list[_Judges | _Whole] | None = None
+        self._judges: list[_Judges | _Whole | _Words] | None = None
 
     @property
-    def first(self) -> Redirector:
-        """Its sizes are those of all."""
-        return next(iter(self.redirectors.values()))
+    def first(self) -> AnyRedirector:
+        """Its sizes are those of all; a trained one where there is any, because one from words takes every size."""
+        trained = (each for each in self.redirectors.values() if isinstance(each, Redirector))
+        return next(trained, next(iter(self.redirectors.values())))
 
     @property
     def pooled_dim(self) -> int:
@@ -84,7 +91,7 @@ class Ensemble:
     @property
     def scores_change(self) -> bool:
         """Whether token_mask and alpha may be others at every evaluation of one prompt."""
-        return any(map(_has_own_forward, self.redirectors.values()))
+        return any(isinstance(each, Redirector) and _has_own_forward(each) for each in self.redirectors.values())
 
     def read(self, prompt: Prompt) -> list:
         """What the prompt alone decides, for `judge`."""
@@ -100,28 +107,31 @@ class Ensemble:
 
     def judge_whole(self, prompt: Prompt, latent: Tensor, timesteps: Tensor) -> Judgement:
         """Every redirector asked by itself, by its own `forward`."""
-        return _joined([whole.judge(prompt, {}, latent, timesteps)
-                        for whole in map(_Whole, self.redirectors.values())], latent.device)
+        judges = [_Words(each) if isinstance(each, WordsRedirector) else _Whole(each)
+                  for each in self.redirectors.values()]
+        return _joined([each.judge(each.read(prompt), {}, latent, timesteps) for each in judges], latent.device)
 
     def _prepare(self) -> None:
         """Redirectors of one shape next to each other become one; a stack of several shapes stays in order."""
         as_one = self.first.device.type != "cpu" if self._as_one is None else self._as_one
-        groups: list[list[Redirector]] = []
+        groups: list[list[AnyRedirector]] = []
         for each in self.redirectors.values():
             if groups and as_one and _shape(groups[-1][0]) == _shape(each):
                 groups[-1].append(each)
             else:
                 groups.append([each])
-        self._judges = [_Whole(*group) if _has_own_forward(group[0]) else _Judges(group) for group in groups]
+        self._judges = [_Words(*group) if isinstance(group[0], WordsRedirector) else
+                        _Whole(*group) if _has_own_forward(group[0]) else _Judges(group) for group in groups]
         for each in self.redirectors.values():
-            if not _has_own_forward(each) and each.latent_encoder not in self._encoders:
+            if isinstance(each, Redirector) and not _has_own_forward(each) and (
+                    each.latent_encoder not in self._encoders):
                 self._encoders[each.latent_encoder] = fused_encoder(each.latent_encoder)
 
     def _joints(self, latent: Tensor, timesteps: Tensor) -> dict[Redirector, Tensor]:
         """Joint feature (B, J) of each redirector, the very same tensor for those that share their encoders."""
         features, times, joints, own = {}, {}, {}, {}
         for each in self.redirectors.values():
-            if _has_own_forward(each):
+            if isinstance(each, WordsRedirector) or _has_own_forward(each):
                 continue
             reads, clock = (each.latent_encoder, each.config.latent_pool), each.t_encoder
             if reads not in features:
@@ -190,6 +200,30 @@ class _Whole:
         return Judgement(*(part[None] for part in output))
 
 
+class _Words:
+    """A redirector from words: what it says of a prompt is said for the whole run."""
+
+    def __init__(self, redirector: WordsRedirector):
+        self.redirector = redirector
+
+    def read(self, prompt: Prompt) -> Judgement:
+        each, images = self.redirector, prompt.images
+        context = prompt.chunks.to(each.device)                                              # (P, T, D)
+        mask = None if prompt.mask is None else prompt.mask.to(each.device)
+        logit = each.logit(context, mask)
+        delta = each.shift(context.to(torch.promote_types(context.dtype, torch.float32)))
+        alpha = delta.norm(dim=-1) / context.to(delta.dtype).norm(dim=-1).clamp_min(SMALLEST_NORM)
+        pooled = None if prompt.pooled is None or not each.config.pooled_dim else each.pooled_shift(
+            prompt.pooled.to(each.device, delta.dtype))
+        parts = (torch.stack([torch.zeros_like(logit), logit], -1), delta, each.gates(context, mask), alpha[..., None],
+                 pooled)
+        return Judgement(*(None if part is None else part.repeat(images, *[1] * (part.ndim - 1))[None]
+                           for part in parts))
+
+    def judge(self, reading: Judgement, joints: dict, latent: Tensor, timesteps: Tensor) -> Judgement:
+        return reading
+
+
 def fused_encoder(encoder: nn.Sequential) -> nn.Sequential:
     """A latent encoder in eval mode with its batch norms folded into its convolutions, on memory of its own."""
     fused = copy.deepcopy(encoder)
@@ -205,10 +239,19 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return fuse_conv_bn_eval(copy.deepcopy(convolution).to(wide), copy.deepcopy(norm).to(wide)).to(dtype)
 
 
-def require_stackable(redirectors: Mapping[str, Redirector]) -> None:
-    """ConfigError unless there is at least one, and all read latents and contexts of the same sizes."""
+def require_stackable(redirectors: Mapping[str, AnyRedirector]) -> None:
+    """ConfigError unless there is at least one, and all read latents and contexts of the same sizes.
+
+    One from words goes with all that read contexts of its width.
+    """
     if not redirectors:
         raise ConfigError("No redirector was given; expected at least one.")
+    widths = {name: each.config.prompt_dim for name, each in redirectors.items()}
+    if len({*widths.values()}) > 1:
+        raise ConfigError("The redirectors read prompts of other widths: "
+                          + "; ".join(f"{name!r} {width}" for name, width in widths.items())
+                          + "; expected equal ones. Stack redirectors that are for the same text encoder.")
+    redirectors = {name: each for name, each in redirectors.items() if isinstance(each, Redirector)}
     kinds = {name: architecture(each.config.architecture).title for name, each in redirectors.items()}
     if len({*kinds.values()}) > 1:
         raise ConfigError("The redirectors are for other models: "
@@ -235,9 +278,9 @@ def _joined(parts: list[Judgement], device: torch.device) -> Judgement:
                        for same in zip(*parts, strict=True)))
 
 
-def _shape(redirector: Redirector) -> tuple:
+def _shape(redirector: AnyRedirector) -> tuple:
     """Redirectors of equal shape are evaluated as one; one with a forward of its own equals none."""
-    own = id(redirector) if _has_own_forward(redirector) else None
+    own = id(redirector) if isinstance(redirector, WordsRedirector) or _has_own_forward(redirector) else None
     return redirector.config, redirector.device, redirector.dtype, own
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import ContextError, LatentError, TimestepError
+from saferedir_core.words.redirector import WordsConfig
 
 HEADS = 4
 LATENT_WIDTH = 512
@@ -421,8 +422,10 @@ def timestep_per_item(timestep: Tensor | float, batch: int, device: torch.device
     return timestep.to(dtype).reshape(-1).expand(batch)
 
 
-def require_latent(latent: Tensor, config: RedirectorConfig) -> None:
-    """LatentError unless the latent is (B >= 1, latent_dim, h >= 1, w >= 1)."""
+def require_latent(latent: Tensor, config: RedirectorConfig | WordsConfig) -> None:
+    """LatentError unless the latent is (B >= 1, latent_dim, h >= 1, w >= 1), of any other layout where none is read."""
+    if config.latent_dim is None and latent.ndim > 1 and latent.numel():
+        return
     if latent.ndim != 4 or latent.shape[1] != config.latent_dim or latent.numel() == 0:
         raise LatentError(f"The latent has shape {tuple(latent.shape)}; this redirector reads (B, {config.latent_dim}, "
                           "h, w). Use a redirector trained for this diffusion model, and give images, not videos.")

@@ -10,7 +10,7 @@ from torch import Tensor
 from saferedir_core import policy
 from saferedir_core.chunks import chunks_per_item, from_chunks, to_chunks
 from saferedir_core.config import PolicyConfig
-from saferedir_core.ensemble import Ensemble, Judgement, Prompt
+from saferedir_core.ensemble import AnyRedirector, Ensemble, Judgement, Prompt
 from saferedir_core.errors import ContextError, LatentError, SafeRedirError
 from saferedir_core.readback import Readback
 from saferedir_core.redirect import redirected_pooled, shift_in_norms, shifted_context
@@ -46,7 +46,8 @@ class RedirectionRun:
     config            PolicyConfig
     original_context  (B, k*tokens, D), the positive prompt of each item; a copy is kept.  Of any length (B, n, D)
                       where the architecture's prompts have any
-    pooled            (B, P) of redirectors that read a pooled vector; None: zeros
+    pooled            (B, P) of redirectors that read a pooled vector; None: zeros for a trained one
+    mask              (B, n) bool, which tokens are text; None: all, as far as is known.  Of redirectors from words
     readback          None: `observe` waits for its decision and returns it.  A Readback: the run never waits for the
                       device; whoever made the Readback sends it once a step
     on_decision       hears every Decision as soon as it is known, in order
@@ -59,9 +60,9 @@ class RedirectionRun:
     one item of one chunk only; for that, "upstream" equals it.
     """
 
-    def __init__(self, redirectors: Redirector | Mapping[str, Redirector] | Ensemble, config: PolicyConfig,
-                 original_context: Tensor, *, pooled: Tensor | None = None, readback: Readback | None = None,
-                 on_decision: Callable[[Decision], None] | None = None):
+    def __init__(self, redirectors: AnyRedirector | Mapping[str, AnyRedirector] | Ensemble, config: PolicyConfig,
+                 original_context: Tensor, *, pooled: Tensor | None = None, mask: Tensor | None = None,
+                 readback: Readback | None = None, on_decision: Callable[[Decision], None] | None = None):
         self.ensemble = redirectors if isinstance(redirectors, Ensemble) else Ensemble(redirectors)
         self.redirectors, self.redirector = self.ensemble.redirectors, self.ensemble.first
         self.configs = {name: policy.resolved(config, each.metadata) for name, each in self.redirectors.items()}
@@ -69,7 +70,7 @@ class RedirectionRun:
         self.batch, self.length = original_context.shape[0], original_context.shape[1:2].numel()
         self.chunks = chunks_per_item(original_context, self.redirector.config)
         self._original = original_context.detach().clone()
-        self._pooled = self._own_pooled(pooled)
+        self._pooled, self._mask = self._own_pooled(pooled), mask
         shared = _looked_at(self._original, self._pooled)
         self._prompt = self._prompt_of(self._original, shared)
         self._readings: list | None = None
@@ -164,7 +165,7 @@ class RedirectionRun:
         ContextError if the shape does not fit the run.
         """
         width = self.ensemble.pooled_dim
-        if not width:
+        if not width or self._pooled is None:
             return pooled
         if pooled.ndim != 2 or pooled.shape[0] % self.batch or pooled.shape[1] != width or not len(pooled):
             raise ContextError(f"The pooled vector has shape {tuple(pooled.shape)}; this run was made for "
@@ -292,12 +293,17 @@ class RedirectionRun:
         """shared: all images have one prompt, which is read once."""
         items, images = (slice(1), self.batch) if shared else (slice(None), 1)
         pooled = None if self._pooled is None else self._pooled[items].repeat_interleave(self.chunks, 0)
-        return Prompt(to_chunks(context[items], self.redirector.config.tokens), pooled, images)
+        tokens, mask = self.redirector.config.tokens, None
+        if self._mask is not None:
+            mask = to_chunks(self._mask[items, :, None], tokens)[..., 0]
+        return Prompt(to_chunks(context[items], tokens), pooled, images, mask)
 
     def _own_pooled(self, pooled: Tensor | None) -> Tensor | None:
         """A copy of the pooled vectors on the redirector's device, (B, P); None when none is read."""
         width, redirector = self.ensemble.pooled_dim, self.redirector
         if not width:
+            return None
+        if pooled is None and not isinstance(redirector, Redirector):
             return None
         if pooled is None:
             return torch.zeros(self.batch, width, device=redirector.device, dtype=redirector.dtype)
