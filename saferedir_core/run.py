@@ -71,7 +71,7 @@ class RedirectionRun:
         self.chunks = chunks_per_item(original_context, self.redirector.config)
         self._original = original_context.detach().clone()
         self._pooled, self._mask = self._own_pooled(pooled), mask
-        shared = _looked_at(self._original, self._pooled)
+        shared = _looked_at(self._original, self._pooled, mask)
         self._prompt = self._prompt_of(self._original, shared)
         self._readings: list | None = None
         device = self.redirector.device
@@ -333,9 +333,10 @@ class RedirectionRun:
                                "to one length, or make a run for each.")
 
 
-def _looked_at(context: Tensor, pooled: Tensor | None) -> bool:
+def _looked_at(context: Tensor, pooled: Tensor | None, mask: Tensor | None) -> bool:
     """Whether all items have one prompt.  ContextError unless all is finite.  The one look, before a run begins."""
-    seen = [context.isfinite().all(), (context == context[:1]).all()]
+    same = (context == context[:1]).all()
+    seen = [context.isfinite().all(), same if mask is None else same & (mask == mask[:1]).all().to(same.device)]
     if pooled is not None:
         seen += [pooled.isfinite().all().to(context.device), (pooled == pooled[:1]).all().to(context.device)]
     finite, shared, pooled_finite, pooled_shared = (torch.stack(seen).tolist() + [True, True])[:4]

@@ -14,6 +14,7 @@ import torch
 
 from saferedir_core import ContextError, Redirector
 from saferedir_core.architecture import (
+    ANY,
     ARCHITECTURES,
     FLOW,
     LARGEST_TIMESTEP,
@@ -27,7 +28,6 @@ from ..types import LoadedRedirector, Marker
 from .text_inputs import POOLED, TRAINED, TextInputs, text_inputs_of
 
 WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "in_features")  # what the host calls a prompt's width
-ANY = "any"  # architecture of a redirector that was made from words: it knows its text encoder only
 FROM_WORDS = "Make one with a CLIP of this model in SafeRedir Words."
 
 
@@ -50,7 +50,7 @@ def require_known(model) -> Architecture:
 
 def reads_any_model(redirector: Redirector) -> bool:
     """Whether a redirector knows a text encoder only, and no kind of model: one that was made from words."""
-    return redirector.config.architecture == ANY
+    return redirector.config.architecture == ANY.name
 
 
 def text_inputs(model, redirector: Redirector) -> TextInputs:

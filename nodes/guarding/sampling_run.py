@@ -97,9 +97,10 @@ class SamplingRun:
         require_fitting_model(self.guider.model_patcher, self.loaded)
         self.prompts.inputs = text_inputs(self.guider.model_patcher, self.loaded.redirector)
         self.door.expect(self.inputs)
-        if self.inputs.emptied:
-            log.warning("SafeRedir (%s) judges the prompt of %s by its first text encoder; what its others make of it "
-                        "becomes zeros where the prompt is redirected.", self.loaded.name, self.inputs.models)
+        if self.inputs.apart:
+            log.warning("SafeRedir (%s) judges the prompt of %s by its first text encoder; what the other made of it "
+                        "becomes zeros where the prompt is redirected. A text that %s gives to the other encoder alone "
+                        "is not judged.", self.loaded.name, self.inputs.models, self.inputs.apart)
 
     @property
     def inputs(self) -> TextInputs:
@@ -298,7 +299,7 @@ class SamplingRun:
                 run = self.prompts.run_of(cond, name, self._as_found, batch)
                 if not any(run is each for each in self._judged) and self.config.mode == "guard":
                     self._observe_run(run, x, sigma)
-            elif name == self.inputs.prompt and self.prompts.runs:
+            elif name == self.inputs.prompt and self.prompts.runs and not self.prompts.of_any:
                 # The published hooks shift the negative prompt by the positive's delta as well.
                 run = self.prompts.runs[0]
             else:

@@ -46,8 +46,8 @@ OTHERS = {
     "qwen": ("QwenImage", {
         "image_model": "qwen_image", "in_channels": 64, "num_layers": 1, "attention_head_dim": 16,
         "num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (4, 6, 6)}, 12),
-    "chroma": ("Chroma", {**FLUX, "image_model": "chroma", "in_dim": 64, "out_dim": 32, "hidden_dim": 32,
-                          "n_layers": 1}, 33),
+    "chroma": ("Chroma", {**FLUX, "image_model": "chroma", "in_channels": 64, "out_channels": 64, "in_dim": 64,
+                          "out_dim": 32, "hidden_dim": 32, "n_layers": 1}, 33),
     "hidream": ("HiDream", {
         "image_model": "hidream", "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 1,
         "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2, "caption_channels": [WIDTH, 12],
