@@ -3,14 +3,17 @@
 from functools import cache
 
 import comfy.model_base
+import comfy.supported_models
 import pytest
 import torch
 from tiny_models import (
+    BATCH,
     OTHERS,
     POOLED,
     STEPS,
     TINY,
     UNET,
+    WIDE,
     WIDTH,
     conditioning,
     made,
@@ -34,13 +37,19 @@ BESIDE = {
     "qwen": lambda: {"attention_mask": torch.ones(1, 12, dtype=torch.long)},
     "qwen_edit": lambda: {"reference_latents": [torch.randn(1, 16, 1, 4, 4)]},
     "flux_edit": lambda: {"reference_latents": [torch.randn(1, 16, 4, 4)]},
+    "hunyuan_dit": lambda: {"conditioning_mt5xl": torch.randn(1, 10, 16),
+                            "attention_mask": torch.ones(1, 20, dtype=torch.long),
+                            "attention_mask_mt5xl": torch.ones(1, 10, dtype=torch.long)},
+    "hunyuan_image": lambda: {"conditioning_byt5small": torch.randn(1, 6, 1472)},
+    "omnigen2": lambda: {"attention_mask": torch.ones(1, 20, dtype=torch.long)},
     "lumina2": lambda: {"pooled_output": None, "attention_mask": torch.ones(1, 15, dtype=torch.long)},
     "zimage": lambda: {"pooled_output": None},
 }
 MODEL_OF = {"qwen_edit": "qwen", "flux_edit": "flux"}
-KINDS = [*EVERY, *MODEL_OF]
+KINDS = [kind for kind in (*EVERY, *MODEL_OF)  # that this release of the host has
+         if hasattr(comfy.supported_models, EVERY[MODEL_OF.get(kind, kind)][0])]
 WHERE = {"cascade": ("clip_text", "clip_text_pooled")}
-POOLED_READ = ("sdxl", "refiner", "sd3", "flux", "flux_edit", "hidream", "hunyuan", "cascade")
+POOLED_READ = ("sdxl", "refiner", "sd3", "flux", "flux_edit", "hidream", "hunyuan", "kandinsky5", "cascade")
 CARRIER = 3  # the token of an unsafe prompt that carries the concept
 
 
@@ -66,7 +75,7 @@ def words(width: int = WIDTH, pooled: int = POOLED) -> types.LoadedRedirector:
 
 
 def prompt(kind: str, seed: int, unsafe: bool) -> list:
-    [[context, options]] = conditioning(EVERY[MODEL_OF.get(kind, kind)][2], seed)
+    [[context, options]] = conditioning(EVERY[MODEL_OF.get(kind, kind)][2], seed, WIDE.get(kind, WIDTH))
     if unsafe:
         context[:, CARRIER, 0] = LOUD
     torch.manual_seed(seed)
@@ -89,7 +98,7 @@ def shown(model, positive, negative, **how):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_harmless_run_is_bit_identical(models, kind, cfg):
     positive, negative = prompt(kind, 1, False), prompt(kind, 2, False)
-    model, recorder = guarded(models(kind))
+    model, recorder = guarded(models(kind), words(WIDE.get(kind, WIDTH)))
     expected = sample(models(kind), positive, negative, cfg=cfg)
     assert torch.equal(sample(model, positive, negative, cfg=cfg), expected) and expected.isfinite().all()
     decisions = recorder.runs[-1].report["decisions"]
@@ -100,7 +109,7 @@ def test_a_harmless_run_is_bit_identical(models, kind, cfg):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unsafe_prompt_arrives_moved_and_nothing_else_does(models, kind, cfg):
     positive, negative = prompt(kind, 1, True), prompt(kind, 2, False)
-    model, recorder = guarded(models(kind))
+    model, recorder = guarded(models(kind), words(WIDE.get(kind, WIDTH)))
     result, seen = shown(model, positive, negative, cfg=cfg)
     plain, before = shown(models(kind), positive, negative, cfg=cfg)
     assert recorder.runs[-1].report["status"] == "redirected" and not torch.equal(result, plain)
@@ -118,13 +127,27 @@ def test_an_unsafe_prompt_arrives_moved_and_nothing_else_does(models, kind, cfg)
             assert all(torch.equal(*each) for each in zip(rows_of(seen, 1, other), rows_of(before, 1, other)))
 
 
-def test_what_hidreams_second_encoder_made_is_emptied_where_its_prompt_is_redirected(models):
-    positive, negative = prompt("hidream", 1, True), prompt("hidream", 2, False)
-    model, _ = guarded(models("hidream"))
+@pytest.mark.parametrize("kind, name, second", [
+    ("hidream", "conditioning_llama3", "encoder_hidden_states_llama3"),
+    ("hunyuan_dit", "conditioning_mt5xl", "encoder_hidden_states_t5"),
+    ("hunyuan_image", "conditioning_byt5small", "txt_byt5")])
+def test_what_a_second_encoder_made_is_emptied_where_its_prompt_is_redirected(models, kind, name, second):
+    positive, negative = prompt(kind, 1, True), prompt(kind, 2, False)
+    model, _ = guarded(models(kind))
     _, seen = shown(model, positive, negative)
-    second = "encoder_hidden_states_llama3"
-    assert not any(each.any() for each in rows_of(seen, 0, second))
-    assert all(torch.equal(each, negative[0][1]["conditioning_llama3"][0]) for each in rows_of(seen, 1, second))
+    assert [each.any() for each in rows_of(seen, 0, second)] == [False] * STEPS * BATCH
+    assert all(torch.equal(each, negative[0][1][name][0]) for each in rows_of(seen, 1, second))
+
+
+def test_only_the_images_whose_prompt_is_redirected_lose_it(models):
+    """Two images of one run, of which one has the unsafe prompt."""
+    unsafe, harmless, negative = prompt("hidream", 1, True), prompt("hidream", 1, False), prompt("hidream", 2, False)
+    both = [[torch.cat([unsafe[0][0], harmless[0][0]]), unsafe[0][1]]]
+    model, _ = guarded(models("hidream"))
+    _, seen = shown(model, both, negative)
+    rows = [*rows_of(seen, 0, "encoder_hidden_states_llama3")]
+    assert [bool(each.any()) for each in rows] == [False, True] * STEPS
+    assert all(torch.equal(each, harmless[0][0][0]) for each in [*rows_of(seen, 0)][1::2])
 
 
 def test_conditioning_empties_it_as_well_and_both_together_redirect_once(models):

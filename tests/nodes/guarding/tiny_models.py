@@ -1,5 +1,6 @@
 """Tiny models of the host's own classes with random weights, prompts for them, and what their denoisers are given."""
 
+import comfy.ldm.audio.embedders
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
@@ -67,14 +68,54 @@ OTHERS = {
         "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "theta": 256, "qkv_bias": True,
         "byt5": False, "guidance_embed": False, "use_cond_type_embedding": False, "vision_in_dim": None,
         "meanflow_sum": False}, 40),
+    "auraflow": ("AuraFlow", {"in_channels": 4, "dim": 32, "n_layers": 2, "n_double_layers": 1, "n_heads": 2,
+                              "global_conddim": 32, "cond_seq_dim": WIDTH, "max_seq": 256}, 20),
+    "hunyuan_dit": ("HunyuanDiT", {
+        "image_model": "hydit", "hidden_size": 64, "depth": 2, "num_heads": 2, "text_states_dim": WIDTH,
+        "text_states_dim_t5": 16, "text_len": 20, "text_len_t5": 10}, 20),
+    "hunyuan_image": ("HunyuanImage21", {}, 20),
+    "kandinsky5": ("Kandinsky5", {
+        "image_model": "kandinsky5", "in_text_dim": WIDTH, "in_text_dim2": POOLED, "time_dim": 32, "model_dim": 32,
+        "ff_dim": 32, "num_text_blocks": 1, "num_visual_blocks": 1, "axes_dims": [4, 6, 6]}, 20),
+    "omnigen2": ("Omnigen2", {
+        "image_model": "omnigen2", "hidden_size": 32, "num_layers": 1, "num_refiner_layers": 1,
+        "num_attention_heads": 2, "num_kv_heads": 2, "axes_dim_rope": (4, 6, 6), "text_feat_dim": WIDTH}, 20),
+    "cosmos2": ("CosmosT2IPredict2", {
+        "image_model": "cosmos_predict2", "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16,
+        "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 32, "num_blocks": 1,
+        "num_heads": 2, "crossattn_emb_channels": WIDTH, "concat_padding_mask": True, "pos_emb_cls": "rope3d",
+        "pos_emb_learnable": False, "pos_emb_interpolation": "crop", "min_fps": 1, "max_fps": 30,
+        "use_adaln_lora": True, "adaln_lora_dim": 8, "extra_per_block_abs_pos_emb": False,
+        "rope_h_extrapolation_ratio": 4.0, "rope_w_extrapolation_ratio": 4.0, "rope_t_extrapolation_ratio": 1.0,
+        "rope_enable_fps_modulation": False}, 20),
+    "ernie": ("ErnieImage", {
+        "image_model": "ernie", "hidden_size": 32, "num_attention_heads": 2, "num_layers": 1, "ffn_hidden_size": 32,
+        "text_in_dim": WIDTH, "rope_axes_dim": (4, 6, 6)}, 20),
+    "cogvideo": ("CogVideoX_T2V", {
+        "image_model": "cogvideox", "num_attention_heads": 2, "attention_head_dim": 16, "time_embed_dim": 32,
+        "text_embed_dim": WIDTH, "num_layers": 1, "use_rotary_positional_embeddings": True}, 20),
+    # Seconds are embedded 768 wide and stand among the prompt's tokens, so that a prompt is as wide.
+    "stable_audio": ("StableAudio", {
+        "audio_model": "dit1.0", "global_cond_dim": 2 * 768, "project_cond_tokens": True, "cond_token_dim": 768,
+        "embed_dim": 64, "depth": 1, "num_heads": 1}, 20),
 }
+OTHERS["hunyuan_image"][1].update(OTHERS["hunyuan"][1], in_channels=64, out_channels=64, patch_size=[1, 1],
+                                  axes_dim=[8, 8], vec_in_dim=None, byt5=True)
+WIDE = {"stable_audio": 768}  # kinds whose prompts are of another width than WIDTH
 WITH_POOLED = ("sdxl", "sd3", "flux")
 
 
 def made(name: str):
     """The model of a kind, by its name in the tables."""
     host, config, _ = {**TINY, **OTHERS}[name]
-    return tiny(host, config, V_PREDICTION if name == "sd2" else None)
+    return tiny(host, config, V_PREDICTION if name == "sd2" else seconds() if name == "stable_audio" else None)
+
+
+def seconds() -> dict[str, torch.Tensor]:
+    """Weights of Stable Audio's embeddings of seconds."""
+    embedder, generator = comfy.ldm.audio.embedders.NumberConditioner(768), torch.Generator().manual_seed(1)
+    return {f"conditioner.conditioners.seconds_{which}.{name}": 0.1 * torch.randn(weight.shape, generator=generator)
+            for which in ("start", "total") for name, weight in embedder.state_dict().items()}
 
 
 def tiny(name: str, config: dict, state=None):
@@ -86,8 +127,9 @@ def tiny(name: str, config: dict, state=None):
     with torch.no_grad():
         for parameter in model.diffusion_model.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-        if hasattr(model.diffusion_model, "pos_embed"):  # a buffer that the host leaves as the memory was
-            model.diffusion_model.pos_embed.zero_()
+        for name, buffer in model.diffusion_model.named_buffers():
+            if name.split(".")[-1] in ("pos_embed", "inv_freq"):  # which the host leaves as the memory was
+                buffer.zero_()
     return patcher(model)
 
 
@@ -96,9 +138,9 @@ def patcher(model):
                                                 offload_device=comfy.model_management.unet_offload_device())
 
 
-def conditioning(length: int, seed: int) -> list:
+def conditioning(length: int, seed: int, width: int = WIDTH) -> list:
     generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, length, WIDTH, generator=generator),
+    return [[torch.randn(1, length, width, generator=generator),
              {"pooled_output": torch.randn(1, POOLED, generator=generator)}]]
 
 
@@ -117,8 +159,8 @@ def watched(model):
 
 def sample(model, positive, negative, batch: int = BATCH, cfg: float = 4.0):
     latents = model.model.latent_format
-    frames = [1] if latents.latent_dimensions == 3 else []
-    latent = torch.zeros(batch, latents.latent_channels, *frames, 8, 8)
+    size = {1: (64,), 2: (8, 8), 3: (1, 8, 8)}[latents.latent_dimensions]
+    latent = torch.zeros(batch, latents.latent_channels, *size)
     with torch.inference_mode():
         return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, cfg, "euler", "normal",
                                    positive, negative, latent, disable_pbar=True, seed=3)
