@@ -37,7 +37,14 @@ judged. Tokens of zeros are no text anywhere.
 - A model class of **another pack** has the inputs of the ComfyUI class that it is derived from. One that brings an \
 input of its own is refused by that input's name, and so is a new input of a newer ComfyUI.
 - **Edit models** read their reference images through the text encoder as well, so some tokens of a context stem from \
-a picture. They are judged like the others; the reference latents beside them are pictures and are not judged."""
+a picture. They are judged like the others; the reference latents beside them are pictures and are not judged.
+
+Run in the host's own sampler, as small models with random weights (`tests/nodes/guarding/test_any_model.py`): Stable \
+Diffusion 1.x, 2.x, XL with its refiner and 3.x, Stable Cascade, Stable Audio 1, AuraFlow, Flux.1 and its edit form, \
+Flux.2, Z-Image, Lumina 2, Qwen-Image and its edit form, Chroma, HiDream, HunyuanDiT, HunyuanImage 2.1, HunyuanVideo, \
+Kandinsky 5, OmniGen2, Cosmos Predict 2, ERNIE-Image, Wan 2.1, LTX-Video and CogVideoX: an unsafe prompt arrives \
+moved, a harmless run is bit for bit the unguarded one, at CFG 1 too. The others stand as their source reads. No real \
+checkpoint was tried."""
 SECOND = """## A second text encoder
 
 HiDream and HunyuanDiT read what another text encoder made of the prompt, in an input of its own and another layout, \
