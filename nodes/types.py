@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
+from saferedir_core.architecture import ANY
 from saferedir_core.ensemble import require_stackable
 
 SafeRedirType = io.Custom("SAFEREDIR")
@@ -32,8 +33,12 @@ class LoadedRedirector:
 
     @property
     def redirector(self) -> Redirector:
-        """The network, when there is one; the first of a stack, whose sizes are those of all."""
-        return next(iter(self.redirectors.values()))
+        """The network, when there is one; the first of a stack, whose sizes are those of all.
+
+        A trained one where there is any, because one from words goes with every kind of model.
+        """
+        trained = (each for each in self.redirectors.values() if each.config.architecture != ANY.name)
+        return next(trained, next(iter(self.redirectors.values())))
 
     @classmethod
     def place(cls, name: str, redirectors: Redirector | Mapping[str, Redirector]) -> LoadedRedirector:

@@ -9,7 +9,7 @@ C: redirectors, B: images, R: rows, the chunks of every image; T, D, J: as in `r
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -267,7 +267,7 @@ def _joined(parts: list[Judgement], device: torch.device) -> Judgement:
                        for same in zip(*parts, strict=True)))
 
 
-def _has_parts(redirector: AnyRedirector) -> bool:
+def _has_parts(redirector: AnyRedirector) -> TypeGuard[Redirector]:
     """Whether it is asked by its parts, as `Redirector.forward` asks them, and not by a forward of its own."""
     return isinstance(redirector, Redirector) and (
         type(redirector).forward is Redirector.forward and "forward" not in vars(redirector))

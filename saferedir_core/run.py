@@ -77,7 +77,7 @@ class RedirectionRun:
         self.chunks = chunks_per_item(original_context, self.redirector.config)
         self._original = original_context.detach().clone()
         self._pooled, self._mask = self._own_pooled(pooled), mask
-        shared = _looked_at(self._original, self._pooled)
+        shared = _looked_at(self._original, self._pooled, mask)
         self._prompt = self._prompt_of(self._original, shared)
         self._readings: list | None = None
         device = self.redirector.device
@@ -184,6 +184,18 @@ class RedirectionRun:
         shift = torch.where(redirected[..., None], self._state.pooled_shift.to(pooled.device), 0.0).sum(0)
         shifted = redirected_pooled(pooled, shift.repeat(repeats, 1), self.config.alpha_scale)
         return torch.where(redirected.any(0).repeat(repeats)[:, None], shifted, pooled)
+
+    def emptied(self, text: Tensor) -> Tensor:
+        """What another text encoder made of the same prompts, (B, ...) of any width, or several such batches.
+
+        Zeros for items that are redirected now, because no redirector can tell which of it to move.  Returns the very
+        same tensor while nothing is known to be redirected.
+        """
+        if self._nothing_redirected():
+            return text
+        redirected = self._by_item(self._state.redirected).any(-1).any(0).to(text.device)    # (B,)
+        hit = redirected.repeat(len(text) // self.batch).view(-1, *[1] * (text.ndim - 1))
+        return torch.where(hit, torch.zeros((), dtype=text.dtype, device=text.device), text)
 
     def settle(self) -> None:
         """Wait for all that is not known yet.  Raises what observe() would have raised, had it waited.
@@ -320,16 +332,18 @@ class RedirectionRun:
                                "to one length, or make a run for each.")
 
 
-def _looked_at(context: Tensor, pooled: Tensor | None) -> bool:
+def _looked_at(context: Tensor, pooled: Tensor | None, mask: Tensor | None) -> bool:
     """Whether all items have one prompt.  ContextError unless all is finite.  The one look, before a run begins."""
     looked = {"original context": context} | ({} if pooled is None else {"pooled vector": pooled.to(context.device)})
-    flags = torch.stack([flag for each in looked.values()
-                         for flag in (each.isfinite().all(), (each == each[:1]).all())]).tolist()
+    flags = [flag for each in looked.values() for flag in (each.isfinite().all(), (each == each[:1]).all())]
+    if mask is not None:
+        flags.append((mask == mask[:1]).all().to(context.device))
+    flags = torch.stack(flags).tolist()
     for name, finite in zip(looked, flags[::2]):
         if not finite:
             raise ContextError(f"The {name} holds NaN or infinity; expected finite numbers. Run the text encoder in "
                                "float32.")
-    return all(flags[1::2])
+    return all(flags[1:2 * len(looked):2]) and all(flags[2 * len(looked):])
 
 
 def _sums(*tensors: Tensor) -> Tensor:

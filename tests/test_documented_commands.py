@@ -38,6 +38,8 @@ RUN_BY = {
                                   "test_every_concept_has_its_set_and_it_is_what_the_program_writes",
     "run lab/release/write_pairs.py": "tests/lab/release/test_write_pairs.py::"
                                       "test_the_shipped_sets_are_what_the_script_writes",
+    "run lab/release/write_models.py": "tests/lab/release/test_write_models.py::"
+                                       "test_the_page_is_what_the_script_writes",
     "run lab/matrix/load.py": "tests/host/test_state.py::test_the_load_test_runs_and_cancels_and_finds_nothing_changed",
     "run lab/matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
     "run tests/hub/faults.py": "tests/hub/test_faults.py::"

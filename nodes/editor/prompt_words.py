@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from saferedir_core.architecture import USUAL, architecture
+from saferedir_core.architecture import ANY, USUAL, architecture
 
 from .graph_walk import links, output_type, upstream
 
@@ -46,7 +46,8 @@ def words_of(report: dict, text: str | None) -> dict | None:
     """What a report says about its prompt: text, and tokens in step with each item's token scores; None if unknown."""
     counts = {len(item["tokens"]["token_mask"]) for item in report["items"] if item.get("tokens")}
     kind = ((report.get("redirector") or {}).get("config") or {}).get("architecture", USUAL)
-    if text is None or len(counts) != 1 or architecture(kind).ragged:  # CLIP's words, and T5 counts others
+    # CLIP's words; T5 counts others, and who reads any text encoder does not say which.
+    if text is None or len(counts) != 1 or kind == ANY.name or architecture(kind).ragged:
         return None
     tokens = tokens_of(text, counts.pop())
     return None if tokens is None else {"text": text, "tokens": tokens}

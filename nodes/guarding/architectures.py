@@ -1,14 +1,23 @@
-"""What kind the host's model is of, and reading and writing what `saferedir_core.architecture` says of that kind."""
+"""What kind the host's model is of, and reading and writing what is known of that kind.
+
+`saferedir_core.architecture` knows the kinds that redirectors are trained for; `text_inputs` knows every class of
+models, for redirectors that were made from words.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import comfy.model_sampling
 import comfy.supported_models
 import torch
 
-from saferedir_core import ContextError
+from saferedir_core import ContextError, Redirector
 from saferedir_core.architecture import (
+    ANY,
     ARCHITECTURES,
     FLOW,
+    LARGEST_TIMESTEP,
     Architecture,
     architecture,
     of_host_model,
@@ -16,8 +25,10 @@ from saferedir_core.architecture import (
 )
 
 from ..types import LoadedRedirector, Marker
+from .text_inputs import POOLED, TRAINED, TextInputs, text_inputs_of
 
 WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "in_features")  # what the host calls a prompt's width
+FROM_WORDS = "Make one with a CLIP of this model in SafeRedir Words."
 
 
 def host_name(model) -> str:
@@ -37,22 +48,58 @@ def require_known(model) -> Architecture:
     return found
 
 
+def reads_any_model(redirector: Redirector) -> bool:
+    """Whether a redirector knows a text encoder only, and no kind of model: one that was made from words."""
+    return redirector.config.architecture == ANY.name
+
+
+def text_inputs(model, redirector: Redirector) -> TextInputs:
+    """Where text enters a MODEL, as far as a redirector reads it.
+
+    ContextError when the redirector is for any model and this one cannot be guarded.
+    """
+    if not reads_any_model(redirector):
+        return replace(TRAINED, rest=architecture(redirector.config.architecture).pooled_rest)
+    kind = type(model.model)
+    found = text_inputs_of(kind)
+    if found is None:
+        raise ContextError(f"The model is of the class {kind.__name__!r}, which is derived from none of ComfyUI's, so "
+                           "SafeRedir does not know where its prompt is; expected one of ComfyUI's classes. Remove "
+                           "SafeRedir Guard from it.")
+    if found.refused:
+        raise ContextError(f"The model ({found.models}, class {kind.__name__!r}) cannot be guarded: {found.refused}. "
+                           "Expected a model that reads its prompt as its text encoder made it; docs/models.md lists "
+                           "them. Remove SafeRedir Guard from it.")
+    return found
+
+
 def require_fitting_model(model, loaded: LoadedRedirector) -> None:
     """ContextError when a MODEL is of another kind than the redirector's, or takes prompts of another width."""
+    if reads_any_model(loaded.redirector):
+        inputs = text_inputs(model, loaded.redirector)
+        return _require_widths(model, loaded, inputs.rest if inputs.pooled == POOLED else None, FROM_WORDS)
     found, wanted = require_known(model), architecture(loaded.redirector.config.architecture)
     if found is not wanted:
         raise ContextError(f"The model is {found.title} ({found.conditioning}) and the redirector {loaded.name!r} was "
                            f"made for {wanted.title} ({wanted.conditioning}); expected the same. Load a redirector for "
                            f"{found.title}, or train one with SafeRedir Train.")
+    return _require_widths(model, loaded, found.pooled_rest, "Load a redirector for this kind of model.")
+
+
+def _require_widths(model, loaded: LoadedRedirector, rest: int | None, remedy: str) -> None:
+    """ContextError when the model's config tells of other widths than the redirector's.
+
+    rest: how many numbers follow the pooled vector; None for a model that reads none.
+    """
     config, own = model.model.model_config.unet_config, loaded.redirector.config
     embedder = (config.get("context_embedder_config") or {}).get("params", {})
     prompt = next((each[name] for each in (config, embedder) for name in WIDTHS if name in each), None)
-    vector = next((config[name] - found.pooled_rest for name in ("adm_in_channels", "vec_in_dim") if config.get(name)),
-                  None) if own.pooled_dim else None
+    vector = next((config[name] - rest for name in ("adm_in_channels", "vec_in_dim") if config.get(name)),
+                  None) if own.pooled_dim and rest is not None else None
     for what, width, expected in (("prompts", prompt, own.prompt_dim), ("pooled vectors", vector, own.pooled_dim)):
         if width not in (None, expected):
             raise ContextError(f"The model takes {what} that are {width} wide and the redirector {loaded.name!r} was "
-                               f"made for {expected}; expected equal widths. Load a redirector for this kind of model.")
+                               f"made for {expected}; expected equal widths. {remedy}")
 
 
 def timestep_of(kind: Architecture, sampling, sigma: torch.Tensor) -> torch.Tensor:
@@ -60,17 +107,31 @@ def timestep_of(kind: Architecture, sampling, sigma: torch.Tensor) -> torch.Tens
     return timestep_of_flow(sigma) if kind.clock == FLOW else sampling.timestep(sigma)
 
 
-def pooled_part(y: torch.Tensor | None, kind: Architecture, width: int) -> torch.Tensor | None:
+def timestep_of_any(sampling, sigma: torch.Tensor) -> torch.Tensor:
+    """For the record of a redirector that reads none: the place of a sigma (B,) in its model's own table, 0 to 1000.
+
+    Models' own timesteps are of many kinds: up to 1, up to 1000, negative logarithms.
+    """
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return timestep_of_flow(sigma)
+    table = getattr(sampling, "sigmas", None)
+    if table is None:
+        return torch.zeros_like(sigma)
+    away = (sigma[:, None].log() - table.to(sigma)[None].log()).abs()                        # (B, steps of the table)
+    return away.argmin(1) * (LARGEST_TIMESTEP / table.numel())
+
+
+def pooled_part(y: torch.Tensor | None, rest: int, width: int) -> torch.Tensor | None:
     """The pooled vector (B, width) of a model's input y; None for none, or of a redirector that reads none (width 0).
 
-    ContextError when y is not as wide as the vector and what follows it there.
+    ContextError when y is not as wide as the vector and the `rest` that follows it there.
     """
     if y is None or not width:
         return None
-    if y.ndim != 2 or y.shape[1] != width + kind.pooled_rest:
-        raise ContextError(f"The model's pooled input has shape {tuple(y.shape)}; expected (batch, "
-                           f"{width + kind.pooled_rest}) of {kind.title}. Connect CLIP Text Encode of the model that "
-                           "the redirector was trained on.")
+    if y.ndim != 2 or y.shape[1] != width + rest:
+        raise ContextError(f"The model's pooled input has shape {tuple(y.shape)}; expected (batch, {width + rest}), "
+                           f"{width} numbers of the prompt's pooled vector{f' and {rest} of sizes' if rest else ''}. "
+                           "Connect CLIP Text Encode of the model that the redirector was made for.")
     return y[:, :width]
 
 

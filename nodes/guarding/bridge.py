@@ -19,21 +19,29 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
 from saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, Redirector
-from saferedir_core.architecture import architecture
+from saferedir_core.architecture import LARGEST_TIMESTEP, architecture
 
 from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, RunListener, RunStart, digest
-from .architectures import require_fitting_model
-from .conds import CONTROLNET_CONTEXT, CONTROLNET_MARKER, MARKER, require_judgeable
+from .architectures import reads_any_model, require_fitting_model
+from .conds import (
+    CONTROLNET_CONTEXT,
+    CONTROLNET_MARKER,
+    EMPTIED,
+    MARKER,
+    POOLED_OUTPUT,
+    require_judgeable,
+    text_mask,
+)
 from .door import Door
 from .reaction import Reaction
 from .sampling_run import SamplingRun
 
 KEY = "saferedir"
-POOLED_OUTPUT = "pooled_output"  # in a conditioning's dict
 PROMPT_NOISE_SEED = 20260112  # of the pure-noise latent that a prompt is judged on before sampling
 PROMPT_NOISE_SIZE = 64  # its height and width; the network averages over both
 
@@ -57,25 +65,38 @@ def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[
     for context, options in conditioning:
         require_judgeable({**options, "cross_attn": context}, redirector)
         pooled = options.get(POOLED_OUTPUT) if redirector.config.pooled_dim else None
-        marker = _baked(context, redirectors, redirector, config, pooled)
+        marker, run = _baked(context, redirectors, redirector, config, pooled)
         options = {**options, MARKER: marker}
         if pooled is not None:
             options[POOLED_OUTPUT] = marker.redirected_pooled
+        if reads_any_model(redirector):
+            options |= {name: _emptied(options[name], run) for name in EMPTIED if torch.is_tensor(options.get(name))}
         if options.get(CONTROLNET_CONTEXT) is not None:
-            second = _baked(options[CONTROLNET_CONTEXT], redirectors, redirector, config, pooled)
+            second, _ = _baked(options[CONTROLNET_CONTEXT], redirectors, redirector, config, pooled)
             options |= {CONTROLNET_CONTEXT: second.redirected, CONTROLNET_MARKER: second}
         out.append([marker.redirected, options])
     return out
 
 
 def _baked(context: torch.Tensor, redirectors, redirector: Redirector, config: PolicyConfig,
-           pooled: torch.Tensor | None = None) -> Marker:
-    generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)
-    noise = torch.randn(1, redirector.config.latent_dim, PROMPT_NOISE_SIZE, PROMPT_NOISE_SIZE, generator=generator)
-    run = RedirectionRun(redirectors, config, context, pooled=pooled)
-    run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype),
-                architecture(redirector.config.architecture).first_timestep)
-    return Marker(context, run.redirect(context), pooled, None if pooled is None else run.redirect_pooled(pooled))
+           pooled: torch.Tensor | None = None) -> tuple[Marker, RedirectionRun]:
+    if reads_any_model(redirector):
+        noise, first = torch.zeros(1, 1, 1, 1), LARGEST_TIMESTEP  # it reads neither
+        extra = {"mask": text_mask(context, None, 0)}
+    else:
+        generator = torch.Generator().manual_seed(PROMPT_NOISE_SEED)
+        noise = torch.randn(1, redirector.config.latent_dim, PROMPT_NOISE_SIZE, PROMPT_NOISE_SIZE, generator=generator)
+        first, extra = architecture(redirector.config.architecture).first_timestep, {}
+    run = RedirectionRun(redirectors, config, context, pooled=pooled, **extra)
+    run.observe(noise.expand(len(context), -1, -1, -1).to(redirector.device, redirector.dtype), first)
+    return Marker(context, run.redirect(context), pooled, None if pooled is None else run.redirect_pooled(pooled)), run
+
+
+def _emptied(text: torch.Tensor, run: RedirectionRun) -> torch.Tensor:
+    """Text of another encoder, (b, ...), zeros where the prompt is redirected; the same tensor if nothing changes."""
+    every = comfy.utils.repeat_to_batch_size(text, run.batch)
+    emptied = run.emptied(every)
+    return text if emptied is every else emptied
 
 
 def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder: Recorder,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import comfy.utils
 import torch
 
 from saferedir_core import ContextError, Redirector
@@ -15,15 +16,19 @@ from saferedir_core.architecture import architecture, titles_of_width
 from saferedir_core.redirect import fits_in_chunks, from_chunks, to_chunks
 
 from ..types import Marker
+from .architectures import FROM_WORDS, reads_any_model
+from .text_inputs import TRAINED, TextInputs
 
 MARKER = "saferedir"  # in a conditioning's dict: a Marker, left by SafeRedir Conditioning
 CONTROLNET_MARKER = "saferedir.controlnet"  # the same of the ControlNet's prompt
 ISSUED = "saferedir.issued"  # in a cond's dict: {name of a context: Issued}, left by a guard for a second one
 CONTROLNET_CONTEXT = "cross_attn_controlnet"  # there too: a prompt of its own that a ControlNet reads instead
-PROMPT = "c_crossattn"  # among a laid-out cond's model_conds
-CONTROLNET_PROMPT = "crossattn_controlnet"
-CONTEXTS = (PROMPT, CONTROLNET_PROMPT)
-POOLED = "y"  # there too: the pooled vector, in some architectures with something else behind it
+POOLED_OUTPUT = "pooled_output"  # there too: the prompt's pooled vector
+# There too: text of other encoders, which becomes zeros where its prompt is redirected, and text that stops a run.
+EMPTIED = ("conditioning_llama3", "conditioning_mt5xl", "conditioning_byt5small")
+UNREADABLE = {"conditioning_lyrics": "lyrics", "t5xxl_ids": "the prompt as numbers of tokens",
+              "text_input_ids": "the prompt as numbers of tokens",
+              "reference_latents_text_embeds": "prompts of its own for reference images"}
 
 
 @dataclass(frozen=True)
@@ -68,34 +73,89 @@ def side_draws(guider, conds: list[dict]) -> bool:
     return not sides or any(draws(guider, side) for side in sides)
 
 
-def require_judgeable(cond: dict, redirector: Redirector) -> None:
+def require_judgeable(cond: dict, redirector: Redirector, inputs: TextInputs = TRAINED) -> None:
     """ContextError when a cond, as the guider got it, carries a prompt that a redirector cannot read."""
     require_fitting_context(cond.get("cross_attn"), redirector)
     if cond.get(CONTROLNET_CONTEXT) is not None:
         require_fitting_context(cond[CONTROLNET_CONTEXT], redirector)
+    if reads_any_model(redirector):
+        for name, what in UNREADABLE.items():
+            if cond.get(name) is not None:
+                raise unreadable(name, what)
+        if inputs.pooled:
+            require_fitting_pooled(cond.get(POOLED_OUTPUT), redirector)
     if cond.get("gligen") is not None:
         raise ContextError("A conditioning carries GLIGEN phrases, which reach the model as single vectors that the "
                            "redirector cannot read; expected prompts only. Remove GLIGEN from the guarded sampler.")
 
 
 def require_fitting_context(context, redirector: Redirector) -> None:
-    """ContextError unless this is a finite context (B, k*tokens, D) of the redirector's width."""
-    width, tokens = redirector.config.prompt_dim, redirector.config.tokens
+    """ContextError unless this is a finite context (B, k*tokens, D) of the redirector's width.
+
+    (B, n, D) of any n, for one that reads any model.
+    """
+    width, of_any = redirector.config.prompt_dim, reads_any_model(redirector)
     if not torch.is_tensor(context) or context.ndim != 3 or context.shape[1] == 0:
         shape = tuple(context.shape) if torch.is_tensor(context) else context
         raise ContextError(f"A conditioning holds {shape} where a context (batch, tokens, {width}) was expected. "
-                           "Connect CLIP Text Encode of the model that the redirector was trained on.")
-    if context.shape[2] != width:
-        kind, found = architecture(redirector.config.architecture), titles_of_width(context.shape[2])
-        raise ContextError(f"The conditioning is {context.shape[2]} wide and the redirector {width}, for {kind.title}; "
-                           f"expected equal widths. {f'Prompts of {found} are that wide. ' if found else ''}Load a "
-                           "redirector that was trained for this kind of model.")
-    if not fits_in_chunks(context.shape[1], redirector.config):
-        raise ContextError(f"The conditioning has {context.shape[1]} tokens; expected a multiple of {tokens}. Remove "
-                           "nodes that cut or pad the prompt.")
+                           f"Connect CLIP Text Encode of the model that the redirector was "
+                           f"{'made for' if of_any else 'trained on'}.")
+    require_width(context.shape[2], redirector)
+    if not of_any and not fits_in_chunks(context.shape[1], redirector.config):
+        raise ContextError(f"The conditioning has {context.shape[1]} tokens; expected a multiple of "
+                           f"{redirector.config.tokens}. Remove nodes that cut or pad the prompt.")
     if not context.isfinite().all():
         raise ContextError("The conditioning holds NaN or infinity; expected finite numbers. Run the text encoder in "
                            "float32.")
+
+
+def require_width(found: int, redirector: Redirector) -> None:
+    """ContextError unless prompts that are so wide are a redirector's."""
+    width = redirector.config.prompt_dim
+    if found == width:
+        return
+    if reads_any_model(redirector):
+        raise ContextError(f"The conditioning is {found} wide and the redirector {width}, of another text encoder; "
+                           f"expected equal widths. {FROM_WORDS}")
+    kind, kinds = architecture(redirector.config.architecture), titles_of_width(found)
+    raise ContextError(f"The conditioning is {found} wide and the redirector {width}, for {kind.title}; expected equal "
+                       f"widths. {f'Prompts of {kinds} are that wide. ' if kinds else ''}Load a redirector that was "
+                       "trained for this kind of model.")
+
+
+def require_fitting_pooled(pooled, redirector: Redirector) -> None:
+    """ContextError when a prompt's pooled vector says something that a redirector for any model does not read."""
+    width = redirector.config.pooled_dim
+    if pooled is None or (torch.is_tensor(pooled) and pooled.shape[-1] == width):
+        return
+    if not torch.is_tensor(pooled) or width or pooled.any():
+        found = f"{pooled.shape[-1]} numbers" if torch.is_tensor(pooled) else repr(pooled)
+        raise ContextError(f"The conditioning has a pooled vector of {found}, which the model reads, and the "
+                           f"redirector reads {width or 'none'}; expected the same. {FROM_WORDS}")
+
+
+def unreadable(name: str, what: str) -> ContextError:
+    """The error for a text input that a redirector cannot judge."""
+    return ContextError(f"The conditioning carries {name!r} ({what}), which a redirector cannot read; expected prompts "
+                        "that come as tokens of the text encoder. Use CLIP Text Encode, or remove SafeRedir Guard.")
+
+
+def require_known_inputs(cond: dict, inputs: TextInputs) -> None:
+    """ContextError when a laid-out cond carries an input that might be text and that nobody reads.
+
+    Only where all inputs are known by name; a release of the host may bring a new one.
+    """
+    if not inputs.strict:
+        return
+    present = {name for name, entry in cond.get("model_conds", {}).items() if entry is not None}
+    for name, what in inputs.unreadable:
+        if name in present:
+            raise unreadable(name, what)
+    unknown = sorted(present - inputs.names)
+    if unknown:
+        raise ContextError(f"The model has an input {unknown[0]!r}, of which SafeRedir does not know whether it is "
+                           f"text; expected only {', '.join(sorted(inputs.names))}. Update the pack, or remove "
+                           "SafeRedir Guard from this model.")
 
 
 def context_of(cond: dict, name: str) -> torch.Tensor | None:
@@ -104,19 +164,66 @@ def context_of(cond: dict, name: str) -> torch.Tensor | None:
     return None if entry is None else entry.cond
 
 
-def contexts_of(cond: dict) -> dict[str, torch.Tensor]:
+def contexts_of(cond: dict, inputs: TextInputs = TRAINED) -> dict[str, torch.Tensor]:
     """All contexts of a laid-out cond by name, its prompt first.  ContextError when it has no prompt."""
-    found = {name: context for name in CONTEXTS if (context := context_of(cond, name)) is not None}
-    if PROMPT not in found:
+    require_known_inputs(cond, inputs)
+    found = {name: context for name in inputs.contexts if (context := context_of(cond, name)) is not None}
+    if inputs.prompt not in found:
         raise ContextError("A conditioning reaches the model without a cross-attention context; expected one. This "
                            "kind of model is not supported: remove SafeRedir Guard from it.")
     return found
+
+
+def mask_of(cond: dict, inputs: TextInputs, length: int) -> torch.Tensor | None:
+    """The prompt's mask as the host laid it out, (b, length) integers; None where there is none that can be relied on.
+
+    Of other types the host makes numbers that it adds to attention, where 0 means that a token is read.
+    """
+    mask = context_of(cond, inputs.mask) if inputs.mask else None
+    whole = torch.is_tensor(mask) and mask.dtype in (torch.int32, torch.int64)
+    return mask if whole and mask.ndim == 2 and mask.shape[1] == length else None
+
+
+def text_mask(context: torch.Tensor, mask: torch.Tensor | None, appended: int) -> torch.Tensor:
+    """Which tokens of a context (B, n, D) are text, (B, n) bool: neither padding nor appended by the host.
+
+    mask: (b, n) with b a divisor of B, see `mask_of`.  Tokens of zeros say nothing (Flux.2 pads with them).
+    """
+    text = (context != 0).any(-1)
+    if mask is not None:
+        text &= comfy.utils.repeat_to_batch_size(mask.to(text.device) != 0, len(context))
+    if appended:
+        text[:, -appended:] = False
+    return text | ~text.any(1, keepdim=True)  # of a prompt that is nothing else all is read
 
 
 def with_contexts(cond: dict, issued: dict[str, Issued]) -> dict:
     """A copy of a cond with other contexts in it."""
     entries = {name: cond["model_conds"][name]._copy_with(each.context) for name, each in issued.items()}
     return {**cond, "model_conds": {**cond["model_conds"], **entries}, ISSUED: {**cond.get(ISSUED, {}), **issued}}
+
+
+def restore_anywhere(context: torch.Tensor, markers: list[Marker]) -> torch.Tensor:
+    """The same as `restore_original` for prompts that are judged as a whole, (B, n, D) of any n.
+
+    The redirected prompt is looked for wherever it may stand: the host pads in front (Flux.2) and appends tokens
+    (Stable Audio), and other nodes join prompts.
+    """
+    result = context
+    for marker in markers:
+        length = marker.redirected.shape[1]
+        fits = marker.redirected.shape[2:] == context.shape[2:] and length <= context.shape[1]
+        if marker.redirected is marker.original or not fits:
+            continue
+        for before, after in zip(marker.original.to(context), marker.redirected.to(context)):        # (m, D)
+            starts = (result[:, :result.shape[1] - length + 1] == after[0]).all(-1).any(0).nonzero()
+            for start in starts[:, 0].tolist():
+                part = slice(start, start + length)
+                same = (result[:, part] == after).flatten(1).all(1)
+                if same.any():
+                    changed = torch.where(same[:, None, None], before, result[:, part])
+                    result = torch.cat([result[:, :start], changed, result[:, part.stop:]], dim=1)
+    return result
 
 
 def restore_original(context: torch.Tensor, markers: list[Marker], tokens: int) -> torch.Tensor:

@@ -16,7 +16,8 @@ import torch
 
 from saferedir_core.readback import Readback
 
-from .conds import CONTEXTS, CONTROLNET_PROMPT, POOLED, PROMPT, context_of
+from .conds import context_of
+from .text_inputs import PROMPT, TRAINED, TextInputs
 
 
 class Door:
@@ -24,6 +25,7 @@ class Door:
 
     calls     model calls that came by
     guards    those that have joined
+    inputs    where text enters, as the guards say
     readback  what is on its way to the host, of the door and of all guards; sent once a step
     passed    whether all contexts so far were known, a 0-d bool on the device; None before the first comparison
     violated  sentences about what is known to have passed and should not have
@@ -32,6 +34,7 @@ class Door:
     def __init__(self) -> None:
         self.calls = 0
         self.guards: list = []
+        self.inputs: list[TextInputs] = []
         self._refuse: list[Callable[[str], None]] = []
         self._models: list[tuple[torch.nn.Module, object]] = []
         self._allowed: list[dict[str, list[torch.Tensor | None]]] = []
@@ -53,7 +56,7 @@ class Door:
 
         def apply_model(x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
             self.calls += 1
-            self._check({PROMPT: c_crossattn, **{name: kwargs.get(name) for name in (CONTROLNET_PROMPT, POOLED)}})
+            self._check({**kwargs, PROMPT: c_crossattn})
             return enter(x, t, c_concat, c_crossattn, *args, **kwargs)
         apply_model.door = self
         model.apply_model = apply_model
@@ -67,29 +70,41 @@ class Door:
             else:
                 model.apply_model = before
 
+    def expect(self, inputs: TextInputs) -> None:
+        """A guard says where text enters its model."""
+        self.inputs.append(inputs)
+
+    @property
+    def watched(self) -> dict[str, bool]:
+        """Names of the inputs that carry text, and whether each is a context; the others are compared as a whole."""
+        every = self.inputs or [TRAINED]
+        return {name: any(name in each.contexts for each in every) for each in every for name in each.text}
+
     def receive(self, conds: list[list[dict] | None]) -> None:
         """Conds come to a guard: when another guard of this run handed conds on already, they must be those."""
         if self._allowed:
-            for name, contexts in _contexts_of(conds).items():
+            for name, contexts in self._contexts_of(conds).items():
                 for context in contexts:
                     self._require_allowed(name, context)
 
     @contextmanager
     def opened(self, conds: list[list[dict] | None]) -> Iterator[None]:
         """Within: the contexts of these conds, laid out, may pass, and no others."""
-        self._allowed.append(_contexts_of(conds))
+        self._allowed.append(self._contexts_of(conds))
         try:
             yield
         finally:
             self._allowed.pop()
 
-    def _check(self, contexts: dict[str, torch.Tensor | None]) -> None:
+    def _check(self, given: dict[str, object]) -> None:
+        """given: what the model is called with, by name."""
         if not self._allowed:
             self._violate("the model was called by a way that does not lead past this guard")
             return
-        for name, context in contexts.items():
-            if context is not None or name == PROMPT:
-                self._require_allowed(name, context)
+        needed = {each.prompt for each in self.inputs or [TRAINED]}
+        for name in self.watched:
+            if given.get(name) is not None or name in needed:
+                self._require_allowed(name, given.get(name))
         self.readback.take_arrived()
         for what in self.violated:
             self._violate(what)
@@ -98,15 +113,22 @@ class Door:
         allowed = self._allowed[-1][name]
         if any(context is each for each in allowed):
             return
-        if context is None or not torch.is_tensor(context) or context.ndim != (2 if name == POOLED else 3):
+        tokens = self.watched[name]
+        if context is None or not torch.is_tensor(context) or context.ndim < 2 or (tokens and context.ndim != 3):
             self._violate("a prompt of unknown layout reached the model")
             return
         known = [each for each in allowed if torch.is_tensor(each) and each.ndim == context.ndim]
-        if name == POOLED:  # a vector is compared as a prompt of one token
-            context, known = context[:, None], [each[:, None] for each in known]
+        if not tokens:  # compared as a prompt of one token
+            context, known = context.flatten(1)[:, None], [each.flatten(1)[:, None] for each in known]
         passed = _all_rows_known(context, known)
         self.readback.add({"passed": passed}, self._compared)
         self.passed = passed if self.passed is None else self.passed & passed.to(self.passed.device)
+
+    def _contexts_of(self, conds: list[list[dict] | None]) -> dict[str, list[torch.Tensor | None]]:
+        """The watched inputs of laid-out conds by name, each tensor once."""
+        every = [cond for side in conds if side is not None for cond in side]
+        return {name: [*{id(context): context for context in (context_of(cond, name) for cond in every)}.values()]
+                for name in self.watched}
 
     def _compared(self, values: dict[str, list]) -> None:
         if not values["passed"]:
@@ -115,13 +137,6 @@ class Door:
     def _violate(self, what: str) -> None:
         for refuse in self._refuse:
             refuse(what)
-
-
-def _contexts_of(conds: list[list[dict] | None]) -> dict[str, list[torch.Tensor | None]]:
-    """The contexts of laid-out conds by name, each tensor once."""
-    every = [cond for side in conds if side is not None for cond in side]
-    return {name: [*{id(context): context for context in (context_of(cond, name) for cond in every)}.values()]
-            for name in (*CONTEXTS, POOLED)}
 
 
 def _all_rows_known(context: torch.Tensor, known: list[torch.Tensor]) -> torch.Tensor:

@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,16 +32,18 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
-from saferedir_core import ConfigError, ContextError, PolicyConfig, SafeRedirError
+from saferedir_core import ConfigError, ContextError, PolicyConfig, Redirector, SafeRedirError
 from saferedir_core.bundle import load_redirectors
 
 from ..types import LoadedRedirector, Recorder, RunListener
 from ..weights import catalogue
-from .architectures import require_fitting_model
+from .architectures import reads_any_model, require_fitting_model, text_inputs
 from .bridge import Guard
+from .conds import require_width
 from .reaction import Reaction
 
 ENVIRONMENT = "SAFEREDIR_ENFORCE"
@@ -191,12 +193,14 @@ class Enforcer:
     def _guarding(self, sample):
         @functools.wraps(sample)
         def guarded(guider, *args, **kwargs):
-            guard = self._guard_for(guider.model_patcher)
+            guards = self._guards_for(guider.model_patcher, [cond.get("cross_attn") for conds in
+                                                             guider.original_conds.values() for cond in conds])
             before = guider.model_options
             # The host's copy, so that neither the graph's MODEL nor another run gets to know of it.
             guider.model_options = comfy.model_patcher.create_model_options_clone(before)
             guider.model_options.setdefault("transformer_options", {})
-            add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guard.outer_sample, guider.model_options, True)
+            for guard in guards:
+                add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guard.outer_sample, guider.model_options, True)
             try:
                 return sample(guider, *args, **kwargs)
             finally:
@@ -215,12 +219,17 @@ class Enforcer:
             return apply_model(model, *args, **kwargs)
         return required
 
-    def _guard_for(self, patcher) -> EnforcedGuard:
-        """The guard with all redirectors that fit a model.  ContextError when none does."""
+    def _guards_for(self, patcher, contexts: Sequence[object] = ()) -> list[EnforcedGuard]:
+        """A guard with all redirectors that were trained for a model, and one with those from words that read it.
+
+        contexts: of the run's prompts, as far as they are known.  ContextError when no redirector fits.
+        """
         fitting, errors = [], []
         for each in self.loaded:
             try:
                 require_fitting_model(patcher, each)
+                if reads_any_model(each.redirector):
+                    _require_all_read(patcher, each.redirector, contexts)
                 fitting.append(each)
             except ContextError as error:
                 errors.append(str(error))
@@ -228,10 +237,23 @@ class Enforcer:
             why = "This server guards every run (SafeRedir enforcement) and has no redirector for this model"
             self.decisions.refused(f"{why}: {errors[0]}")
             raise ContextError(f"{why}: {errors[0]}")
-        loaded = fitting[0] if len(fitting) == 1 else LoadedRedirector.stacked(fitting)
-        comfy.model_management.load_models_gpu([*loaded.patchers])
-        return EnforcedGuard(loaded, self.settings.policy, Recorder(), (self.decisions,),
-                             Reaction(on_unsafe=self.settings.on_unsafe))
+        kinds = [[each for each in fitting if reads_any_model(each.redirector) is of_any] for of_any in (False, True)]
+        stacks = [kind[0] if len(kind) == 1 else LoadedRedirector.stacked(kind) for kind in kinds if kind]
+        comfy.model_management.load_models_gpu([patcher for each in stacks for patcher in each.patchers])
+        return [EnforcedGuard(each, self.settings.policy, Recorder(), (self.decisions,),
+                              Reaction(on_unsafe=self.settings.on_unsafe)) for each in stacks]
+
+
+def _require_all_read(patcher, redirector: Redirector, contexts: Sequence[object]) -> None:
+    """ContextError when a graph can bring text into a model that a redirector from words does not read."""
+    inputs = text_inputs(patcher, redirector)
+    if inputs.apart:
+        raise ContextError(f"The model ({inputs.models}) reads its prompt by several text encoders, to which a graph "
+                           f"can give other texts ({inputs.apart}), and a redirector reads the first; expected a model "
+                           "with one text encoder, because graphs are not trusted here. Use another model.")
+    for context in contexts:
+        if torch.is_tensor(context):
+            require_width(context.shape[-1], redirector)
 
 
 class EnforcedGuard(Guard):

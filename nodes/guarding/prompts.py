@@ -10,15 +10,16 @@ import comfy.utils
 import torch
 
 from saferedir_core import Decision, PolicyConfig, RedirectionRun, Redirector, Trajectory
-from saferedir_core.architecture import Architecture, architecture
 from saferedir_core.ensemble import Ensemble
 from saferedir_core.readback import Readback
 from saferedir_core.report import report
 
 from ..types import Marker
-from .architectures import pooled_part, restore_pooled
-from .conds import require_fitting_context, restore_original
+from .architectures import pooled_part, reads_any_model, restore_pooled
+from .conds import mask_of, require_fitting_context, restore_anywhere, restore_original, text_mask
+from .text_inputs import TRAINED
 
+Found = Callable[[dict, str], torch.Tensor | None]  # an input of a cond as the host laid it out; None for none
 OTHERS_REPORTED = 16  # conditionings beside the first that a report shows
 
 
@@ -31,6 +32,8 @@ class Prompt:
     restored  whether that differs from the one found
     run       None until it is judged
     y         the model's pooled input as the host laid it out; None for none
+    mask      the prompt's mask as the host laid it out, (b, n); None for none that can be relied on
+    appended  tokens at the end that the host has added and that are no text
     pooled, pooled_restored  the original pooled vector of every item (B, P), of a redirector that reads one, and
               whether it differs from the one found
     """
@@ -40,6 +43,8 @@ class Prompt:
     restored: bool
     run: RedirectionRun | None = None
     y: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    appended: int = 0
     pooled: torch.Tensor | None = None
     pooled_restored: bool = False
 
@@ -56,49 +61,62 @@ class Prompts:
                  on_decision: Callable[[int, Decision], None]) -> None:
         self.config, self.readback, self._on_decision = config, readback, on_decision
         self.markers: list[Marker] = []
-        self._known: dict[tuple[int, int, int], Prompt] = {}  # by the ids of context and y as found, and the batch
+        self._known: dict[tuple, Prompt] = {}  # by the ids of context, y and mask as found, and the batch
         self.ensemble = Ensemble(redirectors)  # prepares the weights at the first model call, when they are in place
+        self.inputs = TRAINED  # where the model's text is; known before the first prompt
 
     @property
     def runs(self) -> list[RedirectionRun]:
         """In the order in which they were first judged."""
         return [prompt.run for prompt in self._known.values() if prompt.run is not None]
 
-    def run_of(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> RedirectionRun:
-        """The run that judges a context as found, (b, n, d), and a pooled input y, in model calls of this batch.
+    def run_of(self, cond: dict, name: str, found: Found, batch: int) -> RedirectionRun:
+        """The run that judges a context of a cond, in model calls of this batch.
 
-        ContextError when the redirectors cannot read it.
+        found: tells what stood in the place of an input before a guard had it.  ContextError when the redirectors
+        cannot read it.
         """
-        prompt = self.prompt(context, batch, y)
+        prompt = self.prompt(cond, name, found, batch)
         if prompt.run is None:
-            require_fitting_context(context, self.ensemble.first)
+            require_fitting_context(prompt.found, self.ensemble.first)
+            # Only what is for any model asks which tokens are text: others read whole chunks, as they were trained.
+            extra = {"mask": text_mask(prompt.original, prompt.mask, prompt.appended)} if self.of_any else {}
             prompt.run = RedirectionRun(self.ensemble, self.config, prompt.original, pooled=prompt.pooled,
                                         readback=self.readback,
-                                        on_decision=partial(self._on_decision, len(self.runs)))
+                                        on_decision=partial(self._on_decision, len(self.runs)), **extra)
         return prompt.run
 
-    def prompt(self, context: torch.Tensor, batch: int, y: torch.Tensor | None = None) -> Prompt:
-        y = y if self.ensemble.pooled_dim else None
-        key = id(context), id(y), batch
+    def prompt(self, cond: dict, name: str, found: Found, batch: int) -> Prompt:
+        context, is_prompt = found(cond, name), name == self.inputs.prompt
+        y = found(cond, self.inputs.pooled) if self.ensemble.pooled_dim and self.inputs.pooled else None
+        mask = mask_of(cond, self.inputs, context.shape[1]) if is_prompt and self.of_any else None
+        key = id(context), id(y), id(mask), batch
         if key not in self._known:
             for (*_, known_batch), known in self._known.items():
                 # Of the same content, when some node makes its context anew for every model call.
-                if known_batch == batch and _equal(known.found, context) and _equal(known.y, y):
+                if known_batch == batch and _equal(known.found, context) and _equal(known.y, y) \
+                        and _equal(known.mask, mask):
                     return known
-            restored = restore_original(context, self.markers, self.ensemble.first.config.tokens)
-            prompt = Prompt(context, comfy.utils.repeat_to_batch_size(restored, batch), restored is not context, y=y)
-            vector = pooled_part(y, self.kind, self.ensemble.pooled_dim)
-            if vector is not None:
-                original = restore_pooled(vector, self.markers)
-                prompt.pooled = comfy.utils.repeat_to_batch_size(original, batch)
-                prompt.pooled_restored = original is not vector
-            self._known[key] = prompt
+            self._known[key] = self._made(context, y, mask, batch, self.inputs.appended if is_prompt else 0)
         return self._known[key]
 
+    def _made(self, context: torch.Tensor, y: torch.Tensor | None, mask: torch.Tensor | None, batch: int,
+              appended: int) -> Prompt:
+        restored = restore_anywhere(context, self.markers) if self.of_any else restore_original(
+            context, self.markers, self.ensemble.first.config.tokens)
+        prompt = Prompt(context, comfy.utils.repeat_to_batch_size(restored, batch), restored is not context, y=y,
+                        mask=mask, appended=appended)
+        vector = pooled_part(y, self.inputs.rest, self.ensemble.pooled_dim)
+        if vector is not None:
+            original = restore_pooled(vector, self.markers)
+            prompt.pooled = comfy.utils.repeat_to_batch_size(original, batch)
+            prompt.pooled_restored = original is not vector
+        return prompt
+
     @property
-    def kind(self) -> Architecture:
-        """Of the model that the redirectors are for."""
-        return architecture(self.ensemble.first.config.architecture)
+    def of_any(self) -> bool:
+        """Whether the redirectors are for any model."""
+        return reads_any_model(self.ensemble.first)
 
     def items_to_hide(self, batch: int, redirected: bool) -> torch.Tensor | None:
         """Images that any prompt could not be judged for, and with `redirected` those it was redirected for, (B,) bool

@@ -24,15 +24,14 @@ import comfy.utils
 import torch
 
 from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
+from saferedir_core.architecture import architecture
 
 from ..types import LoadedRedirector, Marker, RunListener, RunStart
-from .architectures import require_fitting_model, timestep_of, with_pooled
+from .architectures import require_fitting_model, text_inputs, timestep_of, timestep_of_any, with_pooled
 from .conds import (
     CONTROLNET_MARKER,
     ISSUED,
     MARKER,
-    POOLED,
-    PROMPT,
     Issued,
     context_of,
     contexts_of,
@@ -42,8 +41,9 @@ from .conds import (
     with_contexts,
 )
 from .door import Door
-from .prompts import Prompts
+from .prompts import Prompt, Prompts
 from .reaction import Reaction, UnsafeStopped
+from .text_inputs import TextInputs
 
 # Share of the negative prompt in a prediction from which on it is drawn; the usual guidance leaves it below 0.
 DRAWN_SHARE = 0.1
@@ -79,7 +79,7 @@ class SamplingRun:
     def check_conds(self) -> None:
         """Looks at every guarded cond before any model is loaded; an error when one cannot be judged."""
         with self._failing_closed("reading the prompts"):
-            require_fitting_model(self.guider.model_patcher, self.loaded)  # a node may have put another one in
+            self._look_at_model()
             for side, conds in self.guider.conds.items():
                 self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
                                          if isinstance(cond.get(name), Marker)]
@@ -89,7 +89,22 @@ class SamplingRun:
                     raise ContextError(f"The {side} conditioning is empty; expected at least one prompt. Connect CLIP "
                                        "Text Encode to the sampler.")
                 for cond in conds:
-                    require_judgeable(cond, self.loaded.redirector)
+                    require_judgeable(cond, self.loaded.redirector, self.inputs)
+
+    def _look_at_model(self) -> None:
+        """ContextError when it cannot be guarded: a node may have put another one in."""
+        require_fitting_model(self.guider.model_patcher, self.loaded)
+        self.prompts.inputs = text_inputs(self.guider.model_patcher, self.loaded.redirector)
+        self.door.expect(self.inputs)
+        if self.inputs.apart:
+            log.warning("SafeRedir (%s) judges the prompt of %s by its first text encoder; what the other made of it "
+                        "becomes zeros where the prompt is redirected. A text that %s gives to the other encoder alone "
+                        "is not judged.", self.loaded.name, self.inputs.models, self.inputs.apart)
+
+    @property
+    def inputs(self) -> TextInputs:
+        """Where the model's text is."""
+        return self.prompts.inputs
 
     def counting(self, callback):
         """The sampler's callback, which also tells this run how many steps the sampler has reported.
@@ -217,9 +232,9 @@ class SamplingRun:
 
     def _prepare(self, batch: int) -> list[RedirectionRun]:
         """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
-        return [self.prompts.run_of(context, batch, context_of(cond, POOLED))
+        return [self.prompts.run_of(cond, name, context_of, batch)
                 for side, conds in self.guider.conds.items() if self._all_drawn or draws(self.guider, side)
-                for cond in conds for context in contexts_of(cond).values()]
+                for cond in conds for name in contexts_of(cond, self.inputs)]
 
     def _side_draws(self, conds: list[dict]) -> bool:
         return self._all_drawn or side_draws(self.guider, conds)
@@ -253,8 +268,12 @@ class SamplingRun:
     def _observe_run(self, run: RedirectionRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
-        latent = sampling.calculate_input(sigma, x).to(redirector.device, redirector.dtype)
-        run.observe(latent, timestep_of(self.prompts.kind, sampling, sigma), step=self.step, sigma=sigma)
+        if self.prompts.of_any:  # which reads the prompt only
+            latent, timestep = x, timestep_of_any(sampling, sigma)
+        else:
+            latent = sampling.calculate_input(sigma, x)
+            timestep = timestep_of(architecture(redirector.config.architecture), sampling, sigma)
+        run.observe(latent.to(redirector.device, redirector.dtype), timestep, step=self.step, sigma=sigma)
         self._judged.append(run)
         if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
             raise UnsafeStopped(f"SafeRedir ({self.loaded.name}) stopped this run at step {self.step}: it was judged "
@@ -274,36 +293,49 @@ class SamplingRun:
 
     def _redirect_cond(self, cond: dict, guarded: bool, x: torch.Tensor, sigma: torch.Tensor) -> dict:
         batch, changed = x.shape[0], {}
-        y = self._found(cond, POOLED)[0] if guarded else None
-        for name in contexts_of(cond):
-            found = self._found(cond, name)[0]
+        for name in contexts_of(cond, self.inputs):
             if guarded:
-                run = self.prompts.run_of(found, batch, y)
+                run = self.prompts.run_of(cond, name, self._as_found, batch)
                 if not any(run is each for each in self._judged) and self.config.mode == "guard":
                     self._observe_run(run, x, sigma)
-            elif name == PROMPT and self.prompts.runs:
+            elif name == self.inputs.prompt and self.prompts.runs and not self.prompts.of_any:
                 # The published hooks shift the negative prompt by the positive's delta as well.
                 run = self.prompts.runs[0]
             else:
                 continue
             if self.reaction.on_unsafe == "observe":
                 continue
-            prompt = self.prompts.prompt(found, batch, y)
+            prompt = self.prompts.prompt(cond, name, self._as_found, batch)
             changed[name] = self._issued(cond, name, run, prompt.original, prompt.restored)
-            if name == PROMPT and prompt.pooled is not None:
-                changed[POOLED] = self._issued(cond, POOLED, run, prompt.pooled, prompt.pooled_restored)
+            if name == self.inputs.prompt:
+                changed |= self._beside(cond, run, prompt) if guarded else {}
         changed = {name: each for name, each in changed.items() if each is not None}
         return with_contexts(cond, changed) if changed else cond
 
+    def _beside(self, cond: dict, run: RedirectionRun, prompt: Prompt) -> dict[str, Issued | None]:
+        """What shall stand in the place of the prompt's other inputs."""
+        issued = {}
+        if prompt.pooled is not None:
+            issued[self.inputs.pooled] = self._issued(cond, self.inputs.pooled, run, prompt.pooled,
+                                                      prompt.pooled_restored)
+        for name in self.inputs.emptied:
+            text = self._as_found(cond, name)
+            if text is not None:
+                issued[name] = self._issued(cond, name, run, comfy.utils.repeat_to_batch_size(text, run.batch), False)
+        return issued
+
     def _issued(self, cond: dict, name: str, run: RedirectionRun, original: torch.Tensor,
                 restored: bool) -> Issued | None:
-        """What shall stand in the place of one context, or of the pooled input; None when it stays."""
+        """What shall stand in the place of one input; None when it stays."""
         found, given, run_ids = self._found(cond, name)
+        pooled = name == self.inputs.pooled
         if run_ids:  # another guard's shift stays, and this one's is added to it
             given = comfy.utils.repeat_to_batch_size(given, len(original))
             original, restored = given[..., :original.shape[-1]], False
-        if name == POOLED:
+        if pooled:
             redirected = run.redirect_pooled(original)
+        elif name in self.inputs.emptied:
+            redirected = run.emptied(original)
         else:
             if original.shape[1] < run.length and run.length % original.shape[1] == 0:
                 # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.
@@ -311,8 +343,11 @@ class SamplingRun:
             redirected = run.redirect(original)
         if redirected is original and not restored:
             return None
-        return Issued(found, with_pooled(found, redirected) if name == POOLED else redirected,
+        return Issued(found, with_pooled(found, redirected) if pooled else redirected,
                       (*run_ids, self.start.run_id))
+
+    def _as_found(self, cond: dict, name: str) -> torch.Tensor | None:
+        return self._found(cond, name)[0]
 
     def _found(self, cond: dict, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
         """The context as the host laid it out, as it stands in the cond, and the runs that changed it in between."""

@@ -131,5 +131,5 @@ def test_one_name_twice_is_told_apart_and_the_same_network_counts_once(scripted)
 
 
 def test_other_sizes_are_refused(scripted):
-    with pytest.raises(core.ConfigError, match="read other sizes.*expected equal ones"):
+    with pytest.raises(core.ConfigError, match="prompts of other widths.*expected equal ones"):
         types.LoadedRedirector.stacked([scripted(unsafe=True), scripted(unsafe=True, width=768)])

@@ -1,70 +1,33 @@
 """Every kind of model of the table, as tiny models of the host's own classes: guarded runs, and refusals by name."""
 
-import comfy.model_management
-import comfy.model_patcher
-import comfy.sample
-import comfy.supported_models
+from functools import cache
+
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
+from tiny_models import (
+    POOLED,
+    STEPS,
+    TINY,
+    UNET,
+    WIDTH,
+    WITH_POOLED,
+    conditioning,
+    made,
+    rows_of,
+    sample,
+    tiny,
+    watched,
+)
 
 import saferedir_core as core
 from saferedir.nodes import types
 from saferedir.nodes.guarding import bridge, enforce, reaction
 from saferedir_core import architecture
 
-WIDTH, POOLED, STEPS, BATCH = 16, 24, 2, 2
-UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-        "channel_mult": (1, 2), "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
-        "transformer_depth_middle": 1, "context_dim": WIDTH, "use_spatial_transformer": True, "legacy": False,
-        "use_linear_in_transformer": True, "adm_in_channels": None, "use_temporal_attention": False, "num_heads": 2,
-        "num_head_channels": -1}
-V_PREDICTION = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([0.0, 1.0])}  # how the host tells
-# Of each kind: the host's class, its config, and the length of a prompt.
-TINY = {
-    "sd1": ("SD15", {**UNET, "use_linear_in_transformer": False}, 77),
-    "sd2": ("SD20", UNET, 154),
-    "sdxl": ("SDXL", {**UNET, "num_classes": "sequential", "adm_in_channels": POOLED + 6 * 256}, 77),
-    "sd3": ("SD3", {"in_channels": 16, "patch_size": 2, "depth": 1, "num_patches": 64, "pos_embed_max_size": 8,
-                    "pos_embed_scaling_factor": None, "adm_in_channels": POOLED, "context_embedder_config": {
-                        "target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 64}}}, 77 + 90),
-    "flux": ("FluxSchnell", {"image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2,
-                             "vec_in_dim": POOLED, "context_in_dim": WIDTH, "hidden_size": 32, "mlp_ratio": 2.0,
-                             "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6],
-                             "theta": 10000, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": []}, 300),
-    "zimage": ("ZImage", {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "n_layers": 1,
-                          "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 4, "qk_norm": True,
-                          "axes_dims": [16, 24, 24], "axes_lens": [300, 64, 64], "rope_theta": 256.0,
-                          "ffn_dim_multiplier": 2.0, "z_image_modulation": True, "time_scale": 1000.0,
-                          "pad_tokens_multiple": 32, "cap_feat_dim": WIDTH}, 21),
-}
-WITH_POOLED = ("sdxl", "sd3", "flux")
-
-
-def tiny(name: str, config: dict, state=None):
-    # SD 2.x and XL fix 64 channels a head, which these do not have.
-    kind = type("Tiny", (getattr(comfy.supported_models, name),), {"unet_config": {}, "unet_extra_config": {}})
-    model = kind({**config, "dtype": torch.float32}).get_model(state or {}, device=torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.diffusion_model.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-        if hasattr(model.diffusion_model, "pos_embed"):  # a buffer that the host leaves as the memory was
-            model.diffusion_model.pos_embed.zero_()
-    return comfy.model_patcher.CoreModelPatcher(model, load_device=comfy.model_management.get_torch_device(),
-                                                offload_device=comfy.model_management.unet_offload_device())
-
 
 @pytest.fixture(scope="module")
 def models(comfyui):
-    made = {}
-
-    def model(name: str):
-        if name not in made:
-            host, config, _ = TINY[name]
-            made[name] = tiny(host, config, V_PREDICTION if name == "sd2" else None)
-        return made[name]
-    return model
+    return cache(made)
 
 
 @pytest.fixture
@@ -75,13 +38,13 @@ def redirector():
     def make(name: str, unsafe: bool, pooled: bool = True, label: str = "scripted"):
         torch.manual_seed(0)
         kind = kinds[name]
-        made = core.Redirector(core.RedirectorConfig(
+        network = core.Redirector(core.RedirectorConfig(
             latent_dim=kind.channels, prompt_dim=WIDTH, tokens=kind.tokens, variant="token", architecture=name,
             pooled_dim=POOLED if pooled and kind.pooled else 0))
         with torch.no_grad():
-            made.classifier[3].weight.zero_()
-            made.classifier[3].bias.copy_(torch.tensor([0.0, 5.0 if unsafe else -5.0]))
-        return types.LoadedRedirector.place(label, made.eval().requires_grad_(False))
+            network.classifier[3].weight.zero_()
+            network.classifier[3].bias.copy_(torch.tensor([0.0, 5.0 if unsafe else -5.0]))
+        return types.LoadedRedirector.place(label, network.eval().requires_grad_(False))
     return make
 
 
@@ -92,42 +55,6 @@ def guard():
         return bridge.guard_model(model, loaded, core.PolicyConfig(), recorder,
                                                 reaction=reaction.Reaction(on_error)), recorder
     return make
-
-
-def conditioning(length: int, seed: int) -> list:
-    generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, length, WIDTH, generator=generator),
-             {"pooled_output": torch.randn(1, POOLED, generator=generator)}]]
-
-
-def watched(model):
-    """The model, and a list of what every denoiser call gets: sides, context and y."""
-    model, seen = model.clone(), []
-
-    def record(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
-        y = kwargs.get("y")
-        sides = list(transformer_options["cond_or_uncond"])
-        seen.append((sides, c_crossattn.clone(), None if y is None else y.clone()))
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", record)
-    return model, seen
-
-
-def sample(model, positive, negative, batch: int = BATCH):
-    latent = torch.zeros(batch, model.model.latent_format.latent_channels, 8, 8)
-    with torch.inference_mode():
-        return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, 4.0, "euler", "normal",
-                                   positive, negative, latent, disable_pbar=True, seed=3)
-
-
-def rows_of(seen, side: int):
-    """Every row (context, y) that one side's prompts had: side 0 is the positive one."""
-    for sides, context, y in seen:
-        size = len(context) // len(sides)
-        for place, each in enumerate(sides):
-            if each == side:
-                for row in range(place * size, (place + 1) * size):
-                    yield context[row], None if y is None else y[row]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -151,14 +78,14 @@ def test_an_unsafe_run_redirects_prompt_and_pooled_vector_but_not_the_negative(m
     assert not torch.equal(result, sample(models(name), positive, negative))
     model, before = watched(models(name))
     sample(model, positive, negative)
-    (original, vector), (other, other_vector) = next(rows_of(before, 0)), next(rows_of(before, 1))
-    for context, y in rows_of(seen, 0):
-        assert context.shape == original.shape and not torch.equal(context, original)
-        if name in WITH_POOLED:
+    original, other = next(rows_of(before, 0)), next(rows_of(before, 1))
+    assert all(each.shape == original.shape and not torch.equal(each, original) for each in rows_of(seen, 0))
+    assert all(torch.equal(each, other) for each in rows_of(seen, 1))
+    if name in WITH_POOLED:
+        vector, other = next(rows_of(before, 0, "y")), next(rows_of(before, 1, "y"))
+        for y in rows_of(seen, 0, "y"):
             assert not torch.equal(y[:POOLED], vector[:POOLED]) and torch.equal(y[POOLED:], vector[POOLED:])
-    for context, y in rows_of(seen, 1):
-        assert torch.equal(context, other)
-        assert (y is None and other_vector is None) or torch.equal(y, other_vector)
+        assert all(torch.equal(each, other) for each in rows_of(seen, 1, "y"))
 
 
 @pytest.mark.parametrize("name", WITH_POOLED)
@@ -167,7 +94,7 @@ def test_a_redirector_without_a_pooled_head_leaves_the_pooled_vector_alone(model
     guarded, seen = watched(guarded)
     positive = conditioning(TINY[name][2], 1)
     sample(guarded, positive, conditioning(TINY[name][2], 2))
-    assert all(torch.equal(y[:POOLED], positive[0][1]["pooled_output"][0]) for _, y in rows_of(seen, 0))
+    assert all(torch.equal(y[:POOLED], positive[0][1]["pooled_output"][0]) for y in rows_of(seen, 0, "y"))
 
 
 @pytest.mark.parametrize("length", [256, 257, 600])
@@ -226,7 +153,7 @@ def test_enforcement_refuses_a_model_that_no_redirector_is_for(models, redirecto
     enforcer = enforce.Enforcer(enforce.Enforcement(("x",)), (redirector("sd1", unsafe=False),),
                                 enforce.DecisionLog(None))
     with pytest.raises(core.ContextError, match=r"Flux\.1 .* Stable Diffusion 1\.x"):
-        enforcer._guard_for(models("flux"))
+        enforcer._guards_for(models("flux"))
 
 
 def test_conditioning_and_guard_together_redirect_the_pooled_vector_once(models, redirector, guard):
@@ -259,5 +186,5 @@ def test_two_guards_add_their_shifts_of_the_pooled_vector(models, redirector, gu
     for model in (first, second):
         model, seen = watched(model)
         sample(model, positive, negative)
-        shifts.append(next(rows_of(seen, 0))[1][:POOLED] - positive[0][1]["pooled_output"][0])
+        shifts.append(next(rows_of(seen, 0, "y"))[:POOLED] - positive[0][1]["pooled_output"][0])
     torch.testing.assert_close(shifts[1], 2 * shifts[0], rtol=1e-3, atol=1e-4)
