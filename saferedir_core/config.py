@@ -46,7 +46,7 @@ class RedirectorConfig:
     def __post_init__(self):
         sizes = ("latent_dim", "prompt_dim", "tokens", "rank", "timestep_dim", "latent_pool")
         require_fitting(self, **{name: integer(getattr(self, name), 1, LARGEST_SIZE) for name in sizes},
-                        variant=_choice(self.variant, VARIANTS), pooled_dim=integer(self.pooled_dim, 0, LARGEST_SIZE))
+                        variant=choice(self.variant, VARIANTS), pooled_dim=integer(self.pooled_dim, 0, LARGEST_SIZE))
         require_fitting(self, prompt_dim=(self.prompt_dim % 4 == 0, "a multiple of 4"),
                         timestep_dim=(self.timestep_dim % 2 == 0, "a multiple of 2"))
         kind = architecture(self.architecture)
@@ -84,10 +84,10 @@ class PolicyConfig:
 
     def __post_init__(self):
         threshold = 0.5 if self.threshold is None else self.threshold
-        require_fitting(self, mode=_choice(self.mode, MODES), alpha_scale=_number(self.alpha_scale),
+        require_fitting(self, mode=choice(self.mode, MODES), alpha_scale=_number(self.alpha_scale),
                         interval=integer(self.interval, 0, None), threshold=_number(threshold),
-                        mask_again=_choice(self.mask_again, (None, True, False)),
-                        sticky=_choice(self.sticky, (True, False)))
+                        mask_again=choice(self.mask_again, (None, True, False)),
+                        sticky=choice(self.sticky, (True, False)))
         require_fitting(
             self, alpha_scale=(0.0 <= self.alpha_scale <= LARGEST_ALPHA_SCALE,
                                f"0 to {LARGEST_ALPHA_SCALE:g}; the paper's settings are 1.25 to 2"),
@@ -119,7 +119,8 @@ def _number(value) -> tuple[bool, str]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value), "a finite number"
 
 
-def _choice(value, choices: tuple) -> tuple[bool, str]:
+def choice(value, choices: tuple) -> tuple[bool, str]:
+    """Likewise of one of these."""
     # Compared by type as well: 1 == True, and a list of flags that accepts 1 accepts the next typo too.
     fits = any(type(value) is type(choice) and value == choice for choice in choices)
     return fits, f"one of {', '.join(map(repr, choices))}"

@@ -200,11 +200,13 @@ class _Words:
         context = prompt.chunks.to(each.device)                                              # (P, T, D)
         mask = None if prompt.mask is None else prompt.mask.to(each.device)
         logit = each.logit(context, mask)
-        delta = each.shift(context.to(torch.promote_types(context.dtype, torch.float32)))
-        alpha = delta.norm(dim=-1) / context.to(delta.dtype).norm(dim=-1).clamp_min(SMALLEST_NORM)
+        delta, carries = each.shifts(context, mask)
+        # So that the shift, which is made of alpha, mask and direction, is delta itself.
+        length = delta.norm(dim=-1) / context.to(delta.dtype).norm(dim=-1).clamp_min(SMALLEST_NORM)
+        alpha = length / carries.clamp_min(SMALLEST_NORM)
         pooled = None if prompt.pooled is None or not each.config.pooled_dim else each.pooled_shift(
             prompt.pooled.to(each.device, delta.dtype))
-        parts = (torch.stack([torch.zeros_like(logit), logit], -1), delta, each.gates(context, mask), alpha[..., None],
+        parts = (torch.stack([torch.zeros_like(logit), logit], -1), delta, carries, alpha[..., None],
                  pooled)
         return Judgement(*(None if part is None else part.repeat(images, *[1] * (part.ndim - 1))[None]
                            for part in parts))

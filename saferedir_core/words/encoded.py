@@ -54,6 +54,12 @@ class Tokens:
         return Tokens(self.states[keep], number[self.prompt[keep]], int(chosen.sum()),
                       None if self.pooled is None else self.pooled[chosen])
 
+    def last(self) -> Tensor:
+        """The last token of its prompt at the place of every token, (M, D)."""
+        places = torch.arange(len(self.prompt))
+        at = torch.zeros(self.count, dtype=torch.long).scatter_reduce(0, self.prompt, places, "amax")
+        return self.states[at][self.prompt]
+
     def largest(self, values: Tensor) -> Tensor:
         """Of one value a token (M,), the largest of each prompt (count,)."""
         return torch.full((self.count,), -torch.inf).scatter_reduce(0, self.prompt, values, "amax")

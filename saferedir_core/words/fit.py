@@ -23,14 +23,14 @@ from saferedir_core.words.concept import Concept, holds
 from saferedir_core.words.encoded import Encode, Tokens, Twins, encoded, encoded_pairs, joined
 from saferedir_core.words.judge import SHRINKAGES, Evidence, Whitening, fit_evidence, near
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
-from saferedir_core.words.shift import fit_gate, fit_pooled_shift, fit_shift
+from saferedir_core.words.shift import fit_other_shift, fit_pooled_shift, fit_word, fit_word_shift
 from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
 
 WORDS_KEY = "words"             # of a redirector's metadata: what it was fitted from, and its report, as JSON
 VERSION = 1                     # of what is fitted to the same words; raised when the fit changes
 FOLDS = 4
-# Of harmless prompts so many lie above the lower end of the gap: the first share where nearly all with the concept do.
-BENIGN_RATES, NEARLY_ALL = (0.002, 0.005, 0.01, 0.02), 0.97
+# Of harmless prompts so many may lie above the line: the first share where nearly all with the concept lie above.
+BENIGN_RATES, NEARLY_ALL = (0.002, 0.005, 0.01, 0.02), 0.99
 SURE_RATE = 0.02                # of prompts with the concept may lie below the upper end of the gap
 LINE_AT = 0.3                   # of the way from the harmless prompts to those with the concept
 LEAST_SEEN = 0.75               # of prompts with the concept have to lie above the harmless ones, or it cannot be told
@@ -98,18 +98,20 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
             told: Callable[[int], None], began: float) -> WordsRedirector:
     harmless = joined([pairs.twins, others])
     doubtful = torch.arange(harmless.count) >= harmless.count - len(texts.background)
+    kept = torch.zeros(harmless.count, dtype=torch.bool)
+    kept[[len(texts.pairs) + at for numbers in texts.kept.values() for at in numbers]] = True
     tried = []
     for shrinkage in SHRINKAGES:
         whitening = Whitening.of(harmless.states, pairs.own.states[pairs.changed], shrinkage)
         fit = partial(fit_evidence, whitening=whitening, directions=min(MOST_DIRECTIONS, len(concept.remove)))
         alike = doubtful & near(pairs.own, pairs.changed, harmless, whitening)
-        tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, alike), fit, whitening))
+        tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, kept, alike), fit, whitening))
     scores, fit, whitening = max(tried, key=lambda each: each[0].gap())
     zero, scale = scores.line()
-    evidence = fit(pairs.own, pairs.changed, harmless, doubtful).scaled(scale, zero)
+    evidence = fit(pairs.own, pairs.changed, harmless, doubtful, kept).scaled(scale, zero)
     width = pairs.own.states.shape[1]
     config = WordsConfig(width, 0 if pairs.own.pooled is None else pairs.own.pooled.shape[1], len(evidence.bias),
-                         rank_for(width, pairs.own.pooled))
+                         rank_for(width, pairs.own.pooled), not concept.instead)
     redirector = _assembled(config, evidence, pairs, others, whitening)
     nearest = _nearest(encode, texts, redirector, others, told)
     report = Report(scores.held_out(zero), scores.unseen(zero), scores.everyday(zero), scores.kept(zero),
@@ -127,19 +129,20 @@ def report_of(redirector: WordsRedirector) -> Report:
 
 def rank_for(width: int, pooled: Tensor | None) -> int:
     """Rank of the shift, so that a redirector of wide tokens stays below LARGEST_FILE in float32."""
-    each = 4 * 2 * (width + (0 if pooled is None else pooled.shape[1]))
-    return max(1, min(WIDEST_RANK, (LARGEST_FILE - 4 * (MOST_DIRECTIONS + 1) * width) // each, width))
+    each = 4 * (5 * width + (0 if pooled is None else 2 * pooled.shape[1]))
+    return max(1, min(WIDEST_RANK, (LARGEST_FILE - 4 * (MOST_DIRECTIONS + 2) * width) // each, width))
 
 
 def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: Tokens,
                whitening: Whitening) -> WordsRedirector:
     weights = dict(zip(("evidence.weight", "evidence.bias"), (evidence.weight, evidence.bias)))
-    weights |= dict(zip(("gate.weight", "gate.bias"), fit_gate(pairs, others, whitening)))
-    names = ("down.weight", "down.bias", "up.weight")
-    weights |= {f"shift.{name}": value for name, value in zip(names, fit_shift(pairs, whitening, config.rank))}
+    weights |= dict(zip(("word.weight", "word.bias"), fit_word(pairs, others, whitening)))
+    maps = {"word_shift": fit_word_shift(pairs, whitening, config.rank, config.takes_out),
+            "other_shift": fit_other_shift(pairs, others, whitening, config.rank)}
     if pairs.own.pooled is not None and pairs.twins.pooled is not None:
-        found = fit_pooled_shift(pairs.own.pooled, pairs.twins.pooled, config.rank)
-        weights |= {f"pooled_shift.{name}": value for name, value in zip(names, found)}
+        maps["pooled_shift"] = fit_pooled_shift(pairs.own.pooled, pairs.twins.pooled, config.rank)
+    weights |= {f"{name}.{part}": value for name, found in maps.items()
+                for part, value in zip(("down.weight", "down.bias", "up.weight"), found)}
     with torch.inference_mode(False):   # where nodes run; the host could not move weights that were made in it
         redirector = WordsRedirector(config)
         redirector.load_state_dict({name: value.clone().contiguous() for name, value in weights.items()})
@@ -164,7 +167,7 @@ class _Scores:
 
     @classmethod
     def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
-                 harmless: Tokens, doubtful: Tensor, near: Tensor) -> _Scores:
+                 harmless: Tokens, doubtful: Tensor, kept: Tensor, near: Tensor) -> _Scores:
         wording = torch.tensor([_number(concept, texts.wording_of(pair)) for pair in texts.pairs])
         typed = torch.tensor([holds(pair.text, texts.wording_of(pair)) for pair in texts.pairs])
         # A pair's twin, and whatever else is the same prompt, stays on one side.
@@ -178,7 +181,8 @@ class _Scores:
             if not known.any():
                 continue
             rest = fold_of_other != fold
-            judge = fit(pairs.own.of(known), pairs.changed[known[pairs.own.prompt]], harmless.of(rest), doubtful[rest])
+            judge = fit(pairs.own.of(known), pairs.changed[known[pairs.own.prompt]], harmless.of(rest),
+                        doubtful[rest], kept[rest])
             own = judge.of(pairs.own)
             seen.append(own[~away & (fold_of_pair == fold) & typed])
             left_out.append(own[away & typed])
@@ -197,11 +201,11 @@ class _Scores:
     def line(self) -> tuple[float, float]:
         """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap."""
         lows = [self.low(rate) for rate in BENIGN_RATES]
-        low = next((each for each in lows if _share(self.seen, each) >= NEARLY_ALL), lows[-1])
-        if _share(self.seen, low) < LEAST_SEEN:
+        zero = next((each for each in lows if _share(self.seen, each) >= NEARLY_ALL), lows[-1])
+        if _share(self.seen, zero) < LEAST_SEEN:
             raise ConfigError(self._alike())
-        high = max(float(self.seen.quantile(SURE_RATE)), low)
-        zero = low + LINE_AT * (high - low)
+        if zero == lows[0]:     # there is a gap, and the line goes into it
+            zero += LINE_AT * max(float(self.seen.quantile(SURE_RATE)) - zero, 0.0)
         return zero, _slope(self.seen - zero, self.harmless - zero)
 
     def _alike(self) -> str:
@@ -257,14 +261,15 @@ def _slope(unsafe: Tensor, safe: Tensor) -> float:
 
 def _moved(redirector: WordsRedirector, pairs: Twins) -> float:
     """Share of prompts whose mean token, redirected, is nearer to the twin's than to the prompt's own."""
-    own, twins = pairs.own, pairs.twins
-    moved = redirector.redirect_prompt(own.states[None])[0]
+    own, twins, moved = pairs.own, pairs.twins, []
+    for prompt in range(own.count):     # by itself, because a token looks at the last one of its prompt
+        moved.append(redirector.redirect_prompt(own.states[own.prompt == prompt][None])[0])
 
     def mean(states: Tensor, tokens: Tokens) -> Tensor:
         total = torch.zeros(tokens.count, states.shape[1]).index_add(0, tokens.prompt, states)
         return total / torch.bincount(tokens.prompt, minlength=tokens.count)[:, None]
 
-    after, before, safe = mean(moved, own), mean(own.states, own), mean(twins.states, twins)
+    after, before, safe = mean(torch.cat(moved), own), mean(own.states, own), mean(twins.states, twins)
     return float((torch.cosine_similarity(after, safe) > torch.cosine_similarity(after, before)).float().mean())
 
 

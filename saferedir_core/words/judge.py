@@ -16,8 +16,9 @@ from saferedir_core.words.encoded import Tokens
 
 WIDEST = 384            # directions in which tokens are looked at; those with the least variance are left out above
 SHRINKAGES = (0.1, 1.0)  # of the covariance towards a multiple of the identity; folds decide, see fit
+KEPT_WEIGHT = 4.0       # of prompts with what is to be kept, beside other harmless ones
 FOREMOST = 8            # tokens of each prompt that the fit goes on with: only the largest counts
-NEAR = 0.5              # of the way from the usual harmless prompt to the usual one with the concept
+NEAR = 0.3              # of the way from the usual harmless prompt to the usual one with the concept
 STEPS, RATE, DECAY = 150, 0.03, 0.03
 SEED = 20260112
 
@@ -83,19 +84,21 @@ class Evidence:
         return replace(self, weight=self.weight * scale, bias=(self.bias - zero) * scale)
 
 
-def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Tensor, whitening: Whitening,
-                 directions: int) -> Evidence:
+def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Tensor, kept: Tensor, *,
+                 whitening: Whitening, directions: int) -> Evidence:
     """unsafe: prompts with the concept, of whose tokens `changed` (M,) are of its words; harmless: all others.
 
     doubtful (count,) bool: harmless prompts that nobody has looked at.  Those `near` to the concept are left out.
+    kept (count,) bool: those that somebody asked to keep; they count KEPT_WEIGHT times.
     """
-    outside = harmless.of(~(doubtful & near(unsafe, changed, harmless, whitening)))
+    used = ~(doubtful & near(unsafe, changed, harmless, whitening))
+    outside, weights = harmless.of(used), torch.where(kept[used], KEPT_WEIGHT, 1.0)
     inside = Tokens(whitening(unsafe.states), unsafe.prompt, unsafe.count)
     outside = Tokens(whitening(outside.states), outside.prompt, outside.count)
     weight, bias = _discriminants(inside.states[changed], outside.states.mean(0), directions)
     inside = inside.foremost((inside.states @ weight.T + bias).amax(-1), FOREMOST)
     outside = outside.foremost((outside.states @ weight.T + bias).amax(-1), FOREMOST)
-    weight, bias = _pooled_logistic(inside, outside, weight)
+    weight, bias = _pooled_logistic(inside, outside, weights, weight)
     matrix = whitening.matrix.T
     return Evidence(weight @ matrix, bias - weight @ matrix @ whitening.mean)
 
@@ -128,10 +131,15 @@ def _clusters(states: Tensor, count: int, rounds: int = 8) -> Tensor:
     return states.mean(0, keepdim=True) if count == 1 else centres
 
 
-def _pooled_logistic(inside: Tokens, outside: Tokens, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (K, d) and biases (K,) with the least logistic loss of prompts; classes count alike."""
+def _pooled_logistic(inside: Tokens, outside: Tokens, weights: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (K, d) and biases (K,) with the least logistic loss of prompts; classes count alike.
+
+    weights (count,): of the prompts outside among themselves.
+    """
+    weights = weights / weights.sum()
     # The nodes of a host run in inference mode.
     with torch.inference_mode(False), torch.enable_grad():
+        weights = weights.clone()
         inside, outside = (Tokens(each.states.clone(), each.prompt.clone(), each.count) for each in (inside, outside))
         norm = start.norm(dim=-1, keepdim=True).clamp_min(1e-6)
         weight = (4 * start / norm ** 2).clone().requires_grad_()
@@ -139,7 +147,7 @@ def _pooled_logistic(inside: Tokens, outside: Tokens, start: Tensor) -> tuple[Te
         optimizer = torch.optim.Adam([weight, bias], RATE)
         for _ in range(STEPS):
             unsafe, safe = (_soft_largest(each, (each.states @ weight.T + bias).amax(-1)) for each in (inside, outside))
-            loss = F.softplus(-unsafe).mean() + F.softplus(safe).mean() + DECAY * weight.square().sum()
+            loss = F.softplus(-unsafe).mean() + (weights * F.softplus(safe)).sum() + DECAY * weight.square().sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

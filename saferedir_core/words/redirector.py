@@ -4,9 +4,11 @@ It knows a text encoder and nothing of what is drawn, so it is asked once for a 
 
     evidence of a token    max over K directions of  weight . token + bias          a cluster of wordings has one each
     of a prompt            the largest of its tokens', which is the logit of the prompt's probability
-    shift of a token       up(down(token) + bias), a map of low rank, where the token's gate is open
+    shift of a token       of a word of the concept (its gate is open): up(down([token, last token]) + bias), on top of
+                           the last token where the concept is taken out, because that is padding or the end;
+                           of all others, which took something of it in: up(down(token) + bias), where that is much
 
-N: prompts, T: tokens, D: width of a token, P: width of the pooled vector (0: none), r: rank of the shift.
+N: prompts, T: tokens, D: width of a token, P: width of the pooled vector (0: none), r: rank of a shift.
 """
 
 from dataclasses import dataclass
@@ -16,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from saferedir_core.architecture import ANY
-from saferedir_core.config import LARGEST_SIZE, integer, require_fitting
+from saferedir_core.config import LARGEST_SIZE, choice, integer, require_fitting
 from saferedir_core.errors import ContextError
 
-# A token moves whole once its gate is this far open, and not at all below; between lies a ramp.
-GATE_LOW, GATE_HIGH = 0.25, 0.75
+SMALLEST_NORM = 1e-12
+
+# A token moves whole above the second number, and not at all below the first; between lies a ramp.
+WORD_GATE = (0.25, 0.75)        # probability that it is a word of the concept
+OTHER_GATE = (0.12, 0.18)       # length of the shift of another token, in lengths of the token
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,14 @@ class WordsConfig:
     pooled_dim  width of the pooled vector that is moved as well, P; 0: none
     directions  K
     rank        r
+    takes_out   whether words of the concept go to the last token's place, with nothing drawn instead
     """
 
     prompt_dim: int
     pooled_dim: int = 0
     directions: int = 1
     rank: int = 32
+    takes_out: bool = False
 
     variant: ClassVar[str] = "words"
     tokens: ClassVar[None] = None           # a prompt of any length is judged as one
@@ -45,7 +52,8 @@ class WordsConfig:
 
     def __post_init__(self) -> None:
         require_fitting(self, **{name: integer(getattr(self, name), least, LARGEST_SIZE) for name, least in
-                                 (("prompt_dim", 1), ("pooled_dim", 0), ("directions", 1), ("rank", 1))})
+                                 (("prompt_dim", 1), ("pooled_dim", 0), ("directions", 1), ("rank", 1))},
+                        takes_out=choice(self.takes_out, (True, False)))
 
 
 class WordsRedirector(nn.Module):
@@ -57,10 +65,11 @@ class WordsRedirector(nn.Module):
         self.metadata: dict[str, str] = {}
         self.sha256: str | None = None
         self.evidence = nn.Linear(config.prompt_dim, config.directions)
-        self.gate = nn.Linear(config.prompt_dim, 1)
-        self.shift = LowRankShift(config.prompt_dim, config.rank)
+        self.word = nn.Linear(config.prompt_dim, 1)
+        self.word_shift = LowRankShift(2 * config.prompt_dim, config.prompt_dim, config.rank)
+        self.other_shift = LowRankShift(config.prompt_dim, config.prompt_dim, config.rank)
         if config.pooled_dim:
-            self.pooled_shift = LowRankShift(config.pooled_dim, config.rank)
+            self.pooled_shift = LowRankShift(config.pooled_dim, config.pooled_dim, config.rank)
 
     @property
     def device(self) -> torch.device:
@@ -86,9 +95,8 @@ class WordsRedirector(nn.Module):
         """
         self._require(context, mask)
         wide = _widened(context)
-        gate = self.gates(wide, mask)[..., None]
-        moved = (wide + alpha_scale * gate * self.shift(wide)).to(context.dtype)
-        return torch.where(gate > 0, moved, context)
+        shift, carries = self.shifts(wide, mask)
+        return torch.where(carries[..., None] > 0, (wide + alpha_scale * shift).to(context.dtype), context)
 
     def redirect_pooled(self, pooled: Tensor, alpha_scale: float = 1.0) -> Tensor:
         """The pooled vector (N, P) of the safe neighbour."""
@@ -105,11 +113,24 @@ class WordsRedirector(nn.Module):
         evidence = self.token_evidence(context)
         return (evidence if mask is None else evidence.masked_fill(~mask, -torch.inf)).amax(-1)
 
-    def gates(self, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How far each token is to be moved, (N, T, D) -> (N, T), 0 to 1 and mostly either."""
-        carries = nn.functional.linear(_widened(context), self.gate.weight.float(), self.gate.bias.float())[..., 0]
-        gate = ((carries.sigmoid() - GATE_LOW) / (GATE_HIGH - GATE_LOW)).clamp(0, 1)
-        return gate if mask is None else gate * mask
+    def shifts(self, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, T, D) -> what is to be added to each token (N, T, D), and how much it carries the concept (N, T), 0 to 1.
+
+        Zero for a token that does not carry it.
+        """
+        context = _widened(context)
+        word = _ramp(nn.functional.linear(context, self.word.weight.float(), self.word.bias.float()).sigmoid(),
+                     *WORD_GATE)                                                             # (N, T, 1)
+        last = _last(context, mask)                                                          # (N, T, D)
+        as_word = self.word_shift(torch.cat([context, last], -1))
+        if self.config.takes_out:
+            as_word = as_word + last - context
+        as_other = self.other_shift(context)
+        length = as_other.norm(dim=-1, keepdim=True) / context.norm(dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
+        other = _ramp(length, *OTHER_GATE)
+        if mask is not None:
+            word, other = word * mask[..., None], other * mask[..., None]
+        return word * as_word + (1 - word) * other * as_other, torch.maximum(word, other)[..., 0]
 
     def _require(self, context: Tensor, mask: Tensor | None) -> None:
         if context.ndim != 3 or 0 in context.shape or context.shape[2] != self.config.prompt_dim:
@@ -122,16 +143,29 @@ class WordsRedirector(nn.Module):
 
 
 class LowRankShift(nn.Module):
-    """(..., D) -> (..., D): what is to be added to a vector, a linear map of low rank."""
+    """(..., I) -> (..., D): what is to be added to a vector, an affine map of low rank of what it is read from."""
 
-    def __init__(self, width: int, rank: int):
+    def __init__(self, inputs: int, width: int, rank: int):
         super().__init__()
-        self.down = nn.Linear(width, rank)
+        self.down = nn.Linear(inputs, rank)
         self.up = nn.Linear(rank, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = nn.functional.linear(x, self.down.weight.to(x.dtype), self.down.bias.to(x.dtype))
         return nn.functional.linear(inner, self.up.weight.to(x.dtype))
+
+
+def _last(context: Tensor, mask: Tensor | None) -> Tensor:
+    """The last token that is read of each prompt, at the place of every token, (N, T, D)."""
+    if mask is None:
+        return context[:, -1:].expand_as(context)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, places, 0).amax(1)                                              # (N,)
+    return context.take_along_dim(last[:, None, None].to(context.device), 1).expand_as(context)
+
+
+def _ramp(values: Tensor, low: float, high: float) -> Tensor:
+    return ((values - low) / (high - low)).clamp(0, 1)
 
 
 def _widened(x: Tensor) -> Tensor:

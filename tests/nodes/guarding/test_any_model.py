@@ -65,10 +65,10 @@ def words(width: int = WIDTH, pooled: int = POOLED) -> types.LoadedRedirector:
     with torch.no_grad():
         for each in made.parameters():
             each.zero_()
-        for judge in (made.evidence, made.gate):
+        for judge in (made.evidence, made.word):
             judge.weight[:, 0] = 4.0
             judge.bias.fill_(-4.0 * (LOUD - 2.5))
-        for shift in (made.shift, *([made.pooled_shift] if pooled else [])):
+        for shift in (made.word_shift, *([made.pooled_shift] if pooled else [])):
             shift.down.bias.fill_(1.0)
             shift.up.weight[1] = 3.0
     return types.LoadedRedirector.place("words", made.eval().requires_grad_(False))
