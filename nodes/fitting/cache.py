@@ -48,12 +48,6 @@ def kept_or(clip, concept: Concept, fit: Callable[[], LoadedRedirector]) -> Load
     return made
 
 
-def forget() -> None:
-    """Nothing is kept any more."""
-    with _one_at_a_time:
-        _kept.clear()
-
-
 def key_of(clip, concept: Concept) -> str:
     """Names the fit of a concept with a host's CLIP."""
     from saferedir_core.words.fit import VERSION

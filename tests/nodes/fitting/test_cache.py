@@ -1,7 +1,9 @@
 """Which text encoders count as the same, and what is kept."""
 
+from collections import OrderedDict
+
+import comfy.lora
 import comfy.model_management
-import comfy.sd
 import pytest
 import torch
 
@@ -20,10 +22,8 @@ def clip(demo_world):
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept():
-    cache.forget()
-    yield
-    cache.forget()
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(cache, "_kept", OrderedDict())
 
 
 def lora(clip, seed: int = 0, strength: float = 1.0):
