@@ -82,7 +82,8 @@ def load_text_encoder(files: Sequence[str], kind: str = "stable_diffusion"):
     import comfy.sd
     import folder_paths
 
-    kinds = {each.name.lower(): each for each in comfy.sd.CLIPType}
+    # DualCLIPLoader's "sdxl" is no kind of its own.
+    kinds = {each.name.lower(): each for each in comfy.sd.CLIPType} | {"sdxl": comfy.sd.CLIPType.STABLE_DIFFUSION}
     if kind not in kinds:
         raise ConfigError(f"The type of the text encoder is {kind!r}; expected one of {', '.join(kinds)}. Take that "
                           "of your workflow's loader.")

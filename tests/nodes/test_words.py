@@ -34,7 +34,8 @@ class TinyClip:
         return {"width": [(torch.tensor([self.width]), None)]}
 
     def tokenize(self, text):
-        ids = [1, *(zlib.crc32(word.encode()) % self.vocabulary + 3 for word in re.findall(r"\w+|[^\w\s]", text.lower()))]
+        words = re.findall(r"\w+|[^\w\s]", text.lower())
+        ids = [1, *(zlib.crc32(word.encode()) % self.vocabulary + 3 for word in words)]
         return {"tiny": [[(number, 1.0) for number in (ids + [2] * LENGTH)[:LENGTH]]]}
 
     def encode_from_tokens(self, tokens, return_pooled, return_dict):
