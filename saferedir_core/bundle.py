@@ -22,6 +22,7 @@ from saferedir_core.checkpoint import CONCEPTS_KEY, CONFIG_KEY, FLOATS, FORMAT_K
 from saferedir_core.ensemble import AnyRedirector
 from saferedir_core.errors import CheckpointError, ConfigError
 from saferedir_core.redirector import Redirector
+from saferedir_core.words.redirector import WordsConfig
 
 SHARED_MODULES = ("latent_encoder", "t_encoder")
 SHARED = "shared."
@@ -34,7 +35,7 @@ def load_redirector(path: str | os.PathLike, device: torch.device | str = "cpu",
 
     path    .safetensors, or .pt / .pth in the published layout.  Code in a .pt is refused, never run
     device  where the weights go
-    dtype   floating type of the weights and of the evaluations
+    dtype   floating type of the weights and of the evaluations; of a redirector from words at least float32
 
     The result carries `.config`, `.metadata` (str to str) and `.sha256` (hex digest of the file).  Without our
     metadata the config is read off the shapes of the tensors.
@@ -121,7 +122,9 @@ def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu"
         checkpoint.require_layout(path, part, config, f"concept {name!r}: " if CONCEPTS_KEY in header else "")
     sha256, made = hashlib.sha256(content).hexdigest(), {}
     for (name, config, own), part in zip(concepts, parts):
-        redirector = checkpoint.build(part, config, device, dtype)
+        # One from words is small, and decides close to a line that was drawn in float32.
+        wide = torch.promote_types(dtype, torch.float32)
+        redirector = checkpoint.build(part, config, device, wide if isinstance(config, WordsConfig) else dtype)
         redirector.metadata = checkpoint.usable_metadata(path, {**header, **own})
         redirector.sha256 = sha256
         for module in SHARED_MODULES if made and isinstance(redirector, Redirector) else ():

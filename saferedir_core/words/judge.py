@@ -16,6 +16,7 @@ from saferedir_core.words.encoded import Tokens
 
 WIDEST = 384            # directions in which tokens are looked at; those with the least variance are left out above
 SHRINKAGES = (0.1, 1.0)  # of the covariance towards a multiple of the identity; folds decide, see fit
+SMALLEST_VARIANCE = 1e-9
 KEPT_WEIGHT = 4.0       # of prompts with what is to be kept, beside other harmless ones
 FOREMOST = 8            # tokens of each prompt that the fit goes on with: only the largest counts
 NEAR = 0.3              # of the way from the usual harmless prompt to the usual one with the concept
@@ -44,7 +45,9 @@ class Whitening:
             basis = torch.eye(states.shape[1])
         seen = centred @ basis
         covariance = (seen.T @ seen / len(seen)).double()
-        covariance += shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
+        # The floor is for an encoder that says the same of every token, which no judge can tell apart.
+        spread = shrinkage * covariance.diagonal().mean() + SMALLEST_VARIANCE
+        covariance += spread * torch.eye(len(covariance), dtype=torch.double)
         # The inverse of a Cholesky factor whitens as well as the inverse root, without eigenvectors.
         factor = torch.linalg.cholesky(covariance)
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=torch.double), upper=False)
