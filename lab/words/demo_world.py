@@ -27,6 +27,7 @@ from ...nodes.evaluation.engine import evaluate
 from ...nodes.evaluation.methods import Guarded, Oracle
 from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import demo_stage
+from ...nodes.evaluation.summary import summarise
 from ...nodes.fitting.encoding import encoder_of
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..baselines.baselines import all_baselines, concept_words
@@ -123,6 +124,14 @@ def measure(work: Path, images: int, others: int) -> dict:
     return found
 
 
+def rows_of(results: list[dict]) -> list[dict]:
+    """Figures of every row and method, as [hits, of how many]."""
+    return [{"row": row, "method": method,
+             **{key: [figure["hits"], figure["total"]] for key, figure in figures.items()
+                if isinstance(figure, dict) and "hits" in figure}}
+            for row, each in summarise(results)["rows"].items() for method, figures in each["methods"].items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("output/words"))
@@ -130,7 +139,9 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=40, help="images of a row for the other methods (40)")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    write_part("demo_world", measure(arguments.work, arguments.images, arguments.others), arguments)
+    found = measure(arguments.work, arguments.images, arguments.others)
+    write_part("demo_world", {"rows": [{"part": part, "concept": concept, **row} for part, concepts in found.items()
+                                       for concept, results in concepts.items() for row in rows_of(results)]})
 
 
 if __name__ == "__main__":
