@@ -88,7 +88,7 @@ def of_demo_world(part: dict) -> str:
         lines.append((each["concept"], each["row"], each["method"], *(figures.get(key, "") for key in FIGURES)))
     return "\n\n".join((
         "## The demo world\n\nFour wordings typed for each concept; captions of test templates and test scenes, pixels "
-        f"judged (`lab/words/demo_world.py`). {part['machine']}, {part['date']}. *typed*: captions with those wordings; "
+        f"judged (`lab/words/demo_world.py`). {part['machine']}, {part['date']}. *typed*: captions with them; "
         "*never typed*: with others that mean it; *implied*: with words that only imply it; *denied*: \"without "
         "stripes\". *trained* is the shipped redirector, which saw every training wording.",
         table(("concept", "captions", "method", *FIGURES.values()), lines)))
