@@ -7,6 +7,7 @@ from .demo_model import SafeRedirDemoModel
 from .editor.live import register_route
 from .editor.png_entry import register_handler
 from .evaluate import SafeRedirEvaluate
+from .fitting import presets
 from .guard import SafeRedirGuard
 from .guarding.enforce import enforce_if_asked
 from .loader import SafeRedirHubLoader, SafeRedirLoader
@@ -15,15 +16,17 @@ from .save import SafeRedirSave
 from .stack import SafeRedirStack
 from .train import SafeRedirTrain
 from .weights.catalogue import register_folder
+from .words import SafeRedirWords
 
 
 class SafeRedirExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folder()
+        presets.register_folder()
         enforce_if_asked()
         register_route()
         register_handler()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
-                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel]
+                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel, SafeRedirWords]
