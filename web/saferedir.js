@@ -11,7 +11,7 @@ import { loadTexts } from "./texts.js";
 const WIDGET = "saferedir_panel";
 const LIVE = "SafeRedir.LiveDisplay";
 const PANELS = {
-  SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420], SafeRedirWords: [WordsPanel, 210, 360],
+  SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420], SafeRedirWords: [WordsPanel, 225, 360],
 };
 const DEFAULTS = { name: "SafeRedir.Redirector", alpha_scale: "SafeRedir.AlphaScale", threshold: "SafeRedir.Threshold" };
 const FOR_DEFAULTS = ["SafeRedirLoader", "SafeRedirGuard", "SafeRedirConditioning"];
