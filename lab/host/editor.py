@@ -127,6 +127,10 @@ class Editor:
         self.wait(f"{MENU}.length > 0")
         return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
 
+    def close_menu(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("window.LiteGraph.closeAllContextMenus?.(window)")     # the canvas' own does not hear Escape
+
     def choose_in_menu(self, text: str) -> None:
         x, y = self.wait(f"""(() => {{
             const entry = {MENU}.find((each) => each.innerText.trim() === {json.dumps(text)});
