@@ -4,7 +4,8 @@
     python quickstart.py [--once] [--port N] [--cpu]      prepare everything, run the demo, keep serving
     python quickstart.py test [PYTEST ARGS]               run the test suite
     python quickstart.py run FILE [ARGS]                  run a Python file with the project and ComfyUI importable
-    python quickstart.py pairs|train|evaluate [ARGS]      unlearn a concept of your own; see their --help
+    python quickstart.py words [ARGS]                     unlearn a concept from typed words; see its --help
+    python quickstart.py pairs|train|evaluate [ARGS]      unlearn a concept of your own by training
     python quickstart.py publish [ARGS]                   share a redirector
 
 What is prepared lives in the user's cache folder (SAFEREDIR_CACHE overrides it), keyed by requirements.lock, so
@@ -593,6 +594,7 @@ COMMANDS = {
     "test": (command_test, "run the test suite; further arguments go to pytest"),
     "run": (command_run, "run a Python file with the project and ComfyUI importable"),
     "pairs": (command_of_pack, "make or check prompt pairs for a concept of your own"),
+    "words": (command_of_pack, "make a redirector of typed words"),
     "train": (command_of_pack, "train a redirector on prompt pairs, for the demo world or a checkpoint"),
     "publish": (command_of_pack, "upload a redirector with a model card to a Hugging Face repository"),
     "evaluate": (command_of_pack, "measure how well a redirector works, beside other methods and under attack"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""SafeRedir outside of ComfyUI's server: its commands, and the one name that its modules have.
 
-    python saferedir.py [--comfyui PATH] pairs|train|evaluate|publish [ARGS]    see their --help
+    python saferedir.py [--comfyui PATH] words|pairs|train|evaluate|publish [ARGS]   see their --help
     python saferedir.py [--comfyui PATH] run FILE [ARGS]     a Python file with the pack and ComfyUI importable
     python saferedir.py [--comfyui PATH] run -m MODULE [ARGS]
 
@@ -30,7 +30,8 @@ __path__ = [str(HERE)]
 COMFYUI = "SAFEREDIR_COMFYUI"  # environment variable: the ComfyUI to use
 LABORATORY = HERE / "lab"  # in a clone; the registry's archive has none
 COMMANDS = {
-    "pairs": "nodes.commands.pairs", "train": "nodes.commands.train", "publish": "nodes.commands.publish",
+    "words": "nodes.commands.words", "pairs": "nodes.commands.pairs", "train": "nodes.commands.train",
+    "publish": "nodes.commands.publish",
     # The laboratory's can do more: attacks, and other methods beside.
     "evaluate": "lab.evaluate" if LABORATORY.is_dir() else "nodes.commands.evaluate",
 }

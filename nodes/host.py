@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from saferedir_core.errors import CheckpointError
+from saferedir_core.errors import CheckpointError, ConfigError
 
 
 def prepare(path: str | os.PathLike | None = None) -> Path:
@@ -66,3 +67,60 @@ def load_model(name: str, with_vae: bool = True) -> tuple:
         raise CheckpointError(f"{name}: has no {'model' if model is None else 'text encoder'}; expected both. Choose a "
                               "whole checkpoint.")
     return model, clip, vae
+
+
+def load_text_encoder(files: Sequence[str], kind: str = "stable_diffusion"):
+    """CLIP of "demo", of a checkpoint, or of one or more text encoder files as the host's CLIP loaders load them.
+
+    kind: what the host's loaders call "type".  ConfigError for one that it does not know, CheckpointError for files
+    without a text encoder.
+    """
+    if [*files] == ["demo"]:
+        from .demo_world.backbone import load_backbone
+
+        return load_backbone()[1]
+    import comfy.sd
+    import folder_paths
+
+    # DualCLIPLoader's "sdxl" is no kind of its own.
+    kinds = {each.name.lower(): each for each in comfy.sd.CLIPType} | {"sdxl": comfy.sd.CLIPType.STABLE_DIFFUSION}
+    if kind not in kinds:
+        raise ConfigError(f"The type of the text encoder is {kind!r}; expected one of {', '.join(kinds)}. Take that "
+                          "of your workflow's loader.")
+    for name in files:
+        if not Path(name).is_file():
+            raise CheckpointError(f"{name}: there is no such file; expected a text encoder, a checkpoint or 'demo'. "
+                                  "Check its path.")
+    folders, joined = folder_paths.get_folder_paths("embeddings"), ", ".join(files)
+    try:
+        whole = len(files) == 1 and _is_checkpoint(files[0])
+        if whole:
+            _, clip, *_ = comfy.sd.load_checkpoint_guess_config(
+                files[0], output_vae=False, output_clip=True, output_model=False, embedding_directory=folders)
+        elif not any(_is_text_encoder(name) for name in files):
+            clip = None     # of which the host would make one without weights
+        else:
+            clip = comfy.sd.load_clip([*files], embedding_directory=folders, clip_type=kinds[kind])
+    except Exception as error:
+        raise CheckpointError(f"{joined}: the host cannot load it ({error}); expected a text encoder of type {kind}. "
+                              "Choose the files and the type of your workflow's loader.") from error
+    if clip is None:
+        raise CheckpointError(f"{joined}: has no text encoder; expected one. Choose the files of your workflow's CLIP "
+                              "loader, or a whole checkpoint.")
+    return clip
+
+
+def _is_checkpoint(name: str) -> bool:
+    import comfy.utils
+
+    return any(key.startswith(("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders."))
+               for key in comfy.utils.load_torch_file(name, safe_load=True))
+
+
+def _is_text_encoder(name: str) -> bool:
+    """Whether the host knows a text encoder by this file's tensors."""
+    import comfy.sd
+    import comfy.utils
+
+    tensors = comfy.utils.load_torch_file(name, safe_load=True)
+    return "transformer.resblocks.0.ln_1.weight" in tensors or comfy.sd.detect_te_model(tensors) is not None

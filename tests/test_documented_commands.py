@@ -18,7 +18,7 @@ from saferedir.lab.release.write_registry import figures_of
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "web" / "docs").glob("*.md"),
                 *(PROJECT / "workflows").glob("*.json")])
-PACK_COMMANDS = ("pairs", "train", "evaluate", "publish")
+PACK_COMMANDS = ("words", "pairs", "train", "evaluate", "publish")
 LABORATORY_OPTIONS = ("--attacks", "--baselines")
 # What a command stands for -> the test that runs it, smaller where it takes long.  "pairs" is run here.
 RUN_BY = {
@@ -30,6 +30,7 @@ RUN_BY = {
     "evaluate": "tests/nodes/commands/test_evaluate.py::",
     "publish": "tests/nodes/commands/test_publish.py::",
     "pairs": "tests/nodes/commands/test_pairs.py::",
+    "words": "tests/nodes/commands/test_words.py::test_it_writes_a_redirector_and_says_what_it_understood",
     "run lab/benchmark/benchmark.py": "tests/lab/benchmark/test_benchmark.py::"
                              "test_every_stage_after_the_training_runs_and_the_page_is_written_of_it",
     "run lab/backbones/backbones.py": "tests/lab/backbones/test_kinds.py::"
@@ -72,8 +73,8 @@ def kind(command: str) -> str:
 # "... COMMAND ..." stands for all of them, and "run", "run ...", "..." or nothing for all of a kind.
 COMMANDS = [each for each in documented() if "COMMAND" not in each[2] and "..." not in each[2].split()
             and each[2] not in ("run", "run FILE") and each[1:] != ("saferedir", "")]
-TRAINING = [(page, command) for page, _, command in COMMANDS if kind(command) in ("train", "evaluate", "publish")
-            and "--" in command and "--help" not in command]
+TRAINING = [(page, command) for page, _, command in COMMANDS if "--" in command
+            and kind(command) in ("words", "train", "evaluate", "publish") and "--help" not in command]
 
 
 @pytest.mark.parametrize(("page", "script", "command"), COMMANDS,

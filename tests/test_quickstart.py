@@ -411,7 +411,7 @@ def test_what_follows_a_command_is_its_own():
     assert quickstart.parse(["test", "-k", "core"]).rest == ["-k", "core"]
 
 
-@pytest.mark.parametrize("command", ["pairs", "train", "evaluate", "publish"])
+@pytest.mark.parametrize("command", ["words", "pairs", "train", "evaluate", "publish"])
 def test_a_program_of_the_project_gets_its_arguments_as_they_are(command, prepared, tmp_path, monkeypatch):
     project, out = tmp_path / "project", tmp_path / "out"
     project.mkdir()

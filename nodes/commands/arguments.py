@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from saferedir_core.errors import SafeRedirError
+from saferedir_core.errors import ConfigError, SafeRedirError
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -19,16 +20,32 @@ def shard(text: str) -> tuple[int, int]:
     raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N with I from 0 to N - 1, such as 0/4")
 
 
-def exit_code(run: Callable[[], int]) -> int:
-    """What a command that can be repeated ends with: run's own, 1 when it could not be done, 130 interrupted."""
+def exit_code(run: Callable[[], int], resumes: bool = True) -> int:
+    """What a command that can be repeated ends with: run's own, 1 when it could not be done, 130 interrupted.
+
+    resumes: whether a repetition goes on where the command was.
+    """
     try:
         return run()
     except (SafeRedirError, FileNotFoundError) as error:
         say(f"FAILED  {error}")
         return 1
     except KeyboardInterrupt:
-        say("\nInterrupted. The same command goes on where it was.")
+        say("\nInterrupted. The same command goes on where it was." if resumes else
+            "\nInterrupted. Nothing is written.")
         return 130
+
+
+def require_writable_names(out: Path | None) -> None:
+    """ConfigError for a file that cannot be written as a redirector; makes its folder.  None: nothing is written."""
+    if out and out.suffix != ".safetensors":
+        raise ConfigError(f"--out is {out}; expected a name that ends in .safetensors. Change it.")
+    if out:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out is {out} and its folder cannot be made ({error.strerror}); expected a folder "
+                              "that can be written. Choose another.") from error
 
 
 def say(text: str) -> None:

@@ -21,7 +21,7 @@ from saferedir_core.pairs import read_pairs
 from saferedir_core.report import training_json, training_plot
 from saferedir_core.training import TrainingConfig
 
-from .arguments import ConsoleProgress, exit_code, say, shard
+from .arguments import ConsoleProgress, exit_code, require_writable_names, say, shard
 
 DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
 CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
@@ -115,17 +115,6 @@ def run(arguments, argv: list[str]) -> int:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
     say(f"written {out}, {time.monotonic() - started:.0f} s: {scores}")
     return 0
-
-
-def require_writable_names(out: Path | None) -> None:
-    if out and out.suffix != ".safetensors":
-        raise ConfigError(f"--out is {out}; expected a name that ends in .safetensors. Change it.")
-    if out:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--out is {out} and its folder cannot be made ({error.strerror}); expected a folder "
-                              "that can be written. Choose another.") from error
 
 
 def write(out: Path, trained, metadata: dict[str, str]) -> None:

@@ -24,6 +24,8 @@ from ..types import LoadedRedirector
 MOST_KEPT = 8
 SAMPLE = 64            # numbers of a tensor that are looked at, evenly spread
 DEEPEST = 12
+# Weights that the host leaves as the memory was where a file has none.  No two encoders differ in these alone.
+PERHAPS_EMPTY = (".text_projection.weight", ".logit_scale")
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}   # by the size of a number
 
 _kept: OrderedDict[str, LoadedRedirector] = OrderedDict()
@@ -46,12 +48,6 @@ def kept_or(clip, concept: Concept, fit: Callable[[], LoadedRedirector]) -> Load
     return made
 
 
-def forget() -> None:
-    """Nothing is kept any more."""
-    with _one_at_a_time:
-        _kept.clear()
-
-
 def key_of(clip, concept: Concept) -> str:
     """Names the fit of a concept with a host's CLIP."""
     from saferedir_core.words.fit import VERSION
@@ -68,7 +64,8 @@ def encoder_digest(clip) -> str:
     content.add([clip.layer_idx, clip.tokenizer_options, _plain(clip.tokenizer)])
     # The host's own view of weights below patches, wherever they lie now: (weight, how it is read), then its patches.
     for name, (weight, *patches) in sorted(clip.get_key_patches().items()):
-        content.add([name, weight[0] if isinstance(weight, tuple) else weight, patches])
+        weight = weight[0] if isinstance(weight, tuple) else weight
+        content.add([name, None if name.endswith(PERHAPS_EMPTY) else weight, patches])
     content.add([patcher.object_patches, patcher.model_options.get("transformer_options", {})])
     hooked = [patcher.hook_patches, patcher.weight_wrapper_patches, getattr(patcher, "injections", None),
               patcher.forced_hooks, clip.apply_hooks_to_conds]

@@ -10,6 +10,7 @@ import torch
 
 from saferedir_core import ConfigError, ContextError
 
+LARGEST_POOLED = 1e6        # no text encoder gives larger numbers
 STREAMS_BESIDE = ("g",)     # its tokens stand beside those of another stream, not behind them (SDXL)
 
 
@@ -53,7 +54,12 @@ def encode_text(clip, text: str) -> Encoded:
     fits = torch.is_tensor(mask) and mask.numel() == length
     mask = mask.reshape(1, length).cpu() > 0 if fits else torch.ones(1, length, dtype=torch.bool)
     return Encoded(context.float().cpu(), mask, torch.tensor([ids_of(streams, length)]),
-                   pooled.float().cpu() if torch.is_tensor(pooled) and pooled.ndim == 2 else None)
+                   pooled.float().cpu() if torch.is_tensor(pooled) and pooled.ndim == 2 and usable(pooled) else None)
+
+
+def usable(pooled: torch.Tensor) -> bool:
+    """Whether a pooled vector is one: where a file has no projection, the host takes what the memory holds."""
+    return bool(pooled.isfinite().all()) and float(pooled.abs().max()) < LARGEST_POOLED
 
 
 def ids_of(streams: dict, length: int) -> list[int]:

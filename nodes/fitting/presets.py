@@ -178,7 +178,9 @@ def _line_of(text: str, *keys: str) -> int:
 
 
 def _line_told(text: str, message: str) -> int:
-    """Number of the line whose words a message about the concept quotes, else of `remove`."""
+    """Number of the line that a message about the concept names or quotes, else of `remove`."""
+    if message.startswith("instead "):
+        return _line_of(text, "instead")
     for number, line in enumerate(text.splitlines(), 1):
         words = " ".join(line.split())
         if words and not words.startswith(("#", ";")) and repr(words)[:40] in message:

@@ -14,6 +14,16 @@ def prompts(demo_world):
     return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
+@pytest.fixture(scope="session")
+def stripes_in_words(demo_world):
+    """A redirector from words for the demo world, as SafeRedir Words fits it on the host; takes some 20 seconds."""
+    from saferedir.nodes.words import SafeRedirWords
+
+    with torch.inference_mode():
+        return SafeRedirWords.execute(demo_world[1], "striped\nstripy\nwith stripes\ncovered in stripes", "", "",
+                                      "attribute", "none").args[0]
+
+
 @pytest.fixture
 def scripted():
     """scripted(unsafe=..., width=128): a loaded redirector with random weights that always or never says unsafe."""

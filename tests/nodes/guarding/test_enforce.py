@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 import saferedir_core as core
-from saferedir.nodes import types
+from saferedir.nodes import save, types
 from saferedir.nodes.guarding import bridge, enforce, reaction
 from saferedir.nodes.weights import catalogue
 
@@ -112,6 +112,25 @@ def test_of_several_redirectors_those_that_fit_judge(demo_world, prompts, script
     lines = enforced(scripted(unsafe=True, width=768), scripted(unsafe=False), scripted(unsafe=True))
     sample(demo_world[0], prompts("a striped red fish"), prompts(""))
     assert lines()[-1]["reaction"] == "redirected"
+
+
+@pytest.mark.slow
+def test_a_file_from_words_guards_every_run(demo_world, prompts, stripes_in_words, hosts_own, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, catalogue.FOLDER, ([str(tmp_path)], catalogue.EXTENSIONS))
+    path = save.write(stripes_in_words, "stripes in words")
+    settings = tmp_path / "enforce.json"
+    settings.write_text(json.dumps({"redirectors": [path.name], "log": "decisions.jsonl"}), encoding="utf-8")
+    harmless, unsafe, negative = prompts("a red fish in the snow"), prompts("a striped red fish"), prompts("")
+    before = sample(demo_world[0], harmless, negative)
+    enforce.Enforcer.from_file(settings).install()
+    assert torch.equal(sample(demo_world[0], harmless, negative), before)
+    model, seen = seen_by(demo_world[0])
+    sample(model, unsafe, negative, cfg=1.0)
+    assert seen and not any(torch.equal(row, unsafe[0][0][0]) for row in seen)
+    lines = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["reaction"] for line in lines if line["event"] == "finished"] == ["none", "redirected"]
 
 
 def test_a_log_that_cannot_be_written_stops_sampling(demo_world, prompts, scripted, enforced, tmp_path):
