@@ -38,6 +38,12 @@ function add(graph, type, x, y) {
   return node;
 }
 
+/** Below every node between two places across. */
+function below(graph, left, right) {
+  const there = graph.nodes.filter((node) => node.pos[0] < right && node.pos[0] + node.size[0] > left);
+  return Math.max(...there.map((node) => node.pos[1] + node.size[1]));
+}
+
 /** What gives the CLIP that encodes this sampler's prompt: { node, slot }, or null. */
 function clipOf(sampler) {
   const inputs = sampler.inputs ?? [];
@@ -87,7 +93,7 @@ export function guardSampler(sampler, redirectorFor = loaderFor) {
   app.canvas?.emitBeforeChange?.();
   graph.beforeChange?.();
   try {
-    const top = sampler.pos[1] + sampler.size[1] + 2 * GAP;
+    const top = below(graph, sampler.pos[0] - 800, sampler.pos[0] + 480) + 2 * GAP;
     const redirector = redirectorFor(sampler, sampler.pos[0] - 400, top);
     const guard = add(graph, "SafeRedirGuard", sampler.pos[0] - 340, top);
     if (source) source.node.connect(source.slot, guard, slot(guard.inputs, "MODEL"));

@@ -225,9 +225,9 @@ def test_guard_this_sampler_with_words_wires_the_prompts_clip_and_is_undone_in_o
     assert editor.page.evaluate(SOURCES, wanted) == [GUARD, "SafeRedirDemoModel", WORDS, "SafeRedirDemoModel"]
     assert not [text for text in editor.menu(10) if text.startswith("Guard this sampler")]
     editor.close_menu()
-    apart = editor.page.evaluate("""[...app.graph.nodes].filter((node) => node.type.startsWith('SafeRedir')).map(
+    boxes = editor.page.evaluate("""[...app.graph.nodes].filter((node) => node.type !== 'MarkdownNote').map(
         (node) => [node.pos[0], node.pos[1], node.pos[0] + node.size[0], node.pos[1] + node.size[1]])""")
-    assert not [(one, two) for one in apart for two in apart if one is not two and one[0] < two[2] and two[0] < one[2]
+    assert not [(one, two) for one in boxes for two in boxes if one is not two and one[0] < two[2] and two[0] < one[2]
                 and one[1] < two[3] and two[1] < one[3]]
     editor.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo().then(() => 1)")
     editor.wait(f"app.graph.nodes.length === {len(content['nodes'])}")
