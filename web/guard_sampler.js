@@ -1,4 +1,4 @@
-// 'Guard this sampler': Load SafeRedir and Guard before a sampler's model, Report behind its latent.
+// 'Guard this sampler': Load SafeRedir, or SafeRedir Words, and Guard before a sampler's model, Report behind its latent.
 import { app } from "../../scripts/app.js";
 import { text } from "./texts.js";
 
@@ -38,20 +38,66 @@ function add(graph, type, x, y) {
   return node;
 }
 
-/** Inserts the nodes and wires them; one step of undo. */
-export function guardSampler(sampler) {
+/** Below every node between two places across. */
+function below(graph, left, right) {
+  const there = graph.nodes.filter((node) => node.pos[0] < right && node.pos[0] + node.size[0] > left);
+  return Math.max(...there.map((node) => node.pos[1] + node.size[1]));
+}
+
+/** What gives the CLIP that encodes this sampler's prompt: { node, slot }, or null. */
+function clipOf(sampler) {
+  const inputs = sampler.inputs ?? [];
+  const positive = inputs.findIndex((input) => input.name === "positive");
+  const way = [[sampler, positive >= 0 ? positive : slot(inputs, "CONDITIONING")]];
+  const seen = new Set();
+  while (way.length) {
+    const node = sourceOf(...way.shift())?.node;
+    if (!node || seen.has(node)) continue;
+    seen.add(node);
+    const clip = slot(node.inputs, "CLIP");
+    const source = clip < 0 ? null : sourceOf(node, clip);
+    if (source?.node) return source;
+    (node.inputs ?? []).forEach((input, index) => {
+      if (["CONDITIONING", "*"].includes(input.type)) way.push([node, index]);
+    });
+  }
+  return null;
+}
+
+/** A SafeRedir Words that reads the sampler's CLIP: one that is there already, or a new one. */
+function wordsFor(sampler, x, y) {
+  const { graph } = sampler;
+  const clip = clipOf(sampler);
+  const known = graph.nodes.find((node) => {
+    if (node.type !== "SafeRedirWords") return false;
+    const source = sourceOf(node, slot(node.inputs, "CLIP"));
+    return source?.node === clip?.node && source?.slot === clip?.slot;
+  });
+  if (known) return known;
+  const words = add(graph, "SafeRedirWords", x, y);
+  words.pos = [x - words.size[0], y];
+  if (clip) clip.node.connect(clip.slot, words, slot(words.inputs, "CLIP"));
+  return words;
+}
+
+function loaderFor(sampler, x, y) {
+  const known = sampler.graph.nodes.find((node) => node.type === "SafeRedirLoader" || node.type === "SafeRedirHubLoader");
+  return known ?? add(sampler.graph, "SafeRedirLoader", x - 300, y);
+}
+
+/** Inserts the nodes and wires them; one step of undo.  redirectorFor: gives the node with the redirector. */
+export function guardSampler(sampler, redirectorFor = loaderFor) {
   const { graph } = sampler;
   const model = slot(sampler.inputs, "MODEL");
   const source = sourceOf(sampler, model);
   app.canvas?.emitBeforeChange?.();
   graph.beforeChange?.();
   try {
-    const top = sampler.pos[1] + sampler.size[1] + 2 * GAP;
-    const known = graph.nodes.find((node) => node.type === "SafeRedirLoader" || node.type === "SafeRedirHubLoader");
-    const loader = known ?? add(graph, "SafeRedirLoader", sampler.pos[0] - 700, top);
+    const top = below(graph, sampler.pos[0] - 800, sampler.pos[0] + 480) + 2 * GAP;
+    const redirector = redirectorFor(sampler, sampler.pos[0] - 400, top);
     const guard = add(graph, "SafeRedirGuard", sampler.pos[0] - 340, top);
     if (source) source.node.connect(source.slot, guard, slot(guard.inputs, "MODEL"));
-    loader.connect(0, guard, slot(guard.inputs, "SAFEREDIR"));
+    redirector.connect(0, guard, slot(guard.inputs, "SAFEREDIR"));
     guard.connect(0, sampler, model);
     const latent = slot(sampler.outputs, "LATENT");
     if (latent >= 0) addReport(graph, sampler, latent, guard, top);
@@ -76,5 +122,8 @@ function addReport(graph, sampler, latent, guard, top) {
 /** What the right-click menu of a node offers; both renderers ask. */
 export function menuItems(node) {
   if (!node.graph || !isSampler(node) || isGuarded(node)) return [];
-  return [{ content: text("guard_this_sampler"), callback: () => guardSampler(node) }];
+  return [
+    { content: text("guard_this_sampler"), callback: () => guardSampler(node) },
+    { content: text("guard_with_words"), callback: () => guardSampler(node, wordsFor) },
+  ];
 }

@@ -1,8 +1,11 @@
 // What is drawn, as plain objects: from messages of a run that goes on, and from finished reports.  No drawing here.
 //
+// Finished are runs, and what SafeRedir Words understood.
 // curves: [{item, conditioning, points: [{at, step, probability, redirected}]}], `at` counting the model calls from 0
 
 const VERSION = 1;
+const USUAL_THRESHOLD = 0.5;     // where every redirector from words has its line
+const TOUCHED = 0.01;            // of prompts that are to be kept: more than this is told
 const STATUSES = ["safe", "redirected", "stopped", "blanked", "observed", "not_evaluated"];
 
 /** Curves of decisions as a message has them. */
@@ -68,5 +71,18 @@ export function verdictOf(report) {
     step: first ? first.first_unsafe_step ?? first.first_unsafe : null,
     highest: probabilities.length ? Math.max(...probabilities) : null,
     threshold: report.policy.threshold,
+  };
+}
+
+/** What SafeRedir Words found out, or null: shares from 0 to 1, and each of the nearest words with whether it triggers. */
+export function ofWords(told) {
+  const report = told?.report;
+  if (!report || !Array.isArray(report.nearest)) return null;
+  const threshold = told.threshold ?? USUAL_THRESHOLD;
+  return {
+    ...report,
+    threshold,
+    nearest: report.nearest.map(([word, probability]) => ({ word, probability, triggers: probability >= threshold })),
+    touched: Object.entries(report.kept ?? {}).filter(([, share]) => share > TOUCHED),
   };
 }

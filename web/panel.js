@@ -7,7 +7,7 @@ import { ofMessage, ofReport, verdictOf } from "./model.js";
 const MOST_IN_LEGEND = 12;
 const HARDLY = 0.005;       // a mask or strength that nobody would see
 
-function make(name, properties = {}, ...children) {
+export function make(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
   return made;
@@ -75,7 +75,8 @@ function legend(picture) {
   return made;
 }
 
-function panel(label) {
+/** An empty panel: the frame that all of them have. */
+export function panel(label) {
   const root = make("section", { className: "saferedir-panel" });
   root.setAttribute("aria-label", label);
   root.append(styleElement());

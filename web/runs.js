@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js";
 
 const VERSION = 1;
 const runs = new Map();     // "workflow node" -> the whole message of the newest run there
-const reports = new Map();  // "workflow node" -> the newest report there
+const reports = new Map();  // "workflow node" -> the newest report there, of a run or of words
 const MOST_PROMPTS = 200;
 const queuedFrom = new Map();   // prompt id -> promise of the id of the workflow it was queued from
 
@@ -75,10 +75,10 @@ async function askedFor(prompt) {
   return queued?.[3]?.extra_pnginfo?.workflow?.id;
 }
 
-/** Calls `changed(executionId)` after each report for the workflow that is open. */
+/** Calls `changed(executionId)` after each report, of a run or of words, for the workflow that is open. */
 export function listenForReports(changed) {
   api.addEventListener("executed", async ({ detail }) => {
-    const [report] = detail?.output?.saferedir ?? [];
+    const [report] = detail?.output?.saferedir ?? detail?.output?.saferedir_words ?? [];
     if (!report) return;
     const workflow = await workflowOf(detail.prompt_id) ?? rootGraph()?.id;
     const node = String(detail.display_node ?? detail.node);

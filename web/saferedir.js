@@ -1,14 +1,18 @@
-// SafeRedir in the editor: live curve on Guard, verdict, curve and words on Report, a menu entry, settings.
+// SafeRedir in the editor: live curve on Guard, verdict, curve and words on Report, what Words understood, menu entries,
+// settings.
 // Everything shown was decided and computed by the server.
 import { app } from "../../scripts/app.js";
 import { menuItems } from "./guard_sampler.js";
 import { LivePanel, ReportPanel } from "./panel.js";
+import { WordsPanel } from "./words_panel.js";
 import { catchUp, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
 import { loadTexts } from "./texts.js";
 
 const WIDGET = "saferedir_panel";
 const LIVE = "SafeRedir.LiveDisplay";
-const PANELS = { SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420] };
+const PANELS = {
+  SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420], SafeRedirWords: [WordsPanel, 225, 360],
+};
 const DEFAULTS = { name: "SafeRedir.Redirector", alpha_scale: "SafeRedir.AlphaScale", threshold: "SafeRedir.Threshold" };
 const FOR_DEFAULTS = ["SafeRedirLoader", "SafeRedirGuard", "SafeRedirConditioning"];
 
@@ -36,12 +40,12 @@ function removePanel(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
 }
 
-/** Shows what is known of every Guard and Report in the open workflow, or of one. */
+/** Shows what is known of every node with a panel in the open workflow, or of one. */
 function showKnown(only) {
   for (const [id, node] of nodesWithIds()) {
     if (only !== undefined && id !== only) continue;
-    const known = typeOf(node) === "SafeRedirGuard" ? runOf(id) : typeOf(node) === "SafeRedirReport" ? reportOf(id) : null;
-    if (known) panels.get(node)?.show(known);
+    const known = panels.has(node) && (typeOf(node) === "SafeRedirGuard" ? runOf(id) : reportOf(id));
+    if (known) panels.get(node).show(known);
   }
 }
 
@@ -100,8 +104,8 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (FOR_DEFAULTS.includes(typeOf(node))) applyDefaults(node);
-    const live = typeOf(node) === "SafeRedirGuard" && setting(LIVE) !== false;
-    if (live || typeOf(node) === "SafeRedirReport") addPanel(node);
+    const hidden = typeOf(node) === "SafeRedirGuard" && setting(LIVE) === false;
+    if (Object.hasOwn(PANELS, typeOf(node)) && !hidden) addPanel(node);
   },
   afterConfigureGraph() {
     showKnown();

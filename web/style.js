@@ -29,6 +29,24 @@ const CSS = `
   padding: 1px 0; border-bottom: var(--saferedir-strength) solid #d55e00;
   background: color-mix(in srgb, #e69f00 calc(var(--saferedir-mask) * 0.55), transparent);
 }
+.saferedir-rest { display: flex; flex-direction: column; gap: 4px; }
+.saferedir-nearest {
+  margin: 0; padding: 0; list-style: none;
+  display: grid; grid-template-columns: fit-content(40%) 1fr max-content; gap: 2px 8px; align-items: center;
+}
+.saferedir-nearest li { display: contents; }
+.saferedir-nearest li > :first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.saferedir-nearest li > :last-child { color: var(--descrip-text, #999); }
+.saferedir-nearest .saferedir-triggers > :last-child { color: inherit; font-weight: 600; }
+.saferedir-bar { position: relative; height: 10px; background: color-mix(in srgb, currentColor 10%, transparent); }
+.saferedir-bar span {
+  display: block; height: 100%; background: color-mix(in srgb, #0072b2 78%, currentColor);
+}
+.saferedir-triggers .saferedir-bar span { background: color-mix(in srgb, #d55e00 78%, currentColor); }
+.saferedir-bar::after {
+  content: ""; position: absolute; inset-block: -3px; inset-inline-start: var(--saferedir-line);
+  border-inline-start: 1px dashed currentColor;
+}
 .saferedir-panel select {
   color: inherit; background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
   border-radius: 4px; font: inherit; padding: 0 2px;

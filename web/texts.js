@@ -22,7 +22,13 @@ export function text(key, values = {}) {
   return template.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
-/** A number as people of this language write it, with two decimals. */
-export function number(value) {
-  return Number(value).toLocaleString(language(), { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+/** A number as people of this language write it, with two decimals or as many as asked for. */
+export function number(value, digits = 2) {
+  return Number(value).toLocaleString(language(), { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+/** A share from 0 to 1 as people of this language write it; near 0 and 1 with two decimals, where they matter. */
+export function percent(share) {
+  const digits = share > 0.1 && share < 0.95 ? 0 : 2;
+  return Number(share).toLocaleString(language(), { style: "percent", maximumFractionDigits: digits });
 }

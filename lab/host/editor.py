@@ -67,21 +67,23 @@ class Editor:
         self.wait("fetch('/api/prompt').then((r) => r.json()).then((a) => a.exec_info.queue_remaining === 0)", patience)
 
     def panels(self) -> list[dict]:
-        """The panels on show: text, state, and what stands in their chart."""
+        """The panels on show: text, state, and what stands in their chart or list."""
         return self.page.evaluate("""[...document.querySelectorAll('.saferedir-panel')].map((panel) => ({
             label: panel.getAttribute('aria-label'),
             line: panel.querySelector('.saferedir-line').textContent,
             state: panel.dataset.state ?? null,
-            described: panel.querySelector('svg').getAttribute('aria-label'),
+            described: panel.querySelector('svg')?.getAttribute('aria-label') ?? null,
             points: panel.querySelectorAll('.saferedir-point').length,
             curves: panel.querySelectorAll('.saferedir-curve').length,
             threshold: panel.querySelectorAll('.saferedir-threshold').length,
             redirected: panel.querySelectorAll('.saferedir-redirected').length,
+            nearest: [...panel.querySelectorAll('.saferedir-nearest li')].map((word) =>
+                [...word.querySelectorAll(':scope > span')].map((part) => part.textContent)),
             words: [...panel.querySelectorAll('.saferedir-words [title]')].map((word) => word.title),
             size: [panel.clientWidth, panel.clientHeight]}))""")
 
     def panel(self, kind: str) -> dict:
-        """The first panel of a Guard ("live") or a Report ("report")."""
+        """The first panel of a Guard ("live"), a Report ("report") or a Words ("concept")."""
         words = "".join(self.page.evaluate("(key) => fetch('/api/i18n').then((r) => r.json()).then((texts) => "
                                        "texts[app.extensionManager.setting.get('Comfy.Locale')]?.saferedir?.[key] "
                                        "?? texts.en.saferedir[key])", f"{kind}_label"))
@@ -124,6 +126,10 @@ class Editor:
         self.page.mouse.click(x, y, button="right")
         self.wait(f"{MENU}.length > 0")
         return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
+
+    def close_menu(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("window.LiteGraph.closeAllContextMenus?.(window)")     # the canvas' own does not hear Escape
 
     def choose_in_menu(self, text: str) -> None:
         x, y = self.wait(f"""(() => {{

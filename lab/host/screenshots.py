@@ -1,9 +1,9 @@
 """Takes the README's pictures, the help pages' pictures and the templates' thumbnails, from real runs.
 
-    python quickstart.py run lab/host/screenshots.py [editor] [help] [thumbnails]       (all three without an argument)
+    python quickstart.py run lab/host/screenshots.py [editor] [help] [graphs] [thumbnails]   (all without an argument)
 
-Starts a server of its own and the Chromium it finds.  Writes docs/editor-*.png; web/docs/*.jpg; docs/demo.png and
-workflows/*.jpg.
+Starts a server of its own and the Chromium it finds.  Writes docs/editor-*.png; web/docs/*.jpg; workflows/words_*.jpg,
+graphs whose models are not here; docs/demo.png and the other workflows/*.jpg.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from .workflow import to_api
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
-KINDS = ("editor", "help", "thumbnails")
+KINDS = ("editor", "help", "graphs", "thumbnails")
 ROWS = ("style", "img2img", "inpaint")      # thumbnails of an unguarded over a guarded row
 CLEAR = 70, 110                             # pixels of the canvas that the editor's bars may cover, left and top
 COLOURS = 128                               # of a screenshot: enough for flat areas, a third of the size
+ENLARGED = 4                                # times the demo model's pictures of 64 pixels
 GAP = 6                                     # pixels of white between pictures
 # Help page -> the template where its node stands to be photographed
 STANDING = {
     **dict.fromkeys(("SafeRedirLoader", "SafeRedirConditioning", "SafeRedirGuard", "SafeRedirReport",
                      "SafeRedirDemoModel"), "demo"),
+    "SafeRedirWords": "words",
     "SafeRedirStack": "stacked", "SafeRedirTrain": "train", "SafeRedirSave": "train", "SafeRedirEvaluate": "evaluate",
 }
 
@@ -101,7 +103,7 @@ def help_pictures(chromium: Browser, url: str) -> None:
     for name in dict.fromkeys(STANDING.values()):
         content = workflow(name)
         editor.load(content)
-        if name in ("demo", "evaluate"):
+        if name in ("demo", "evaluate", "words"):
             run_to_the_end(editor)
         for kind, template in STANDING.items():
             if template == name:
@@ -109,6 +111,27 @@ def help_pictures(chromium: Browser, url: str) -> None:
     node = editor.page.evaluate("(() => { const n = LiteGraph.createNode('SafeRedirHubLoader'); n.pos = [4000, 0]; "
                                 "app.graph.add(n); n.setSize([380, n.size[1]]); return n.id; })()")
     photograph(editor, [node], DOCS / "SafeRedirHubLoader.jpg", margin=12)
+
+
+def stand_in_models(models: Path) -> None:
+    """Empty files in the place of the models that templates with words name, so that the editor does not mark them."""
+    for path in (ROOT / "workflows").glob("words_*.json"):
+        for node in workflow(path.stem)["nodes"]:
+            for model in node["properties"].get("models", []):
+                (models / model["directory"]).mkdir(parents=True, exist_ok=True)
+                (models / model["directory"] / model["name"]).touch()
+
+
+def graphs(chromium: Browser, url: str) -> None:
+    """Templates whose models are not here, as they stand in the editor."""
+    names = [path.stem for path in sorted((ROOT / "workflows").glob("words_*.json"))]
+    choose(url, "vue", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
+    editor = Editor(chromium, url)
+    for name in names:
+        content = workflow(name)
+        editor.load(content)
+        path = ROOT / "workflows" / f"{name}.jpg"
+        photograph(editor, [node["id"] for node in content["nodes"]], path, scale=0.6)
 
 
 def thumbnails_of_runs(client: ComfyClient) -> None:
@@ -131,6 +154,18 @@ def thumbnails_of_runs(client: ComfyClient) -> None:
             grid([before[:4], after[:4]]).save(ROOT / "docs" / "demo.png", optimize=True)
 
 
+def thumbnail_of_words(client: ComfyClient) -> None:
+    """The template's pictures without its guard, over those with it."""
+    prompt, rows = to_api(workflow("words"), client.object_info()), []
+    (guard,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirGuard")
+    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    for model in (prompt[guard]["inputs"]["model"], [guard, 0]):
+        sampler["inputs"]["model"] = model
+        pictures = client.images(client.queue(prompt, timeout=1200))[:2]
+        rows.append([picture.array().repeat(ENLARGED, 0).repeat(ENLARGED, 1) for picture in pictures])
+    grid(rows).save(ROOT / "workflows" / "words.jpg", quality=90)
+
+
 def grid(rows: list[list[np.ndarray]]) -> Image.Image:
     side, columns = rows[0][0].shape[0], len(rows[0])
     sheet = np.full((len(rows) * (side + GAP) - GAP, columns * (side + GAP) - GAP, 3), 255, dtype=np.uint8)
@@ -145,10 +180,13 @@ def main() -> None:
     if program is None:
         raise SystemExit("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.")
     with tempfile.TemporaryDirectory(prefix="saferedir-") as folder, own_server(Path(folder), ROOT) as server:
+        stand_in_models(server.base / "models")
         if "thumbnails" in kinds:
-            thumbnails_of_runs(ComfyClient(server.url))  # before the browser opens, see .browser on its event loop
+            client = ComfyClient(server.url)  # before the browser opens, see .browser on its event loop
+            thumbnails_of_runs(client)
+            thumbnail_of_words(client)
         with launch(program) as chromium:
-            for kind, take in zip(KINDS, (editor_pictures, help_pictures)):
+            for kind, take in zip(KINDS, (editor_pictures, help_pictures, graphs)):
                 if kind in kinds:
                     take(chromium, server.url)
 

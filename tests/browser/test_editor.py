@@ -13,7 +13,9 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WEB = WORKFLOWS.parent / "web"
 LANGUAGES = ("zh", "ja", "ko", "es", "fr")       # the editor itself has no German
 GUARD = "SafeRedirGuard"
-RUNNABLE = ("stacked", "style", "img2img", "inpaint", "train", "evaluate")
+WORDS = "SafeRedirWords"
+NEED_MODELS = ("words_sd15", "words_sdxl", "words_flux", "words_zimage", "words_qwen", "words_wan")
+RUNNABLE = ("words", "stacked", "style", "img2img", "inpaint", "train", "evaluate")
 
 
 def workflow(name: str = "demo", number: int = 0) -> dict:
@@ -167,8 +169,9 @@ def test_several_guards_show_each_its_own(editor):
     assert all(panel["redirected"] == 0 and panel["line"].startswith("Safe:") for panel in reports)
 
 
-def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
-    content = guarded_only(4, steps=4, seed=104)
+def unguarded(number: int) -> dict:
+    """The demo workflow without anything of ours but its model."""
+    content = guarded_only(number, steps=4, seed=100 + number)
     kept = [node for node in content["nodes"] if not node["type"].startswith("SafeRedir")
             or node["type"] == "SafeRedirDemoModel"]
     kept = [node for node in kept if node["type"] != "PreviewAny" and node.get("title") != "Plot"
@@ -183,29 +186,109 @@ def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
         for slot, output in enumerate(node.get("outputs", [])):
             output["links"] = [link[0] for link in links if (link[1], link[2]) == (node["id"], slot)]
     content.update(nodes=kept, links=links, last_link_id=902)
-    editor.load(content)
+    return content
+
+
+# sources([[type, input], ...]): the type of what feeds each input, "" for nothing
+SOURCES = """(wanted) => wanted.map(([type, name]) => {
+    const node = app.graph.nodes.find((each) => each.type === type);
+    const link = app.graph.links.get(node.inputs.find((each) => each.name === name).link);
+    return link ? app.graph.getNodeById(link.origin_id).type : '';
+})"""
+
+
+def test_guard_this_sampler_inserts_and_wires_and_what_it_made_runs(editor):
+    editor.load(unguarded(4))
     editor.place(10)
     assert "Guard this sampler" in editor.menu(10)
     editor.choose_in_menu("Guard this sampler")
     editor.wait("app.graph.nodes.some((node) => node.type === 'SafeRedirReport')")
-    wired = editor.page.evaluate("""(() => {
-        const source = (node, name) => {
-            const input = node.inputs.find((each) => each.name === name);
-            const link = app.graph.links.get(input.link);
-            return link ? app.graph.getNodeById(link.origin_id).type : null;
-        };
-        const of = (type) => app.graph.nodes.find((node) => node.type === type);
-        return {sampler: source(of('KSampler'), 'model'), guard: source(of('SafeRedirGuard'), 'model'),
-                redirector: source(of('SafeRedirGuard'), 'saferedir'), report: source(of('SafeRedirReport'), 'samples'),
-                trajectory: source(of('SafeRedirReport'), 'trajectory'), decode: source(of('VAEDecode'), 'samples')};
-    })()""")
-    assert wired == {"sampler": GUARD, "guard": "SafeRedirDemoModel", "redirector": "SafeRedirLoader",
-                     "report": "KSampler", "trajectory": GUARD, "decode": "SafeRedirReport"}
+    report = "SafeRedirReport"
+    assert editor.page.evaluate(SOURCES, [["KSampler", "model"], [GUARD, "model"], [GUARD, "saferedir"],
+                                          [report, "samples"], [report, "trajectory"], ["VAEDecode", "samples"]]) == [
+        GUARD, "SafeRedirDemoModel", "SafeRedirLoader", "KSampler", GUARD, report]
     assert "Guard this sampler" not in editor.menu(10)
-    editor.page.keyboard.press("Escape")
+    editor.close_menu()
     editor.queue()
     assert editor.wait_for("report", lambda panel: panel["state"])["state"] == "redirected"
     editor.idle()
+
+
+def test_guard_this_sampler_with_words_wires_the_prompts_clip_and_is_undone_in_one_step(editor):
+    content = unguarded(20)
+    editor.load(content)
+    editor.place(10)
+    assert "Guard this sampler with words" in editor.menu(10)
+    editor.choose_in_menu("Guard this sampler with words")
+    editor.wait("app.graph.nodes.some((node) => node.type === 'SafeRedirReport')")
+    wanted = [["KSampler", "model"], [GUARD, "model"], [GUARD, "saferedir"], [WORDS, "clip"]]
+    assert editor.page.evaluate(SOURCES, wanted) == [GUARD, "SafeRedirDemoModel", WORDS, "SafeRedirDemoModel"]
+    assert not [text for text in editor.menu(10) if text.startswith("Guard this sampler")]
+    editor.close_menu()
+    boxes = editor.page.evaluate("""[...app.graph.nodes].filter((node) => node.type !== 'MarkdownNote').map(
+        (node) => [node.pos[0], node.pos[1], node.pos[0] + node.size[0], node.pos[1] + node.size[1]])""")
+    assert not [(one, two) for one in boxes for two in boxes if one is not two and one[0] < two[2] and two[0] < one[2]
+                and one[1] < two[3] and two[1] < one[3]]
+    editor.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo().then(() => 1)")
+    editor.wait(f"app.graph.nodes.length === {len(content['nodes'])}")
+
+
+def test_words_are_inserted_unwired_where_no_prompt_is_encoded(editor):
+    content = unguarded(21)
+    for node in content["nodes"]:
+        if node["type"] == "KSampler":
+            node["inputs"][1]["link"] = None
+    content["links"] = [link for link in content["links"] if link[0] != 901]
+    for node in content["nodes"]:
+        for output in node.get("outputs", []):
+            output["links"] = [link for link in output["links"] if link != 901]
+    editor.load(content)
+    editor.place(10)
+    editor.menu(10)
+    editor.choose_in_menu("Guard this sampler with words")
+    editor.wait("app.graph.nodes.some((node) => node.type === 'SafeRedirReport')")
+    assert editor.page.evaluate(SOURCES, [[WORDS, "clip"], [GUARD, "saferedir"]]) == ["", WORDS]
+
+
+def words_typed(number: int, remove: str, seed: int) -> dict:
+    content = workflow("words", number)
+    for node in content["nodes"]:
+        if node["type"] == WORDS:
+            node["widgets_values"][0] = remove
+        if node["type"] == "KSampler":
+            node["widgets_values"][0], node["widgets_values"][2] = seed, 4
+    return content
+
+
+def test_typed_words_are_understood_guard_the_run_and_come_back_with_the_workflow(editor):
+    # A seed of its own in each renderer: of what comes from the host's cache no curve is sent.
+    editor.load(words_typed(22, "to be typed", seed=107 + (editor.renderer == "vue")))
+    assert editor.panel("concept")["line"].startswith("Type what must not appear")
+    editor.wait("[...document.querySelectorAll('textarea')].find((area) => area.value === 'to be typed')")
+    editor.page.evaluate("""(() => { const area = [...document.querySelectorAll('textarea')].find(
+        (each) => each.value === 'to be typed'); area.focus(); area.select(); })()""")
+    editor.page.keyboard.type("striped\nwith stripes")
+    typed = f"app.graph.nodes.find((node) => node.type === '{WORDS}').widgets.slice(0, 5).map((each) => each.value)"
+    editor.wait(f"({typed})[0] === 'striped\\nwith stripes'")
+    editor.page.evaluate("document.activeElement.blur()")
+    editor.queue()
+    told = editor.wait_for("concept", lambda panel: panel["state"], patience=300)
+    assert told["line"].startswith("Recognises 9") and "of everyday prompts trigger." in told["line"]
+    assert len(told["nearest"]) >= 3 and min(told["size"]) > 150
+    assert {row[-1] for row in told["nearest"]} <= {"triggers", "untouched"}
+    live = editor.wait_for("live", lambda panel: panel["state"] == "finished")
+    assert "Redirected: all images (4)." in live["line"]
+    editor.idle()
+    saved = editor.page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize()))")
+    (words,) = [node for node in saved["nodes"] if node["type"] == WORDS]
+    assert words["widgets_values"] == ["striped\nwith stripes", "", "", "auto", "none"]
+    editor.load(unguarded(23))
+    editor.load(saved)
+    assert editor.page.evaluate(typed) == words["widgets_values"]
+    again = editor.wait_for("concept", lambda panel: panel["state"])
+    assert (again["line"], again["nearest"]) == (told["line"], told["nearest"])
+    prompt = editor.page.evaluate("app.graphToPrompt().then((made) => made.output)")
+    assert not any("saferedir_panel" in node["inputs"] for node in prompt.values())
 
 
 def test_every_template_that_needs_no_download_runs(editor):
@@ -307,7 +390,7 @@ def test_what_is_saved_holds_no_value_of_the_panels(plain):
 
 def test_every_template_opens_complete(plain, client):
     names = client.get_json("/workflow_templates")["saferedir"]
-    assert {"demo", "sd15", "sdxl", "stacked", "style", "img2img", "inpaint", "train", "evaluate"} <= set(names)
+    assert {"demo", "sd15", "sdxl", *RUNNABLE, *NEED_MODELS} <= set(names)
     for name in names:
         content = client.get_json(f"/api/workflow_templates/saferedir/{name}.json")
         plain.load(content)

@@ -13,6 +13,7 @@ from saferedir.nodes.demo_world.judge import judge
 from saferedir_core import load_redirector
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+WORDS = "SafeRedirWords"
 ENLARGED = 4  # the demo workflow enlarges its pictures by this, without smoothing
 
 
@@ -129,6 +130,33 @@ def test_the_report_takes_a_picture_as_well_as_a_latent(server, demo_graph):
     decode["inputs"]["samples"] = graph[report]["inputs"]["samples"]
     graph[report]["inputs"]["samples"] = [next(key for key, value in graph.items() if value is decode), 0]
     assert Result(server, graph).report["status"] == "redirected"
+
+
+@pytest.mark.parametrize("name", ["words_sd15", "words_sdxl", "words_flux", "words_zimage", "words_qwen", "words_wan"])
+def test_a_workflow_with_words_for_a_real_model_lacks_nothing_but_the_model_files(name, object_info, server):
+    """Of which the server says so, before anything runs."""
+    content = workflow(name)
+    named = {model["name"] for each in content["nodes"] for model in each["properties"].get("models", [])}
+    with pytest.raises(PromptRefused) as caught:
+        server.queue(to_api(content, object_info))
+    errors = [error for each in caught.value.node_errors.values() for error in each["errors"]]
+    assert {error["type"] for error in errors} == {"value_not_in_list"}
+    assert {error["extra_info"]["received_value"] for error in errors} == named
+    (note,) = [each["widgets_values"][0] for each in content["nodes"] if each["type"] == "MarkdownNote"]
+    assert all(file in note for file in named)
+
+
+def test_the_words_workflow_takes_typed_words_out(server, template):
+    graph = template("words", steps=20, batch=4)
+    guarded = server.queue(graph)
+    sampler = graph[of_type(graph, "KSampler")]["inputs"]
+    sampler["model"] = graph[of_type(graph, "SafeRedirGuard")]["inputs"]["model"]
+    before, after = ([judge(picture.array()) for picture in server.images(history)]
+                     for history in (server.queue(graph), guarded))
+    assert all(each.striped for each in before) and not any(each.striped for each in after)
+    assert [each.factors[:4] for each in after] == [each.factors[:4] for each in before]
+    told = guarded["outputs"][of_type(graph, WORDS)]["saferedir_words"][0]
+    assert told["report"]["held_out"] > 0.9 and told["concept"]["remove"] == ["striped", "with stripes"]
 
 
 @pytest.fixture
