@@ -96,6 +96,9 @@ def fit_words(encode: Encode, concept: Concept, *, progress: Progress | None = N
 
 def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others: Tokens,
             told: Callable[[int], None], began: float) -> WordsRedirector:
+    if not pairs.changed.any():
+        raise ConfigError(f"{concept.remove[0]!r} and what is drawn instead cannot be told apart by this text encoder, "
+                          "which reads the same tokens for both; expected different ones. Choose other wordings.")
     harmless = joined([pairs.twins, others])
     doubtful = torch.arange(harmless.count) >= harmless.count - len(texts.background)
     kept = torch.zeros(harmless.count, dtype=torch.bool)
@@ -144,8 +147,9 @@ def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: To
     weights |= {f"{name}.{part}": value for name, found in maps.items()
                 for part, value in zip(("down.weight", "down.bias", "up.weight"), found)}
     with torch.inference_mode(False):   # where nodes run; the host could not move weights that were made in it
-        redirector = WordsRedirector(config)
-        redirector.load_state_dict({name: value.clone().contiguous() for name, value in weights.items()})
+        with torch.device("meta"):      # nothing is drawn at random for weights that come anyway
+            redirector = WordsRedirector(config)
+        redirector.load_state_dict({name: value.clone().contiguous() for name, value in weights.items()}, assign=True)
     return redirector
 
 
@@ -168,8 +172,8 @@ class _Scores:
     @classmethod
     def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
                  harmless: Tokens, doubtful: Tensor, kept: Tensor, near: Tensor) -> _Scores:
-        wording = torch.tensor([_number(concept, texts.wording_of(pair)) for pair in texts.pairs])
-        typed = torch.tensor([holds(pair.text, texts.wording_of(pair)) for pair in texts.pairs])
+        wording = torch.tensor([concept.remove.index(each) for each in texts.wordings])
+        typed = torch.tensor([holds(pair.text, each) for pair, each in zip(texts.pairs, texts.wordings)])
         # A pair's twin, and whatever else is the same prompt, stays on one side.
         fold_of_pair = torch.arange(pairs.own.count) % FOLDS
         fold_of_other = torch.cat([fold_of_pair, torch.arange(harmless.count - pairs.own.count) % FOLDS])
@@ -237,10 +241,6 @@ class _Scores:
 
     def kept(self, zero: float) -> dict[str, float]:
         return {line: _share(scores, zero) for line, scores in self._kept_scores().items()}
-
-
-def _number(concept: Concept, wording: str) -> int:
-    return concept.remove.index(wording) if wording in concept.remove else 0
 
 
 def _share(scores: Tensor, zero: float) -> float:

@@ -29,7 +29,8 @@ NEUTRAL = "scene"   # stands where an object was that nothing takes the place of
 class Texts:
     """All prompts of a fit.
 
-    pairs       prompts that ask for the concept, with their safe twins; `group` ends in "/wording"
+    pairs       prompts that ask for the concept, with their safe twins
+    wordings    the wording that each was made with
     harmless    prompts of the same templates without the concept, and with what is to be kept
     background  what else people type
     lists       words of everyday that stand together in a prompt of the background, by its number
@@ -37,15 +38,11 @@ class Texts:
     """
 
     pairs: list[Pair]
+    wordings: list[str]
     harmless: list[str]
     background: list[str]
     lists: dict[int, list[str]]
     kept: dict[str, list[int]]
-
-    @staticmethod
-    def wording_of(pair: Pair) -> str:
-        """The wording that a pair was made with."""
-        return pair.group.split("/", 1)[1].removeprefix("with ").removeprefix("an ").removeprefix("a ")
 
 
 def texts_of(concept: Concept, denials: bool = False) -> Texts:
@@ -61,7 +58,7 @@ def texts_of(concept: Concept, denials: bool = False) -> Texts:
     kept: dict[str, list[int]] = {each: [at for at, text in enumerate(plain) if holds(text, each)]
                                   for each in (*concept.keep, concept.instead) if each}
     others, lists = background(concept)
-    return Texts(unsafe, plain, others, lists, kept)
+    return Texts(unsafe, [_wording_of(pair, concept) for pair in unsafe], plain, others, lists, kept)
 
 
 def background(concept: Concept, seed: int = SEED) -> tuple[list[str], dict[int, list[str]]]:
@@ -81,6 +78,13 @@ def background(concept: Concept, seed: int = SEED) -> tuple[list[str], dict[int,
             lines = [", ".join(words) for words in together]
         chosen += lines[:share]
     return chosen, lists
+
+
+def _wording_of(pair: Pair, concept: Concept) -> str:
+    """As it was typed, whatever the builder put before it."""
+    written = pair.group.split("/", 1)[1]
+    bare = re.sub("^with (an? )?", "", written)
+    return written if written in concept.remove else bare
 
 
 def parts_of(concept: Concept) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 
 from saferedir_core.pairs import mentions_minors
 
-WORDS = Path(__file__).resolve().parents[2] / "models" / "words"
+ROOT = Path(__file__).resolve().parents[3]
+WORDS, BACKGROUND = ROOT / "models" / "words", ROOT / "saferedir_core" / "words" / "background"
 LEAST = {"captions.txt": 900, "words.txt": 1800, "odd.txt": 400, "negatives.txt": 60, "artists.txt": 160}
 STYLES = ["vangogh", "monet", "picasso"]
 PRESETS = ["nudity", "gore", "weapons", "smoking", "alcohol", "hate_symbols", "watermarks", *STYLES]
@@ -24,7 +25,7 @@ def read(path):
 
 
 def entries(name):
-    return [line for line in read(WORDS / "background" / name).splitlines() if line and not line.startswith("#")]
+    return [line for line in read(BACKGROUND / name).splitlines() if line and not line.startswith("#")]
 
 
 def preset(name):
@@ -48,7 +49,7 @@ def twice(lines):
 
 
 def test_every_file_is_known():
-    assert sorted(path.name for path in (WORDS / "background").iterdir()) == sorted(LEAST)
+    assert sorted(path.name for path in (BACKGROUND).iterdir()) == sorted(LEAST)
     assert sorted(path.stem for path in WORDS.glob("*.ini")) == sorted(PRESETS)
 
 
@@ -58,12 +59,12 @@ def test_background(name):
     assert len(lines) >= LEAST[name]
     assert not twice(lines)
     assert [line for line in lines if line != line.strip()] == []
-    assert [line for line in read(WORDS / "background" / name).splitlines() if mentions_minors(line)] == []
+    assert [line for line in read(BACKGROUND / name).splitlines() if mentions_minors(line)] == []
 
 
 def test_comments_stand_at_the_top():
     for name in LEAST:
-        lines = read(WORDS / "background" / name).splitlines()
+        lines = read(BACKGROUND / name).splitlines()
         top = next(i for i, line in enumerate(lines) if not line.startswith("#"))
         assert top > 0
         assert [line for line in lines[top:] if not line or line.startswith("#")] == []
