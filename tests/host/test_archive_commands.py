@@ -97,8 +97,8 @@ def test_a_comfyui_that_is_not_there_is_named(pack):
     assert done.returncode == 1 and "There is no ComfyUI in nowhere" in done.stderr
 
 
-def test_attacks_say_what_they_need(pack, tmp_path):
+def test_attacks_are_the_laboratorys(pack, tmp_path):
     (tmp_path / "pairs.csv").write_text("unsafe,safe,concept\na striped fish,a fish,stripes\n")
     done = run(pack, ["evaluate", "--model", "demo", "--prompts", str(tmp_path / "pairs.csv"), "--out",
                       str(tmp_path / "out"), "--attacks", "prompt"])
-    assert done.returncode == 1 and "--attacks needs the laboratory" in done.stderr
+    assert done.returncode == 2 and "unrecognized arguments: --attacks prompt" in done.stderr
