@@ -74,7 +74,8 @@ def kind(command: str) -> str:
 COMMANDS = [each for each in documented() if "COMMAND" not in each[2] and "..." not in each[2].split()
             and each[2] not in ("run", "run FILE") and each[1:] != ("saferedir", "")]
 TRAINING = [(page, script, command) for page, script, command in COMMANDS
-            if kind(command) in ("train", "evaluate", "publish", "words") and "--" in command and "--help" not in command]
+            if kind(command) in ("words", "train", "evaluate", "publish") and "--" in command
+            and "--help" not in command]
 
 
 @pytest.mark.parametrize(("page", "script", "command"), COMMANDS,
