@@ -14,7 +14,7 @@ from comfyui_version import __version__
 
 from saferedir.nodes.guarding.text_inputs import POOLED, PROMPT, TABLE, TextInputs, is_hosts, text_inputs_of
 from saferedir_core.files import write_whole
-from saferedir_core.markdown import table
+from saferedir_core.metrics import table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 INTRODUCTION = """# Models
