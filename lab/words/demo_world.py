@@ -10,12 +10,12 @@ Resumable: what was drawn stays in the work folder.  Writes its part of docs/wor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from saferedir_core import PolicyConfig, save_redirector
+from saferedir_core import save_redirector
 from saferedir_core.words.concept import Concept
 from saferedir_core.words.fit import fit_words
 
@@ -99,21 +99,21 @@ def fitted(concept: Concept, file: Path, clip) -> Path:
     return file
 
 
-def measure(work: Path, images: int, others: int) -> dict:
+def measure(work: Path, images: int, others: int, parts: Sequence[str]) -> dict:
     """Draws and judges everything; lines by part and concept."""
     _, clip, _ = load_backbone()
     stage, found = AttackStage.of(demo_stage()), {}
     for concept in CONCEPTS:
-        detector, files = DemoDetector(concept), {
-            "typed": fitted(TYPED[concept], work / f"{concept}_typed.safetensors", clip),
-            "all": fitted(all_training_words(concept), work / f"{concept}_all.safetensors", clip)}
+        detector, typed = DemoDetector(concept), {"typed": TYPED[concept], "all": all_training_words(concept)}
         trained = Guarded("trained", ROOT / "models" / "redirectors" / f"demo_{concept}.safetensors")
         for part, jobs in (("typed", jobs_of_typed(concept, images)),
                            ("all", test_jobs(concept, {row: images if row in ("explicit", "benign") else images // 4
                                                        for row in ROWS}))):
             results = work / f"{part}_{concept}.jsonl"
-            words = [Guarded("words", files[part]), Guarded("words, 1.25", files[part], PolicyConfig())]
-            evaluate(stage, [Oracle(), *words, trained], jobs, detector, results,
+            if part not in parts:
+                continue
+            words = Guarded("words", fitted(typed[part], work / f"{concept}_{part}.safetensors", clip))
+            evaluate(stage, [Oracle(), words, trained], jobs, detector, results,
                      progress=ConsoleProgress(f"{concept} {part}", "image"))
             if part == "typed" and others:
                 few = [job for row in dict.fromkeys(job.row for job in jobs)
@@ -137,9 +137,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/words"))
     parser.add_argument("--images", type=int, default=400, help="of the large rows (400)")
     parser.add_argument("--others", type=int, default=40, help="images of a row for the other methods (40)")
+    parser.add_argument("--parts", nargs="+", default=["typed", "all"], choices=("typed", "all"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    found = measure(arguments.work, arguments.images, arguments.others)
+    found = measure(arguments.work, arguments.images, arguments.others, arguments.parts)
     write_part("demo_world", {"rows": [{"part": part, "concept": concept, **row} for part, concepts in found.items()
                                        for concept, results in concepts.items() for row in rows_of(results)]})
 
