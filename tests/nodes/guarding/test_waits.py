@@ -11,6 +11,7 @@ from saferedir.nodes import types
 from saferedir.nodes.guarding import bridge, sampling_run
 from saferedir.nodes.guarding.reaction import Reaction
 from saferedir_core.ensemble import Ensemble
+from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 
 STEPS = 20
 
@@ -44,13 +45,27 @@ def network():
     return make
 
 
+def words():
+    """A redirector from words that always says unsafe and moves every token."""
+    torch.manual_seed(2)
+    made = WordsRedirector(WordsConfig(128, rank=4))
+    with torch.no_grad():
+        for judge in (made.evidence, made.word):
+            judge.weight.zero_()
+            judge.bias.fill_(5.0)
+    return made.eval().requires_grad_(False)
+
+
 @pytest.mark.parametrize("case", ["unsafe", "harmless", "stack", "stack as one", "several conds", "area", "blank",
-                                  "observe", "interval", "not sticky", "upstream", "heun", "two guards"])
+                                  "observe", "interval", "not sticky", "upstream", "heun", "two guards", "words",
+                                  "words beside"])
 def test_no_step_of_a_guarded_run_waits(demo_world, prompts, network, monkeypatch, case):
     model, positive, negative = demo_world[0], prompts("a striped red fish"), prompts("")
     redirectors = {"a": network(0, case != "harmless")}
     if case.startswith("stack"):
         redirectors["b"] = network(1, False)
+    if case.startswith("words"):
+        redirectors = {"w": words()} | (redirectors if case == "words beside" else {})
     if case == "stack as one":      # as on an accelerator
         monkeypatch.setattr("saferedir.nodes.guarding.prompts.Ensemble", lambda each: Ensemble(each, as_one=True))
     if case == "several conds":
