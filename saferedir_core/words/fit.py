@@ -21,7 +21,7 @@ from saferedir_core.errors import ConfigError
 from saferedir_core.policy import THRESHOLD_KEY, USUAL_THRESHOLD
 from saferedir_core.words.concept import Concept, holds
 from saferedir_core.words.encoded import Encode, Tokens, Twins, encoded, encoded_pairs, joined
-from saferedir_core.words.judge import SHRINKAGES, Evidence, Whitening, fit_evidence, near
+from saferedir_core.words.judge import ALIKE, SHRINKAGES, Evidence, Whitening, fit_evidence, near
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 from saferedir_core.words.shift import fit_other_shift, fit_pooled_shift, fit_word, fit_word_shift
 from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
@@ -32,7 +32,7 @@ FOLDS = 4
 # Of harmless prompts so many may lie above the line: the first share where nearly all with the concept lie above.
 BENIGN_RATES, NEARLY_ALL = (0.002, 0.005, 0.01, 0.02), 0.99
 SURE_RATE = 0.02                # of prompts with the concept may lie below the upper end of the gap
-LINE_AT = 0.3                   # of the way from the harmless prompts to those with the concept
+LINE_AT = 0.5                   # of the way from the harmless prompts to those with the concept
 LEAST_SEEN = 0.75               # of prompts with the concept have to lie above the harmless ones, or it cannot be told
 MOST_DIRECTIONS = 8     # one for each wording, up to so many
 LARGEST_FILE = 2_000_000        # bytes of a redirector's weights at most
@@ -107,7 +107,7 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
     for shrinkage in SHRINKAGES:
         whitening = Whitening.of(harmless.states, pairs.own.states[pairs.changed], shrinkage)
         fit = partial(fit_evidence, whitening=whitening, directions=min(MOST_DIRECTIONS, len(concept.remove)))
-        alike = doubtful & near(pairs.own, pairs.changed, harmless, whitening)
+        alike = doubtful & near(pairs.own, pairs.changed, harmless, whitening, ALIKE)
         tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, kept, alike), fit, whitening))
     scores, fit, whitening = max(tried, key=lambda each: each[0].gap())
     zero, scale = scores.line()
@@ -158,7 +158,7 @@ class _Scores:
     """Evidence of prompts under a judge that was not fitted to them.
 
     seen: of prompts with a wording that the judge knows, written as typed; left_out: with one that it does not;
-    harmless: of twins, harmless prompts and background, in this order; near: which of these mean something like the
+    harmless: of twins, harmless prompts and background, in this order; alike: which of these mean something like the
     concept, and do not count where the line is drawn.
     """
 
@@ -167,11 +167,11 @@ class _Scores:
     seen: Tensor
     left_out: Tensor
     harmless: Tensor
-    near: Tensor
+    alike: Tensor
 
     @classmethod
     def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
-                 harmless: Tokens, doubtful: Tensor, kept: Tensor, near: Tensor) -> _Scores:
+                 harmless: Tokens, doubtful: Tensor, kept: Tensor, alike: Tensor) -> _Scores:
         wording = torch.tensor([concept.remove.index(each) for each in texts.wordings])
         typed = torch.tensor([holds(pair.text, each) for pair, each in zip(texts.pairs, texts.wordings)])
         # A pair's twin, and whatever else is the same prompt, stays on one side.
@@ -191,7 +191,7 @@ class _Scores:
             seen.append(own[~away & (fold_of_pair == fold) & typed])
             left_out.append(own[away & typed])
             scores[fold_of_other == fold] = judge.of(harmless)[fold_of_other == fold]
-        return cls(concept, texts, torch.cat(seen), torch.cat(left_out), scores, near)
+        return cls(concept, texts, torch.cat(seen), torch.cat(left_out), scores, alike)
 
     def gap(self) -> float:
         """How far prompts with the concept are from harmless ones, in units of how far the usual ones are."""
@@ -200,7 +200,7 @@ class _Scores:
 
     def low(self, rate: float) -> float:
         """The evidence above which such a share of the harmless prompts lies."""
-        return float(self.harmless[~self.near].quantile(1 - rate))
+        return float(self.harmless[~self.alike].quantile(1 - rate))
 
     def line(self) -> tuple[float, float]:
         """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap."""

@@ -19,7 +19,9 @@ SHRINKAGES = (0.1, 1.0)  # of the covariance towards a multiple of the identity;
 SMALLEST_VARIANCE = 1e-9
 KEPT_WEIGHT = 4.0       # of prompts with what is to be kept, beside other harmless ones
 FOREMOST = 8            # tokens of each prompt that the fit goes on with: only the largest counts
-NEAR = 0.3              # of the way from the usual harmless prompt to the usual one with the concept
+# Of the way from the usual harmless prompt to the usual one with the concept: from here on a prompt may mean something
+# like it, and is not fitted to; from there on it does, and does not count where the line is drawn either.
+NEAR, ALIKE = 0.3, 0.6
 STEPS, RATE, DECAY = 150, 0.03, 0.03
 SEED = 20260112
 
@@ -106,14 +108,14 @@ def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Te
     return Evidence(weight @ matrix, bias - weight @ matrix @ whitening.mean)
 
 
-def near(unsafe: Tokens, changed: Tensor, harmless: Tokens, whitening: Whitening) -> Tensor:
-    """(count,) bool: harmless prompts that a linear discriminant puts beside those with the concept.
+def near(unsafe: Tokens, changed: Tensor, harmless: Tokens, whitening: Whitening, level: float = NEAR) -> Tensor:
+    """(count,) bool: harmless prompts that a linear discriminant puts at least so near to those with the concept.
 
     Mostly those that mean something like it: "abbey" must not teach that it is far from "church".
     """
     weight, _ = _discriminants(whitening(unsafe.states[changed]), whitening(harmless.states).mean(0), 1)
     inside, outside = (each.largest(whitening(each.states) @ weight[0]) for each in (unsafe, harmless))
-    return outside - outside.median() > NEAR * (inside.median() - outside.median())
+    return outside - outside.median() > level * (inside.median() - outside.median())
 
 
 def _discriminants(inside: Tensor, mean: Tensor, directions: int) -> tuple[Tensor, Tensor]:
