@@ -308,7 +308,7 @@ def test_every_template_that_needs_no_download_runs(editor):
             report = editor.wait_for("report", lambda panel: panel["state"], patience=300)
             assert report["state"] in ("safe", "redirected"), name
         else:
-            editor.wait("app.graph.nodes.some((node) => node.imgs?.length)", patience=300)
+            editor.wait("Object.values(app.nodeOutputs).some((each) => each.images?.length)", patience=300)
         editor.idle()
         if any(node["type"] == GUARD for node in content["nodes"]):
             assert editor.wait_for("live", lambda panel: panel["state"])["state"] == "finished", name
