@@ -9,9 +9,10 @@ import saferedir_core
 ROOT = Path(saferedir_core.__file__).resolve().parents[1]
 
 PUBLIC = [
-    "CheckpointError", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError", "PairsError",
-    "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput", "SafeRedirError",
-    "TimestepError", "TokenScores", "TrainingError", "Trajectory", "load_redirector", "save_redirector",
+    "CheckpointError", "Concept", "ConfigError", "ContextError", "Decision", "EvaluationError", "LatentError",
+    "PairsError", "PolicyConfig", "RedirectionRun", "Redirector", "RedirectorConfig", "RedirectorOutput",
+    "SafeRedirError", "TimestepError", "TokenScores", "TrainingError", "Trajectory", "fit_words", "load_redirector",
+    "save_redirector",
 ]
 
 
