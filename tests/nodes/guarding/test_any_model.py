@@ -382,6 +382,6 @@ def test_enforcement_puts_a_guard_of_each_sort_on_a_run(models):
 
 
 def test_the_refiner_and_the_unet_read_sizes_behind_the_pooled_vector():
-    with pytest.raises(core.ContextError, match="pooled vectors of 24 numbers .* made for 8"):
+    with pytest.raises(core.ContextError, match="pooled vectors that are 24 wide .* made for 8"):
         guarded(tiny("SDXLRefiner", {**UNET, "num_classes": "sequential", "adm_in_channels": POOLED + 5 * 256}),
                 words(pooled=8))
