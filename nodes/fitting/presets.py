@@ -133,7 +133,7 @@ def _text_of(file: Path) -> str:
         raise ConfigError(f"{file} cannot be read ({error.strerror or error}); expected a text file. Check its "
                           "permissions.") from error
     except UnicodeDecodeError as error:
-        line = file.read_bytes()[:error.start].count(b"\n") + 1
+        line = error.object[:error.start].count(b"\n") + 1
         raise ConfigError(f"{file}, line {line}: is not UTF-8; expected a text file. Save it as UTF-8.") from error
 
 

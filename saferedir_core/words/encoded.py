@@ -168,15 +168,15 @@ def _matched(found: Encoding, own: int, safe: int) -> tuple[Tensor, Tensor]:
 
     Where padding is not read, a prompt ends with its last token, of which the twin has as many as it needs.
     """
-    ids, _ = _ended(found, own)
-    others, context = _ended(found, safe)
+    own_places, safe_places = _ended(found.mask[own]), _ended(found.mask[safe])
+    ids = found.tokens[own].cpu()[own_places].tolist()
+    others = found.tokens[safe].cpu()[safe_places].tolist()
+    context = found.context[safe].float().cpu()[safe_places]
     order = aligned_order(ids, others, starts=ids[0] == others[0])
     same = {at for at, _ in common_subsequence(ids, others)}
     return context[order], torch.tensor([at not in same for at in range(len(ids))])
 
 
-def _ended(found: Encoding, row: int) -> tuple[list[int], Tensor]:
-    """Ids and states of a prompt, T of each, its last token that is read repeated to the end."""
-    last = int(found.mask[row].nonzero().max())
-    at = torch.arange(found.mask.shape[1]).clamp(max=last)
-    return found.tokens[row].cpu()[at].tolist(), found.context[row].float().cpu()[at]
+def _ended(mask: Tensor) -> Tensor:
+    """Places (T,) of a prompt's tokens, that of the last one that is read repeated to the end."""
+    return torch.arange(len(mask)).clamp(max=int(mask.nonzero().max()))
