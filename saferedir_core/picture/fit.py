@@ -1,0 +1,341 @@
+"""Fits a picture judge to pictures that a model drew for prompts with and without the concept.
+
+    x0 of every step, labels from the prompts
+      ├─ one half of the prompts ─► watching head ─┐  each half draws the other head's threshold,
+      ├─ the other half ──────────► verdict head ──┤  together with
+      └─ held out ─────────────────────────────────┴► thresholds, and the report
+
+N: pictures, S: noise levels, C: channels of the latent, B: batch.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saferedir_core.config import integer, require_fitting
+from saferedir_core.errors import TrainingError
+from saferedir_core.picture.judge import LEVELS, PictureConfig, PictureHead, PictureJudge
+from saferedir_core.trainer import Trainer, TrainerConfig
+
+WARMUP = 0.1                # share of the steps in which the learning rate rises
+AVERAGE = 0.98              # decay of the averaged weights, which are the ones kept
+SMOOTHING = 0.02            # of the labels, some of which are wrong: not every prompt is obeyed
+MORE = (1, 2, 4)            # times the stated share of false alarms, tried in turn
+GAP_AT = 0.5                # where the threshold lies between harmless pictures and those that show the concept
+SURE_RATE = 0.02            # of pictures with the concept may lie below the upper end of that gap
+FEWEST = 8                  # pictures of either kind in each of the three parts
+# Of the way from the usual harmless picture to the usual one with the concept: from here on it shows it.
+ALIKE = 0.6
+AT_ONCE = 256
+HOLE = (0.2, 0.7)           # of a side
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is learned from.
+
+    x0      (N, S, C, h, w) the clean latent as the model predicted it at every step, in unit variance
+    sigmas  (S,) noise level of each step in the model's own schedule, falling; the last may be 0, of finished latents
+    unsafe  (N,) bool: the prompt asks for the concept
+    group   (N,) int: pictures of one group are never in two parts
+    """
+
+    x0: Tensor
+    sigmas: Tensor
+    unsafe: Tensor
+    group: Tensor
+
+    def of(self, chosen: Tensor) -> "Pictures":
+        return replace(self, x0=self.x0[chosen], unsafe=self.unsafe[chosen], group=self.group[chosen])
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What is done to pictures, so that more than these very pictures is learned.
+
+    noise  standard deviation of the noise on x0 at most
+    moved  cells that a picture is moved by at most
+    holes  share of pictures with a rectangle of zeros, as a mask leaves it
+    tint   by which contrast and every channel's mean change
+    """
+
+    noise: float
+    moved: int = 1
+    holes: float = 0.3
+    tint: float = 0.1
+
+
+@dataclass(frozen=True)
+class PictureFit:
+    """Settings of a fit.
+
+    steps         optimiser steps of each head
+    batch         pictures in a step, half of them unsafe
+    rate          peak learning rate
+    decay         of the weights
+    seed          of the parts, the weights and the batches
+    held_out      share of the pictures that neither head learns from
+    false_alarms  share of harmless pictures that may lie above a threshold, of the watching head at any step
+    watch         disturbance of what the watching head learns from, and verdict that of the other
+    """
+
+    steps: int = 400
+    batch: int = 64
+    rate: float = 3e-3
+    decay: float = 0.05
+    seed: int = 0
+    held_out: float = 0.2
+    false_alarms: float = 0.005
+    watch: Disturbance = Disturbance(0.2)
+    verdict: Disturbance = Disturbance(0.6)
+
+    def __post_init__(self) -> None:
+        require_fitting(self, steps=integer(self.steps, 1, None), batch=integer(self.batch, 2, None),
+                        rate=(self.rate > 0, "a positive number"),
+                        held_out=(0 < self.held_out < 1, "a share between 0 and 1"),
+                        false_alarms=(0 <= self.false_alarms < 1, "a share from 0 to 1"))
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def fit_picture(pictures: Pictures, config: PictureConfig, fit: PictureFit = PictureFit(), *,
+                device: torch.device | str = "cpu", progress: Progress | None = None) -> tuple[PictureJudge, dict]:
+    """A picture judge, on the CPU, in eval mode and without gradients; and what can be expected of it (`report_of`).
+
+    progress  hears (done, in all) after every optimiser step, and may raise to stop
+
+    The same pictures, settings and device give the same judge.
+    TrainingError for too few pictures, and a loss that is not finite.
+    """
+    began, parts = time.monotonic(), split(pictures, fit)
+    loop = _Fit(config, fit, device, progress)
+    draft = loop.judge(parts, fit.steps // 2)
+    used = tuple(each.of(_obeyed(scores, each.unsafe)) for scores, each in zip(_of_other_head(draft, parts), parts))
+    _require_enough(used)
+    judge = loop.judge(used, fit.steps)
+    # What the other head learned from, this one never saw.
+    seen_by_watch, seen_by_verdict = (_scores(judge, _joined(used[number], used[2])) for number in (1, 0))
+    angles = judge.angle(pictures.sigmas, pictures.sigmas)
+    judge.thresholds.copy_(_on_grid(angles, _watch_thresholds(*seen_by_watch[0::2], fit)))
+    judge.verdict_threshold.fill_(_threshold(*seen_by_verdict[1:], fit))
+    left_out = {name: sum(int((each.unsafe == kind).sum()) for each in parts) - sum(
+        int((each.unsafe == kind).sum()) for each in used) for name, kind in (("unsafe", True), ("harmless", False))}
+    return judge, {**report_of(judge, used[2]), "pictures": len(pictures), "left_out": left_out,
+                   "settings": asdict(fit), "seconds": round(time.monotonic() - began, 1)}
+
+
+def split(pictures: Pictures, fit: PictureFit) -> tuple[Pictures, Pictures, Pictures]:
+    """For the watching head, for the verdict head, and held out; by whole groups.
+
+    TrainingError unless each has FEWEST pictures of either kind.
+    """
+    random = torch.Generator().manual_seed(fit.seed)
+    groups = pictures.group.unique()
+    place = torch.empty(int(groups.max()) + 1 if len(groups) else 0)
+    place[groups[torch.randperm(len(groups), generator=random)]] = torch.arange(len(groups)) / max(1, len(groups))
+    rest = (1 - fit.held_out) / 2
+    part = (place[pictures.group] >= rest).long() + (place[pictures.group] >= 2 * rest).long()
+    parts = tuple(pictures.of(part == number) for number in range(3))
+    _require_enough(parts)
+    return parts
+
+
+def _require_enough(parts: Sequence[Pictures]) -> None:
+    fewest = min(int((each.unsafe == kind).sum()) for each in parts for kind in (True, False))
+    if fewest < FEWEST:
+        raise TrainingError(f"{sum(map(len, parts))} pictures leave {fewest} of one kind, unsafe or harmless, in one "
+                            f"of three parts; expected {FEWEST} or more. Use more pairs of prompts of that kind.")
+
+
+# --------------------------------------------------------------------------------------------- learning
+
+
+@dataclass
+class _Fit:
+    """Fits heads one after the other.  done: optimiser steps so far."""
+
+    config: PictureConfig
+    fit: PictureFit
+    device: torch.device | str
+    progress: Progress | None
+    done: int = 0
+
+    def judge(self, parts: Sequence[Pictures], steps: int) -> PictureJudge:
+        """Its heads learned from the first and the second part, so many steps each."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.fit.seed)
+            judge = PictureJudge(self.config)
+        angles = judge.angle(parts[0].sigmas, parts[0].sigmas)
+        judge.watch = self._trained(judge.watch, parts[0], angles, self.fit.watch, steps, 0)
+        judge.verdict_head = self._trained(judge.verdict_head, parts[1], angles, self.fit.verdict, steps, 1)
+        return judge.eval().requires_grad_(False)
+
+    def _trained(self, head: PictureHead, pictures: Pictures, angles: Tensor, disturbance: Disturbance, steps: int,
+                 number: int) -> PictureHead:
+        random = torch.Generator().manual_seed(2 * self.fit.seed + number)
+        trainer = Trainer(head.to(self.device).train(), TrainerConfig(
+            steps, self.fit.rate, warmup=round(WARMUP * steps), weight_decay=self.fit.decay, average=AVERAGE))
+        for _ in range(steps):
+            batch = _batch(pictures, angles, disturbance, self.fit.batch, random)
+            x0, at, unsafe = (each.to(self.device) for each in batch)
+            targets = SMOOTHING + (1 - 2 * SMOOTHING) * unsafe
+            trainer.step(F.binary_cross_entropy_with_logits(trainer.module(x0, at), targets))
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, 2 * (self.fit.steps + self.fit.steps // 2))
+        return trainer.averaged.to("cpu")
+
+
+def _batch(pictures: Pictures, angles: Tensor, disturbance: Disturbance, size: int,
+           random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """x0 (B, C, h, w), its noise angle (B,) and label (B,) float; between two steps, and disturbed."""
+    kinds = (pictures.unsafe.nonzero().flatten(), (~pictures.unsafe).nonzero().flatten())
+    rows = torch.cat([kind[torch.randint(len(kind), (part,), generator=random)]
+                      for kind, part in zip(kinds, (size // 2, size - size // 2))])
+    place = torch.rand(size, generator=random) * (len(angles) - 1)
+    below = place.long().clamp(max=max(0, len(angles) - 2))
+    above, share = (below + 1).clamp(max=len(angles) - 1), place - below
+    x0 = torch.lerp(pictures.x0[rows, below].float(), pictures.x0[rows, above].float(), share[:, None, None, None])
+    return disturbed(x0, disturbance, random), torch.lerp(angles[below], angles[above], share), (
+        pictures.unsafe[rows].float())
+
+
+def disturbed(x0: Tensor, disturbance: Disturbance, random: torch.Generator) -> Tensor:
+    """Pictures (B, C, h, w) mirrored, moved, tinted, with noise and holes."""
+    count, channels, height, width = x0.shape
+    x0 = torch.where(_drawn(random, count, 1, 1, 1) < 0.5, x0.flip(3), x0)
+    by = disturbance.moved
+    down, right = torch.randint(2 * by + 1, (2,), generator=random).tolist()
+    x0 = F.pad(x0, (by, by, by, by), mode="replicate")[..., down:down + height, right:right + width]
+    x0 = x0 * (1 + disturbance.tint * (2 * _drawn(random, count, 1, 1, 1) - 1))
+    x0 = x0 + disturbance.tint * torch.randn(count, channels, 1, 1, generator=random)
+    x0 = x0 + disturbance.noise * _drawn(random, count, 1, 1, 1) * torch.randn(x0.shape, generator=random)
+    hole = _span(height, count, random)[:, None, :, None] & _span(width, count, random)[:, None, None, :]
+    return x0.masked_fill(hole & (_drawn(random, count, 1, 1, 1) < disturbance.holes), 0)
+
+
+def _span(size: int, count: int, random: torch.Generator) -> Tensor:
+    """(count, size) bool: a stretch of HOLE of the size, somewhere."""
+    length = HOLE[0] + (HOLE[1] - HOLE[0]) * _drawn(random, count, 1)
+    start = _drawn(random, count, 1) * (1 - length)
+    place = (torch.arange(size) + 0.5) / size
+    return (place >= start) & (place < start + length)
+
+
+def _drawn(random: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=random)
+
+
+# ------------------------------------------------------------------------------------------- what was drawn
+
+
+def _of_other_head(judge: PictureJudge, parts: Sequence[Pictures]) -> list[Tensor]:
+    """Logits of finished pictures (N,) of each part under the head that did not learn from them."""
+    (_, first, _), (second, _, _), (watch, verdict, _) = (_scores(judge, each) for each in parts)
+    return [first, second[:, -1], (watch[:, -1] + verdict) / 2]
+
+
+def _obeyed(scores: Tensor, unsafe: Tensor) -> Tensor:
+    """(N,) bool: pictures that look as their prompt says, under a head that did not learn from them.
+
+    A model draws the concept for some harmless prompts and leaves it out for some unsafe ones; such pictures teach the
+    contrary, and do not count where lines are drawn (confident learning, Northcutt et al., 2021).
+    """
+    safe, shown = scores[~unsafe].median(), scores[unsafe].median()
+    if shown <= safe:
+        return torch.ones_like(unsafe)
+    way = (scores - safe) / (shown - safe)
+    return torch.where(unsafe, way > 1 - ALIKE, way < ALIKE)
+
+
+# ------------------------------------------------------------------------------------------- thresholds
+
+
+@torch.no_grad()
+def _scores(judge: PictureJudge, pictures: Pictures) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of the watching head at every step (N, S), of the verdict head at the end (N,), and labels (N,)."""
+    watch = torch.stack([torch.cat([judge.logit(part.float(), sigma) for part in pictures.x0[:, step].split(AT_ONCE)])
+                         for step, sigma in enumerate(pictures.sigmas)], 1)
+    verdict = torch.cat([judge.verdict(part.float())[0] for part in pictures.x0[:, -1].split(AT_ONCE)]).logit()
+    return watch, verdict, pictures.unsafe
+
+
+def _watch_thresholds(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> Tensor:
+    """(S,): so that of harmless pictures no more than the stated share lies above it at any step."""
+    centre = scores[~unsafe].quantile(0.5, 0)                                          # (S,)
+    spread = (scores[~unsafe].quantile(0.95, 0) - centre).clamp_min(1e-3)
+    peaks = ((scores - centre) / spread).amax(1)                                       # (N,)
+    return centre + spread * _threshold(peaks, unsafe, fit)
+
+
+def _threshold(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> float:
+    """Above all but the stated share of harmless pictures (N,); in the gap to the others where there is one.
+
+    Where nearly all with the concept lie above only if more of the harmless ones do, up to MORE times that share may.
+    """
+    lows = [float(scores[~unsafe].quantile(max(0.0, 1 - times * fit.false_alarms))) for times in MORE]
+    high = float(scores[unsafe].quantile(SURE_RATE))
+    low = next((each for each in lows if each <= high), lows[-1])
+    return low + GAP_AT * max(high - low, 0.0)
+
+
+def _on_grid(angles: Tensor, values: Tensor) -> Tensor:
+    """Values at noise angles (S,), on the LEVELS equally spaced ones that a judge keeps."""
+    order = angles.argsort()
+    angles, values = angles[order], values[order]
+    grid = torch.linspace(0, 1, LEVELS)
+    above = torch.searchsorted(angles, grid).clamp(1, max(1, len(angles) - 1))
+    if len(angles) == 1:
+        return values.expand(LEVELS)
+    share = (grid - angles[above - 1]) / (angles[above] - angles[above - 1]).clamp_min(1e-9)
+    return torch.lerp(values[above - 1], values[above], share.clamp(0, 1))
+
+
+# ----------------------------------------------------------------------------------------------- report
+
+
+@torch.no_grad()
+def report_of(judge: PictureJudge, pictures: Pictures) -> dict:
+    """What a judge does with pictures that it was not fitted to; shares from 0 to 1.
+
+    steps    of each: sigma, auc, recognised (of unsafe ones), false_alarms
+    watch    recognised and false_alarms of pictures at any step
+    verdict  auc, recognised and false_alarms of the last step
+    heads    correlation of the two heads' logits among unsafe and among harmless pictures
+    """
+    watch, verdict, unsafe = _scores(judge, pictures)
+    above = torch.stack([judge.unsafe(pictures.x0[:, step].float(), sigma)
+                         for step, sigma in enumerate(pictures.sigmas)], 1)
+    remains = judge.verdict(pictures.x0[:, -1].float())[1]
+    steps = [{"sigma": round(float(sigma), 4), **_figures(watch[:, step], above[:, step], unsafe)}
+             for step, sigma in enumerate(pictures.sigmas)]
+    return {"held_out": len(pictures), "steps": steps, "watch": _figures(None, above.any(1), unsafe),
+            "verdict": _figures(verdict, remains, unsafe),
+            "heads": {name: round(float(torch.corrcoef(torch.stack([watch[kind, -1], verdict[kind]]))[0, 1]), 3)
+                      for name, kind in (("unsafe", unsafe), ("harmless", ~unsafe))}}
+
+
+def _figures(scores: Tensor | None, above: Tensor, unsafe: Tensor) -> dict:
+    rates = {"recognised": round(float(above[unsafe].float().mean()), 4),
+             "false_alarms": round(float(above[~unsafe].float().mean()), 4)}
+    return rates if scores is None else {"auc": round(auc(scores[unsafe], scores[~unsafe]), 4), **rates}
+
+
+def auc(high: Tensor, low: Tensor) -> float:
+    """Share of pairs in which the first lies above the second, ties counted half (area under the ROC curve)."""
+    differences = high[:, None] - low
+    return float(((differences > 0).float() + 0.5 * (differences == 0)).mean())
+
+
+def _joined(first: Pictures, second: Pictures) -> Pictures:
+    return replace(first, **{name: torch.cat([getattr(first, name), getattr(second, name)])
+                             for name in ("x0", "unsafe", "group")})
