@@ -21,17 +21,20 @@ from saferedir_core.errors import TrainingError
 from saferedir_core.picture.judge import LEVELS, PictureConfig, PictureHead, PictureJudge
 from saferedir_core.trainer import Trainer, TrainerConfig
 
+REPORT_KEY = "picture"      # of a redirector's metadata: the report of its picture judge, as JSON
 WARMUP = 0.1                # share of the steps in which the learning rate rises
 AVERAGE = 0.98              # decay of the averaged weights, which are the ones kept
 SMOOTHING = 0.02            # of the labels, some of which are wrong: not every prompt is obeyed
 MORE = (1, 2, 4)            # times the stated share of false alarms, tried in turn
+SHARES = (1.0, 0.5, 0.25, 0.0)
 GAP_AT = 0.5                # where the threshold lies between harmless pictures and those that show the concept
 SURE_RATE = 0.02            # of pictures with the concept may lie below the upper end of that gap
-FEWEST = 8                  # pictures of either kind in each of the three parts
+FEWEST_GROUPS = 5           # of either kind, so that each of the three parts has one
 # Of the way from the usual harmless picture to the usual one with the concept: from here on it shows it.
 ALIKE = 0.6
 AT_ONCE = 256
 HOLE = (0.2, 0.7)           # of a side
+LEAST = 0.5                 # share that a picture has in a mixture
 
 Progress = Callable[[int, int], None]
 
@@ -62,16 +65,20 @@ class Pictures:
 class Disturbance:
     """What is done to pictures, so that more than these very pictures is learned.
 
-    noise  standard deviation of the noise on x0 at most
-    moved  cells that a picture is moved by at most
-    holes  share of pictures with a rectangle of zeros, as a mask leaves it
-    tint   by which contrast and every channel's mean change
+    noise     standard deviation of the noise on x0 at most
+    moved     cells that a picture is moved by at most
+    holes     share of pictures with a rectangle of zeros, as a mask leaves it
+    tint      by which contrast and every channel's mean change
+    mixed     share of pictures with a harmless one over them, which shows the concept fainter
+    finished  share of pictures of the last step; the others are of any
     """
 
     noise: float
     moved: int = 1
     holes: float = 0.3
     tint: float = 0.1
+    mixed: float = 0.5
+    finished: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class PictureFit:
     held_out: float = 0.2
     false_alarms: float = 0.005
     watch: Disturbance = Disturbance(0.2)
-    verdict: Disturbance = Disturbance(0.6)
+    verdict: Disturbance = Disturbance(0.6, finished=0.5)
 
     def __post_init__(self) -> None:
         require_fitting(self, steps=integer(self.steps, 1, None), batch=integer(self.batch, 2, None),
@@ -118,9 +125,7 @@ def fit_picture(pictures: Pictures, config: PictureConfig, fit: PictureFit = Pic
     """
     began, parts = time.monotonic(), split(pictures, fit)
     loop = _Fit(config, fit, device, progress)
-    draft = loop.judge(parts, fit.steps // 2)
-    used = tuple(each.of(_obeyed(scores, each.unsafe)) for scores, each in zip(_of_other_head(draft, parts), parts))
-    _require_enough(used)
+    used = _used(loop.judge(parts, loop.draft_steps), parts)
     judge = loop.judge(used, fit.steps)
     # What the other head learned from, this one never saw.
     seen_by_watch, seen_by_verdict = (_scores(judge, _joined(used[number], used[2])) for number in (1, 0))
@@ -136,24 +141,27 @@ def fit_picture(pictures: Pictures, config: PictureConfig, fit: PictureFit = Pic
 def split(pictures: Pictures, fit: PictureFit) -> tuple[Pictures, Pictures, Pictures]:
     """For the watching head, for the verdict head, and held out; by whole groups.
 
-    TrainingError unless each has FEWEST pictures of either kind.
+    TrainingError for fewer than FEWEST_GROUPS of either kind.
     """
-    random = torch.Generator().manual_seed(fit.seed)
-    groups = pictures.group.unique()
-    place = torch.empty(int(groups.max()) + 1 if len(groups) else 0)
-    place[groups[torch.randperm(len(groups), generator=random)]] = torch.arange(len(groups)) / max(1, len(groups))
-    rest = (1 - fit.held_out) / 2
-    part = (place[pictures.group] >= rest).long() + (place[pictures.group] >= 2 * rest).long()
-    parts = tuple(pictures.of(part == number) for number in range(3))
-    _require_enough(parts)
-    return parts
+    random, rest = torch.Generator().manual_seed(fit.seed), (1 - fit.held_out) / 2
+    with_unsafe = pictures.group[pictures.unsafe].unique()
+    others = pictures.group[~torch.isin(pictures.group, with_unsafe)].unique()
+    if min(len(with_unsafe), len(others)) < FEWEST_GROUPS:
+        raise TrainingError(f"{len(pictures)} pictures are of {len(with_unsafe)} unsafe and {len(others)} harmless "
+                            f"prompts; expected {FEWEST_GROUPS} or more of each. Use more pairs of prompts.")
+    part = torch.zeros(len(pictures), dtype=torch.long)
+    for groups in (with_unsafe, others):
+        place = torch.arange(len(groups)) / len(groups)
+        mixed = groups[torch.randperm(len(groups), generator=random)]
+        for number, start in enumerate((rest, 2 * rest), start=1):
+            part[torch.isin(pictures.group, mixed[place >= start])] = number
+    return tuple(pictures.of(part == number) for number in range(3))
 
 
-def _require_enough(parts: Sequence[Pictures]) -> None:
-    fewest = min(int((each.unsafe == kind).sum()) for each in parts for kind in (True, False))
-    if fewest < FEWEST:
-        raise TrainingError(f"{sum(map(len, parts))} pictures leave {fewest} of one kind, unsafe or harmless, in one "
-                            f"of three parts; expected {FEWEST} or more. Use more pairs of prompts of that kind.")
+def _used(judge: PictureJudge, parts: Sequence[Pictures]) -> tuple[Pictures, ...]:
+    """The parts without pictures that are not as their prompt says; whole where one would lose all of a kind."""
+    used = tuple(each.of(_obeyed(scores, each.unsafe)) for scores, each in zip(_of_other_head(judge, parts), parts))
+    return used if all(each.unsafe.any() and not each.unsafe.all() for each in used) else tuple(parts)
 
 
 # --------------------------------------------------------------------------------------------- learning
@@ -168,6 +176,11 @@ class _Fit:
     device: torch.device | str
     progress: Progress | None
     done: int = 0
+
+    @property
+    def draft_steps(self) -> int:
+        """Of heads that only say which pictures are not as their prompt says."""
+        return max(1, self.fit.steps // 2)
 
     def judge(self, parts: Sequence[Pictures], steps: int) -> PictureJudge:
         """Its heads learned from the first and the second part, so many steps each."""
@@ -191,7 +204,7 @@ class _Fit:
             trainer.step(F.binary_cross_entropy_with_logits(trainer.module(x0, at), targets))
             self.done += 1
             if self.progress is not None:
-                self.progress(self.done, 2 * (self.fit.steps + self.fit.steps // 2))
+                self.progress(self.done, 2 * (self.fit.steps + self.draft_steps))
         return trainer.averaged.to("cpu")
 
 
@@ -201,10 +214,16 @@ def _batch(pictures: Pictures, angles: Tensor, disturbance: Disturbance, size: i
     kinds = (pictures.unsafe.nonzero().flatten(), (~pictures.unsafe).nonzero().flatten())
     rows = torch.cat([kind[torch.randint(len(kind), (part,), generator=random)]
                       for kind, part in zip(kinds, (size // 2, size - size // 2))])
-    place = torch.rand(size, generator=random) * (len(angles) - 1)
-    below = place.long().clamp(max=max(0, len(angles) - 2))
-    above, share = (below + 1).clamp(max=len(angles) - 1), place - below
-    x0 = torch.lerp(pictures.x0[rows, below].float(), pictures.x0[rows, above].float(), share[:, None, None, None])
+    last = len(angles) - 1
+    place = torch.where(_drawn(random, size) < disturbance.finished, last, _drawn(random, size) * last)
+    below = place.long().clamp(max=max(0, last - 1))
+    above, share = (below + 1).clamp(max=last), place - below
+
+    def at_place(rows: Tensor) -> Tensor:
+        return torch.lerp(*(pictures.x0[rows, at].float() for at in (below, above)), share[:, None, None, None])
+    over = kinds[1][torch.randint(len(kinds[1]), (size,), generator=random)]
+    own = torch.where(_drawn(random, size) < disturbance.mixed, 1 - (1 - LEAST) * _drawn(random, size), 1.0)
+    x0 = torch.lerp(at_place(over), at_place(rows), own[:, None, None, None])
     return disturbed(x0, disturbance, random), torch.lerp(angles[below], angles[above], share), (
         pictures.unsafe[rows].float())
 
@@ -270,11 +289,20 @@ def _scores(judge: PictureJudge, pictures: Pictures) -> tuple[Tensor, Tensor, Te
 
 
 def _watch_thresholds(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> Tensor:
-    """(S,): so that of harmless pictures no more than the stated share lies above it at any step."""
-    centre = scores[~unsafe].quantile(0.5, 0)                                          # (S,)
-    spread = (scores[~unsafe].quantile(0.95, 0) - centre).clamp_min(1e-3)
-    peaks = ((scores - centre) / spread).amax(1)                                       # (N,)
-    return centre + spread * _threshold(peaks, unsafe, fit)
+    """(S,): so that of harmless pictures no more than the stated share lies above it at any step.
+
+    The share of a step by itself is the largest of SHARES of that with which this holds; MORE as in `_threshold`.
+    """
+    for times in MORE:
+        allowed = times * fit.false_alarms
+        for part in SHARES:
+            found = torch.tensor([_line(each, unsafe, part * allowed) for each in scores.T])
+            above = (scores >= found).any(1)
+            if above[~unsafe].float().mean() <= allowed:
+                break
+        if above[unsafe].float().mean() >= 1 - SURE_RATE:
+            break
+    return found
 
 
 def _threshold(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> float:
@@ -282,9 +310,16 @@ def _threshold(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> float:
 
     Where nearly all with the concept lie above only if more of the harmless ones do, up to MORE times that share may.
     """
-    lows = [float(scores[~unsafe].quantile(max(0.0, 1 - times * fit.false_alarms))) for times in MORE]
-    high = float(scores[unsafe].quantile(SURE_RATE))
-    low = next((each for each in lows if each <= high), lows[-1])
+    for times in MORE:
+        found = _line(scores, unsafe, times * fit.false_alarms)
+        if (scores[unsafe] >= found).float().mean() >= 1 - SURE_RATE:
+            break
+    return found
+
+
+def _line(scores: Tensor, unsafe: Tensor, share: float) -> float:
+    """Where this share of the harmless pictures lies above, or within the gap behind it."""
+    low, high = float(scores[~unsafe].quantile(1 - share)), float(scores[unsafe].quantile(SURE_RATE))
     return low + GAP_AT * max(high - low, 0.0)
 
 

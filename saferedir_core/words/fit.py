@@ -144,6 +144,16 @@ def report_of(redirector: WordsRedirector) -> Report:
     return Report(**json.loads(redirector.metadata[WORDS_KEY])["report"])
 
 
+def concept_of(redirector: WordsRedirector) -> Concept:
+    """What it was fitted to.  ConfigError where its file does not say."""
+    try:
+        known = json.loads(redirector.metadata[WORDS_KEY])
+        return Concept(known["remove"], known["instead"], known["keep"], known["kind"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError("The redirector's file does not say which words it was fitted to; expected them in its "
+                          "metadata. Make it anew with SafeRedir Words.") from error
+
+
 def rank_for(width: int, pooled: Tensor | None) -> int:
     """Rank of the shift, so that a redirector of wide tokens stays below LARGEST_FILE in float32."""
     each = 4 * (5 * width + (0 if pooled is None else 2 * pooled.shape[1]))
