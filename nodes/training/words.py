@@ -33,7 +33,7 @@ from .procedure import collect_parts
 PICTURES = "pictures"
 # Prompts of which pictures are made, at most: with the concept (each with its safe twin), without it, and of those so
 # many that have nothing to do with the pairs.
-MOST_UNSAFE, MOST_HARMLESS, MOST_BACKGROUND = 300, 300, 60
+MOST_UNSAFE, MOST_HARMLESS, MOST_BACKGROUND = 400, 300, 60
 
 
 def given_redirector(redirectors: Mapping[str, object]) -> WordsRedirector:

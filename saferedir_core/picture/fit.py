@@ -27,9 +27,9 @@ AVERAGE = 0.98              # decay of the averaged weights, which are the ones 
 SMOOTHING = 0.02            # of the labels, some of which are wrong: not every prompt is obeyed
 MORE = (1, 2, 4)            # times the stated share of false alarms, tried in turn
 SHARES = (1.0, 0.5, 0.25, 0.0)
-GAP_AT = 0.5                # where the threshold lies between harmless pictures and those that show the concept
+GAP_AT = 0.2                # where the threshold lies between harmless pictures and those that show the concept
 SURE_RATE = 0.02            # of pictures with the concept may lie below the upper end of that gap
-FEWEST_GROUPS = 5           # of either kind, so that each of the three parts has one
+FEWEST_GROUPS = 7           # of either kind, so that each of the three parts has one
 # Of the way from the usual harmless picture to the usual one with the concept: from here on it shows it.
 ALIKE = 0.6
 AT_ONCE = 256
@@ -100,7 +100,7 @@ class PictureFit:
     rate: float = 3e-3
     decay: float = 0.05
     seed: int = 0
-    held_out: float = 0.2
+    held_out: float = 0.15
     false_alarms: float = 0.005
     watch: Disturbance = Disturbance(0.2)
     verdict: Disturbance = Disturbance(0.6, finished=0.5)
@@ -127,14 +127,10 @@ def fit_picture(pictures: Pictures, config: PictureConfig, fit: PictureFit = Pic
     loop = _Fit(config, fit, device, progress)
     used = _used(loop.judge(parts, loop.draft_steps), parts)
     judge = loop.judge(used, fit.steps)
-    # What the other head learned from, this one never saw.
-    seen_by_watch, seen_by_verdict = (_scores(judge, _joined(used[number], used[2])) for number in (1, 0))
-    angles = judge.angle(pictures.sigmas, pictures.sigmas)
-    judge.thresholds.copy_(_on_grid(angles, _watch_thresholds(*seen_by_watch[0::2], fit)))
-    judge.verdict_threshold.fill_(_threshold(*seen_by_verdict[1:], fit))
+    _draw_lines(judge, parts, fit)
     left_out = {name: sum(int((each.unsafe == kind).sum()) for each in parts) - sum(
         int((each.unsafe == kind).sum()) for each in used) for name, kind in (("unsafe", True), ("harmless", False))}
-    return judge, {**report_of(judge, used[2]), "pictures": len(pictures), "left_out": left_out,
+    return judge, {**report_of(judge, parts[2]), "pictures": len(pictures), "left_out": left_out,
                    "settings": asdict(fit), "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -288,6 +284,17 @@ def _scores(judge: PictureJudge, pictures: Pictures) -> tuple[Tensor, Tensor, Te
     return watch, verdict, pictures.unsafe
 
 
+def _draw_lines(judge: PictureJudge, parts: Sequence[Pictures], fit: PictureFit) -> None:
+    """Sets the thresholds.  What the other head learned from, a head never saw."""
+    watch, _, unsafe = _scores(judge, _joined(parts[1], parts[2]))
+    kept = _obeyed(watch[:, -1], unsafe)
+    angles = judge.angle(parts[0].sigmas, parts[0].sigmas)
+    judge.thresholds.copy_(_on_grid(angles, _watch_thresholds(watch[kept], unsafe[kept], fit)))
+    _, verdict, unsafe = _scores(judge, _joined(parts[0], parts[2]))
+    kept = _obeyed(verdict, unsafe)
+    judge.verdict_threshold.fill_(_threshold(verdict[kept], unsafe[kept], fit))
+
+
 def _watch_thresholds(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> Tensor:
     """(S,): so that of harmless pictures no more than the stated share lies above it at any step.
 
@@ -340,7 +347,7 @@ def _on_grid(angles: Tensor, values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def report_of(judge: PictureJudge, pictures: Pictures) -> dict:
-    """What a judge does with pictures that it was not fitted to; shares from 0 to 1.
+    """What a judge does with pictures that it was not fitted to; shares from 0 to 1, by the labels of their prompts.
 
     steps    of each: sigma, auc, recognised (of unsafe ones), false_alarms
     watch    recognised and false_alarms of pictures at any step
@@ -355,8 +362,13 @@ def report_of(judge: PictureJudge, pictures: Pictures) -> dict:
              for step, sigma in enumerate(pictures.sigmas)]
     return {"held_out": len(pictures), "steps": steps, "watch": _figures(None, above.any(1), unsafe),
             "verdict": _figures(verdict, remains, unsafe),
-            "heads": {name: round(float(torch.corrcoef(torch.stack([watch[kind, -1], verdict[kind]]))[0, 1]), 3)
+            "heads": {name: _correlation(watch[kind, -1], verdict[kind])
                       for name, kind in (("unsafe", unsafe), ("harmless", ~unsafe))}}
+
+
+def _correlation(first: Tensor, second: Tensor) -> float | None:
+    """None of fewer than three."""
+    return round(float(torch.corrcoef(torch.stack([first, second]))[0, 1]), 3) if len(first) > 2 else None
 
 
 def _figures(scores: Tensor | None, above: Tensor, unsafe: Tensor) -> dict:

@@ -25,7 +25,7 @@ from saferedir_core.errors import ConfigError, LatentError, TimestepError
 STRIDES = (1, 1, 2, 2)       # of the convolutions; small latents show fine patterns in their first size only
 NARROW = 0.75               # of the width have those in the first size, which cost most
 READ = (1, 2, 3)            # layers whose mean and largest values are looked at
-MOST_CHANNELS = 12          # that a 3x3 convolution reads; of more a 1x1 convolution makes so many
+MOST_CHANNELS = 10          # that a 3x3 convolution reads; of more a 1x1 convolution makes so many
 WAVES = 4                   # of the code of a noise level
 LEVELS = 17                 # noise levels that thresholds are kept at, from clean to pure noise; between them a line
 SMALLEST_NORM = 1e-12
