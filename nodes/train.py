@@ -46,9 +46,8 @@ class SafeRedirTrain(io.ComfyNode):
             node_id="SafeRedirTrain",
             display_name="SafeRedir Train",
             category=CATEGORY,
-            description="Trains a redirector for a concept of your own on any model: samples pictures for pairs of "
-                        "prompts, then learns from them what the concept looks like. Interrupted, it goes on where it "
-                        "was.",
+            description="Trains a redirector for a concept of your own on any model: samples trajectories for pairs of "
+                        "prompts, then learns from them. Interrupted, it goes on where it was.",
             search_aliases=["unlearn training", "train redirector", "concept erasure training"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to train for, unguarded; its weights are not changed."),
