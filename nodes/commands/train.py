@@ -95,12 +95,13 @@ def run(arguments, argv: list[str]) -> int:
     prepare()
     from ..training import procedure as training
 
+    way = (Words if arguments.variant == WORDS else Network)(arguments, pairs)
     model, clip, _ = load_model(arguments.model, with_vae=False)
     usual = DEMO if arguments.model == "demo" else CHECKPOINT
     collection = training.collection_of(model, *(arguments.size or usual["size"]), batch=usual["batch"],
                                         steps=arguments.steps or usual["steps"], trajectories=arguments.trajectories,
                                         cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg)
-    way = (Words if arguments.variant == WORDS else Network)(arguments, clip, pairs, collection)
+    way.prepare(clip, collection)
     say(f"{way.concept}: " + ", ".join(f"{len(part)} pairs for {name}" for name, part in way.parts.items()))
     if arguments.merge:
         training.merge_parts(arguments.merge, work, way.parts)
@@ -141,19 +142,26 @@ class Made:
 
 
 class Network:
-    """The network of the paper or of 0.1.0, from noisy latents."""
+    """The network of the paper or of 0.1.0, from noisy latents.
 
-    def __init__(self, arguments, clip, pairs: list, collection):
+    Pairs are checked before a model is loaded.  parts: what is collected, by name; set by `prepare`, like collection.
+    """
+
+    def __init__(self, arguments, pairs: list):
         from ..training import procedure as training
 
+        self.arguments = arguments
         self.concept, self.pairs = training.concept_of(pairs, arguments.pairs, arguments.concept)
         self.parts = training.split(self.pairs, arguments.validation_share, arguments.pairs)
-        self.collection = collection
-        training.require_prompts_fit(clip, self.pairs, arguments.pairs)
-        self.model_name = arguments.model
         self.config = TrainingConfig(
             variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
             adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
+
+    def prepare(self, clip, collection) -> None:
+        from ..training import procedure as training
+
+        self.collection = collection
+        training.require_prompts_fit(clip, self.pairs, self.arguments.pairs)
 
     def trained(self, work: Path) -> Made:
         from comfy.model_management import get_torch_device
@@ -170,31 +178,38 @@ class Network:
         from ..training.collect import digest_of
 
         return training.provenance(
-            self.concept, "demo" if self.model_name == "demo" else host_name(model),
-            f"{Path(self.model_name).name} {training.model_digest(model, clip)}", digest_of(self.pairs),
+            self.concept, "demo" if self.arguments.model == "demo" else host_name(model),
+            f"{Path(self.arguments.model).name} {training.model_digest(model, clip)}", digest_of(self.pairs),
             self.collection, command)
 
 
 class Words(Network):
     """Fitted as from words, with a picture judge from predicted clean latents."""
 
-    def __init__(self, arguments, clip, pairs: list, collection):
+    def __init__(self, arguments, pairs: list):
         from ..training import procedure as training
+        from ..training import words
+
+        self.arguments, self.pairs = arguments, pairs
+        self.fit = PictureFit(steps=arguments.iterations, seed=arguments.seed)
+        if arguments.words:
+            self.given = words.given_redirector(load_redirectors(arguments.words))
+            self.concept = arguments.concept or self.given.metadata["concept"]
+        else:
+            self.given = None
+            self.concept, self.pairs = training.concept_of(pairs, arguments.pairs, arguments.concept)
+            words.require_enough(self.pairs, arguments.pairs)
+
+    def prepare(self, clip, collection) -> None:
         from ..training import words
         from ..training.collect import X0
 
-        given = words.given_redirector(load_redirectors(arguments.words)) if arguments.words else None
-        self.concept = arguments.concept or (given.metadata["concept"] if given else "")
-        if given is None:
-            self.concept, pairs = training.concept_of(pairs, arguments.pairs, self.concept)
-            training.require_prompts_fit(clip, pairs, arguments.pairs)
-            words.require_enough(pairs, arguments.pairs)
-        self.pairs, self.collection = words.picture_pairs(clip, pairs, given), replace(collection, keeps=X0)
-        self.parts = {words.PICTURES: self.pairs}
-        self.model_name, self.fit = arguments.model, PictureFit(steps=arguments.iterations, seed=arguments.seed)
+        super().prepare(clip, replace(collection, keeps=X0))
         # First, because it says within seconds whether the concept can be told at all.
-        self.redirector = None if arguments.collect_only else words.prompt_part(
-            clip, pairs, given, ConsoleProgress("reading prompts", "prompt"))
+        self.redirector = None if self.arguments.collect_only else words.prompt_part(
+            clip, self.pairs, self.given, ConsoleProgress("reading prompts", "prompt"))
+        self.pairs = words.picture_pairs(clip, self.pairs, self.given)
+        self.parts = {words.PICTURES: self.pairs}
 
     def trained(self, work: Path) -> Made:
         from comfy.model_management import get_torch_device

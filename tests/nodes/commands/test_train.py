@@ -20,7 +20,39 @@ def pairs(tmp_path):
 
 
 def run(pairs, *arguments) -> int:
-    return train.main(["--model", "demo", "--pairs", str(pairs), *QUICK, *map(str, arguments)])
+    variant = () if "--variant" in arguments else ("--variant", "token")
+    return train.main(["--model", "demo", "--pairs", str(pairs), *QUICK, *variant, *map(str, arguments)])
+
+
+def test_by_default_it_writes_a_redirector_of_words_with_a_picture_judge(comfyui, pairs, tmp_path, capsys):
+    from PIL import Image
+
+    from saferedir_core import load_redirector
+
+    out = tmp_path / "stripes.safetensors"
+    assert train.main(["--model", "demo", "--pairs", str(pairs), *QUICK, "--out", str(out)]) == 0
+    redirector = load_redirector(out)
+    assert redirector.config.variant == "words" and redirector.picture.config.channels == 4
+    content = json.loads(out.with_suffix(".json").read_text())
+    assert content["metadata"] == redirector.metadata and 0 <= content["validation"]["verdict_auc"] <= 1
+    assert redirector.metadata["concept"] == "stripes" and json.loads(redirector.metadata["picture"])["steps"]
+    assert Image.open(out.with_suffix(".png")).size == (640, 400) and out.stat().st_size < 2_000_000
+    told = capsys.readouterr().err
+    assert "reading prompts: 100%" in told and "pictures trajectories: 100%" in told
+    # What words made gets a picture judge likewise.
+    words = tmp_path / "words.safetensors"
+    assert train.main(["--model", "demo", "--words", str(out), *QUICK, "--concept", "mine", "--out", str(words)]) == 0
+    assert load_redirector(words).metadata["concept"] == "mine"
+
+
+def test_a_redirector_to_add_to_must_be_of_words(comfyui, pairs, tmp_path, capsys):
+    out = tmp_path / "x.safetensors"
+    assert run(pairs, "--out", out) == 0
+    arguments = ["--model", "demo", "--words", str(out), "--out", str(tmp_path / "y.safetensors")]
+    assert train.main(arguments) == 1
+    assert "expected one concept from SafeRedir Words" in capsys.readouterr().err
+    assert train.main([*arguments, "--variant", "published"]) == 1
+    assert "--variant is published and --words is given" in capsys.readouterr().err
 
 
 def test_it_writes_a_redirector_a_log_and_a_plot(comfyui, pairs, tmp_path, capsys):
@@ -41,11 +73,14 @@ def test_it_writes_a_redirector_a_log_and_a_plot(comfyui, pairs, tmp_path, capsy
     assert "validation trajectories: 100%" in told and "training: 100%" in told and "classification 0." in told
 
 
-def test_two_parts_are_collected_apart_merged_and_trained(comfyui, pairs, tmp_path):
+@pytest.mark.parametrize("variant", ["words", "token"])
+def test_two_parts_are_collected_apart_merged_and_trained(comfyui, pairs, tmp_path, variant):
     for part in (0, 1):
-        assert run(pairs, "--collect-only", "--shard", f"{part}/2", "--work", tmp_path / f"part{part}") == 0
+        assert run(pairs, "--variant", variant, "--collect-only", "--shard", f"{part}/2", "--work",
+                   tmp_path / f"part{part}") == 0
     out = tmp_path / "x.safetensors"
-    assert run(pairs, "--out", out, "--work", tmp_path / "work", "--merge", tmp_path / "part0", tmp_path / "part1") == 0
+    assert run(pairs, "--variant", variant, "--out", out, "--work", tmp_path / "work", "--merge", tmp_path / "part0",
+               tmp_path / "part1") == 0
     assert out.exists()
 
 
@@ -84,7 +119,7 @@ def test_bad_pairs_end_with_code_1_and_a_message_and_nothing_is_written(comfyui,
 
     file, out = tmp_path / "pairs.csv", tmp_path / "x.safetensors"
     file.write_text(content)
-    assert run(file, "--out", out) == 1
+    assert run(file, "--variant", "words", "--out", out) == 1
     told = capsys.readouterr().err
     assert told.splitlines()[-1].startswith(f"FAILED  {file}") and re.search(message, told)
     assert sorted(tmp_path.iterdir()) == [file]
@@ -124,7 +159,7 @@ def test_wrong_usage_ends_with_code_2(arguments, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--out", "x.pt"], "ends in .safetensors"), (["--out", "x.safetensors", "--steps", "0"], "expected 1 or more"),
-    (["--out", "x.safetensors", "--iterations", "0"], "iterations is 0; expected 1 or more")])
+    (["--out", "x.safetensors", "--iterations", "0"], "--iterations is 0; expected 1 or more")])
 def test_settings_out_of_range_end_with_code_1(comfyui, pairs, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert train.main(["--model", "demo", "--pairs", str(pairs), *arguments]) == 1
