@@ -11,6 +11,7 @@ N: pictures, S: noise levels, C: channels of the latent, B: batch.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -128,9 +129,10 @@ def fit_picture(pictures: Pictures, config: PictureConfig, fit: PictureFit = Pic
     used = _used(loop.judge(parts, loop.draft_steps), parts)
     judge = loop.judge(used, fit.steps)
     _draw_lines(judge, parts, fit)
+    report = report_of(judge, parts[2])
     left_out = {name: sum(int((each.unsafe == kind).sum()) for each in parts) - sum(
         int((each.unsafe == kind).sum()) for each in used) for name, kind in (("unsafe", True), ("harmless", False))}
-    return judge, {**report_of(judge, parts[2]), "pictures": len(pictures), "left_out": left_out,
+    return judge.to("cpu"), {**report, "pictures": len(pictures), "left_out": left_out,
                    "settings": asdict(fit), "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -186,7 +188,7 @@ class _Fit:
         angles = judge.angle(parts[0].sigmas, parts[0].sigmas)
         judge.watch = self._trained(judge.watch, parts[0], angles, self.fit.watch, steps, 0)
         judge.verdict_head = self._trained(judge.verdict_head, parts[1], angles, self.fit.verdict, steps, 1)
-        return judge.eval().requires_grad_(False)
+        return judge.to(self.device).eval().requires_grad_(False)
 
     def _trained(self, head: PictureHead, pictures: Pictures, angles: Tensor, disturbance: Disturbance, steps: int,
                  number: int) -> PictureHead:
@@ -201,7 +203,7 @@ class _Fit:
             self.done += 1
             if self.progress is not None:
                 self.progress(self.done, 2 * (self.fit.steps + self.draft_steps))
-        return trainer.averaged.to("cpu")
+        return trainer.averaged
 
 
 def _batch(pictures: Pictures, angles: Tensor, disturbance: Disturbance, size: int,
@@ -277,11 +279,15 @@ def _obeyed(scores: Tensor, unsafe: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _scores(judge: PictureJudge, pictures: Pictures) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the watching head at every step (N, S), of the verdict head at the end (N,), and labels (N,)."""
-    watch = torch.stack([torch.cat([judge.logit(part.float(), sigma) for part in pictures.x0[:, step].split(AT_ONCE)])
-                         for step, sigma in enumerate(pictures.sigmas)], 1)
-    verdict = torch.cat([judge.verdict(part.float())[0] for part in pictures.x0[:, -1].split(AT_ONCE)]).logit()
-    return watch, verdict, pictures.unsafe
+    """Logits of the watching head at every step (N, S), of the verdict head at the end (N,), and labels (N,).
+
+    Asked on the judge's device, and kept on the CPU.
+    """
+    def asked(step: int, look: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = pictures.x0[:, step].split(AT_ONCE)
+        return torch.cat([look(part.to(judge.thresholds.device, torch.float32)).cpu() for part in parts])
+    watch = [asked(step, partial(judge.logit, sigma=sigma)) for step, sigma in enumerate(pictures.sigmas.tolist())]
+    return torch.stack(watch, 1), asked(-1, judge.verdict_logit), pictures.unsafe
 
 
 def _draw_lines(judge: PictureJudge, parts: Sequence[Pictures], fit: PictureFit) -> None:
@@ -355,9 +361,8 @@ def report_of(judge: PictureJudge, pictures: Pictures) -> dict:
     heads    correlation of the two heads' logits among unsafe and among harmless pictures
     """
     watch, verdict, unsafe = _scores(judge, pictures)
-    above = torch.stack([judge.unsafe(pictures.x0[:, step].float(), sigma)
-                         for step, sigma in enumerate(pictures.sigmas)], 1)
-    remains = judge.verdict(pictures.x0[:, -1].float())[1]
+    above = watch >= judge.threshold(pictures.sigmas, pictures.sigmas)                 # (N, S)
+    remains = verdict >= judge.verdict_threshold.to(verdict)
     steps = [{"sigma": round(float(sigma), 4), **_figures(watch[:, step], above[:, step], unsafe)}
              for step, sigma in enumerate(pictures.sigmas)]
     return {"held_out": len(pictures), "steps": steps, "watch": _figures(None, above.any(1), unsafe),

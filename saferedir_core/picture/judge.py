@@ -121,11 +121,14 @@ class PictureJudge(nn.Module):
 
         mask (N, 1, h, w), or what broadcasts with x0: 0 where the start image was kept, which is not judged.
         """
+        logit = self.verdict_logit(x0, mask)
+        return logit.sigmoid(), logit >= self.verdict_threshold.to(logit)
+
+    def verdict_logit(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Of the probability that `verdict` gives, (N,)."""
         if mask is not None:
             x0 = x0 * mask.to(x0)
-        frames = self._frames(x0)
-        logit = self.verdict_head(frames, self._angles(0.0, x0)).unflatten(0, (len(x0), -1)).amax(1)
-        return logit.sigmoid(), logit >= self.verdict_threshold.to(logit)
+        return self.verdict_head(self._frames(x0), self._angles(0.0, x0)).unflatten(0, (len(x0), -1)).amax(1)
 
     def angle(self, sigma: Tensor | float, x0: Tensor) -> Tensor:
         """Share of a quarter turn between clean (0) and pure noise (1), (N,); sigma is the tangent in eps schedules."""
