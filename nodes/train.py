@@ -169,10 +169,10 @@ class Training:
 
     def _concept(self, redirector) -> tuple[str, list]:
         """Its name, and its checked pairs; none of a redirector's."""
-        from .training import procedure
+        from .training import procedure, words
 
         if redirector is not None:
-            return self.concept or redirector.metadata["concept"], []
+            return self.concept or words.name_of(redirector), []
         concept, pairs = procedure.concept_of(self.pairs, self.source, self.concept)
         procedure.require_prompts_fit(self.clip, pairs, self.source)
         return concept, pairs

@@ -194,7 +194,7 @@ class Words(Network):
         self.fit = PictureFit(steps=arguments.iterations, seed=arguments.seed)
         if arguments.words:
             self.given = words.given_redirector(load_redirectors(arguments.words))
-            self.concept = arguments.concept or self.given.metadata["concept"]
+            self.concept = arguments.concept or words.name_of(self.given)
         else:
             self.given = None
             self.concept, self.pairs = training.concept_of(pairs, arguments.pairs, arguments.concept)

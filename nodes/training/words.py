@@ -45,6 +45,11 @@ def given_redirector(redirectors: Mapping[str, object]) -> WordsRedirector:
     return found[0]
 
 
+def name_of(redirector: WordsRedirector) -> str:
+    """Of its concept."""
+    return redirector.metadata.get("concept") or concept_of(redirector).name
+
+
 def picture_pairs(clip, pairs: Sequence[Pair], redirector: WordsRedirector | None) -> list[Pair]:
     """The prompts of which pictures are made: of pairs, or of the words of a redirector.
 
