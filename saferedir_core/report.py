@@ -42,7 +42,7 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
     threshold = (USUAL_THRESHOLD if config.mode == "upstream" else
                  resolved(config, {} if redirector is None else redirector.metadata).threshold)
     policy = asdict(config) | {"mask_again": config.masks_again, "threshold": threshold}
-    return _plain({
+    return plain({
         "version": VERSION,
         "status": status,
         "verdict": _verdict(status, items, threshold),
@@ -131,12 +131,12 @@ def _verdict(status: str, items: list[dict], threshold: float) -> str:
     return f"Redirected: {len(unsafe)} of {len(items)} items, first at {place} ({numbers})."
 
 
-def _plain(value):
+def plain(value):
     """Tuples to lists, floats rounded, NaN and infinity to None."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value

@@ -36,7 +36,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
-from saferedir_core import ConfigError, ContextError, PolicyConfig, Redirector, SafeRedirError
+from saferedir_core import ConfigError, ContextError, LatentError, PolicyConfig, Redirector, SafeRedirError
 from saferedir_core.bundle import load_redirectors
 
 from ..types import LoadedRedirector, Recorder, RunListener
@@ -231,7 +231,7 @@ class Enforcer:
                 if reads_any_model(each.redirector):
                     _require_all_read(patcher, each.redirector, contexts)
                 fitting.append(each)
-            except ContextError as error:
+            except (ContextError, LatentError) as error:
                 errors.append(str(error))
         if not fitting:
             why = "This server guards every run (SafeRedir enforcement) and has no redirector for this model"
