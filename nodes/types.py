@@ -15,6 +15,8 @@ from comfy_api.latest import io
 from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
 from saferedir_core.architecture import ANY
 from saferedir_core.ensemble import require_stackable
+from saferedir_core.picture.run import Look
+from saferedir_core.picture.verdict import Attempt
 
 SafeRedirType = io.Custom("SAFEREDIR")
 TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")
@@ -169,6 +171,12 @@ class RunListener:
 
         In the order of the model calls; perhaps later than the call itself, but before `finished`.
         """
+
+    def looked(self, start: RunStart, look: Look) -> None:
+        """What the picture judges saw in one model call; likewise."""
+
+    def attempted(self, start: RunStart, attempt: Attempt) -> None:
+        """The batch has been sampled once, and what came out has its verdict; it may be sampled again."""
 
     def finished(self, start: RunStart, report: dict, completed: bool) -> None:
         """The run is over; completed is False when it was interrupted or failed."""
