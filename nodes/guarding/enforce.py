@@ -44,6 +44,7 @@ from ..weights import catalogue
 from .architectures import reads_any_model, require_fitting_model, text_inputs
 from .bridge import Guard
 from .conds import require_width
+from .picture_loop import require_someone_who_looks
 from .reaction import Reaction
 
 ENVIRONMENT = "SAFEREDIR_ENFORCE"
@@ -61,6 +62,8 @@ class Enforcement:
     policy       PolicyConfig; the mode is "guard"
     on_unsafe    see Reaction; a run that cannot be judged is always stopped
     log          file that decisions are appended to, relative to the settings' folder; None: the server's log
+    if_it_remains  see Reaction; "again" is followed by "blank".  None: "again" where on_unsafe is "redirect", "blank"
+                 where it is "blank" or "stop", and else "tell"
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # the file says nothing that is not understood
@@ -69,6 +72,7 @@ class Enforcement:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     on_unsafe: str = "redirect"
     log: Path | None = None
+    if_it_remains: str | None = None
 
     def __post_init__(self) -> None:
         if not self.redirectors or not all(isinstance(name, str) and name for name in self.redirectors):
@@ -77,7 +81,12 @@ class Enforcement:
         if self.policy.mode != "guard":
             raise ConfigError(f"The policy's mode is {self.policy.mode!r}; expected 'guard', because the published "
                               "order never protects the first step.")
-        Reaction(on_unsafe=self.on_unsafe)
+        self.reaction()
+
+    def reaction(self) -> Reaction:
+        """ConfigError for settings that are unknown or contradict each other."""
+        usual = {"redirect": "again", "blank": "blank", "stop": "blank"}.get(self.on_unsafe, "tell")
+        return Reaction(on_unsafe=self.on_unsafe, if_it_remains=self.if_it_remains or usual, still_remains="blank")
 
     @classmethod
     def read(cls, path: Path) -> Enforcement:
@@ -137,9 +146,21 @@ class DecisionLog(RunListener):
                     timestep=decision.timestep, unsafe_probability=decision.unsafe_probability, unsafe=decision.unsafe,
                     redirected=decision.redirected)
 
+    def looked(self, start, look) -> None:
+        self._write("looked", start, step=look.step, sigma=look.sigma, attempt=look.attempt,
+                    picture_probability=look.probability, unsafe=look.any_unsafe, pushed=look.pushed)
+
+    def attempted(self, start, attempt) -> None:
+        self._write("attempted", start, changed=attempt.changed, images=attempt.images,
+                    picture_probability=attempt.verdict.probability, remains=attempt.verdict.any_remains,
+                    taken=attempt.taken)
+
     def finished(self, start, report, completed) -> None:
+        picture = report.get("picture")
+        looked_at = {} if picture is None else {"picture": picture["verdict"],
+                                                "images": [each["done"] for each in picture["items"]]}
         self._write("finished", start, status=report["status"], verdict=report["verdict"],
-                    reaction=report["reaction"]["taken"], completed=completed)
+                    reaction=report["reaction"]["taken"], completed=completed, **looked_at)
 
     def refused(self, why: str) -> None:
         """A run that no guard could be put on."""
@@ -171,6 +192,8 @@ class Enforcer:
         settings = Enforcement.read(path)
         loaded = tuple(LoadedRedirector.place(name, load_redirectors(catalogue.present(name)))
                        for name in settings.redirectors)
+        if settings.if_it_remains not in (None, "tell"):
+            require_someone_who_looks(loaded, settings.reaction())
         try:
             decisions = DecisionLog(settings.log)
         except OSError as trouble:
@@ -189,6 +212,11 @@ class Enforcer:
         model.apply_model = self._requiring(model.apply_model)
         log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
                  ", ".join(self.settings.redirectors), self.settings.on_unsafe)
+        unseen = [concept for each in self.loaded for concept, redirector in each.redirectors.items()
+                  if redirector.picture is None]
+        if unseen:
+            log.warning("SafeRedir judges prompts only, and no picture, for %s: train a picture judge for it with "
+                        "SafeRedir Train (docs/enforcement.md).", ", ".join(unseen))
 
     def _guarding(self, sample):
         @functools.wraps(sample)
@@ -241,7 +269,7 @@ class Enforcer:
         stacks = [kind[0] if len(kind) == 1 else LoadedRedirector.stacked(kind) for kind in kinds if kind]
         comfy.model_management.load_models_gpu([patcher for each in stacks for patcher in each.patchers])
         return [EnforcedGuard(each, self.settings.policy, Recorder(), (self.decisions,),
-                              Reaction(on_unsafe=self.settings.on_unsafe)) for each in stacks]
+                              self.settings.reaction()) for each in stacks]
 
 
 def _require_all_read(patcher, redirector: Redirector, contexts: Sequence[object]) -> None:

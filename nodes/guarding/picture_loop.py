@@ -11,17 +11,18 @@ that remained are taken from what comes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from saferedir_core import LatentError, RedirectionRun
+from saferedir_core import ConfigError, LatentError, RedirectionRun
 from saferedir_core.picture.report import picture_report, with_looks
 from saferedir_core.picture.run import PictureRun
 from saferedir_core.picture.verdict import Attempts, Verdict, of_picture_judges, together
 
-from .reaction import UnsafeStopped
+from ..types import LoadedRedirector
+from .reaction import Reaction, UnsafeStopped
 
 STRONGER = 1.5      # how much further prompts are moved in the last attempt
 SAME = 0.05         # unit variance: a place that differs less from the start image was kept
@@ -214,6 +215,15 @@ class PictureLoop:
     def _hides_previews(self) -> bool:
         """Whether images that may not leave must not be seen in previews either."""
         return self.reaction.if_it_remains != "tell"
+
+
+def require_someone_who_looks(loaded: Iterable[LoadedRedirector], reaction: Reaction) -> None:
+    """ConfigError when something shall happen to finished images and no redirector can tell which ones."""
+    if reaction.if_it_remains != "tell" and not any(redirector.picture for each in loaded
+                                                    for redirector in each.redirectors.values()):
+        raise ConfigError(f"if_it_remains is {reaction.if_it_remains!r} and no redirector has a picture judge that "
+                          "could tell whether anything remains; expected one. Train it on your model with SafeRedir "
+                          "Train, or set if_it_remains to 'tell'.")
 
 
 def require_pictures(latent: torch.Tensor) -> None:
