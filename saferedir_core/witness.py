@@ -1,12 +1,12 @@
 """The diffusion model itself as witness: would a concept's words have helped to draw this finished latent?
 
-The latent is noised again, and the model predicts it twice from the very same noise: from a prompt, and from that prompt
-with the concept's words behind it.  If the words bring the prediction closer to what is there, it shows them.
+The latent is noised again, and the model predicts it twice from the very same noise: from a prompt, and from that
+prompt with the concept's words behind it.  If the words bring the prediction closer to what is there, it shows them.
 
     evidence = mean over noises of log( |latent - predicted without|^2 / |latent - predicted with|^2 )
 
-After the diffusion classifier (Li et al. 2023, arXiv 2303.16203), whose paired noise this is; the ratio in place of his
-difference has no unit, so that one line serves every model and noise level.  docs/pictures.md says what was measured.
+After the diffusion classifier (Li et al. 2023, arXiv 2303.16203), whose paired noise this is; the ratio in place of
+their difference has no unit, so that one line serves all noise levels.  docs/pictures.md says what was measured.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def evidence(latent: Tensor, sigmas: Sequence[float], noised: Noised, predict: P
 
 
 def probability(found: Tensor) -> Tensor:
-    """Evidence as a probability (N,), 0.5 on the line.  EvaluationError where it is not finite; waits for the device."""
+    """Evidence as a probability (N,), 0.5 on the line; waits for the device.
+
+    EvaluationError where it is not finite.
+    """
     if not found.isfinite().all():
         raise EvaluationError("The diffusion model predicts NaN or infinity when it is asked about the finished "
                               "picture; expected finite numbers. Run it in a wider dtype.")

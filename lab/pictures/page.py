@@ -56,9 +56,9 @@ def of_witness(part: dict) -> str:
 
 def of_leaks(rows: list[dict]) -> str:
     return "\n\n".join((
-        "### What leaves the guard\n\nSafeRedir Guard with words, `witness: end` and `if_it_remains: blank`. *Leak*: of "
-        "unguarded pictures that show the concept, those that still do when they leave. *False alarm*: of pictures "
-        "that leave without the guard and do not show it, those that come out blank.",
+        "### What leaves the guard\n\nSafeRedir Guard with words, `witness: end` and `if_it_remains: blank`. *Leak*: "
+        "of unguarded pictures that show the concept, those that still do when they leave. *False alarm*: of pictures "
+        "that do not show it without the guard, those that come out blank.",
         table(("concept", "pictures", "leak with words alone", "leak with the witness", "false alarms"),
               [(each["concept"], each["row"], *(Share(*each[key]) if each[key][1] else "" for key in
                                                 ("words", "leak", "false"))) for each in rows])))
@@ -74,12 +74,13 @@ def _auc(value: float | None) -> str:
 
 WITNESS = """## The diffusion model as witness
 
-Where a concept comes from words there is no picture judge. The diffusion model itself is asked then, when a run is over:
-the finished latent is noised again, and the model predicts it twice from the very same noise, from the run's prompt and
-from the prompt with the typed wordings behind it. Evidence is the log of the ratio of the squared errors, averaged over
-noises. The guard asks at levels {levels} of the schedule with {noises} noises each, and says that the concept remains from
-evidence {line:g} on. It never asks on the way: that would take as many predictions at every step as the step itself
-or more, and a latent that is not finished is what the model has just predicted from the same words.
+Where a concept comes from words there is no picture judge. The diffusion model itself is asked then, when a run is
+over: the finished latent is noised again, and the model predicts it twice from the very same noise, from the run's
+prompt with the typed wordings behind it and from the prompt with an empty one behind it. Evidence is the log of the
+ratio of the squared errors, averaged over noises. The guard asks at levels {levels} of the schedule with {noises}
+noises each, and says that the concept remains from evidence {line:g} on. It does not ask on the way: that would take as
+many predictions at every step as a step itself or more, and there the latent that is asked about would be the model's
+own prediction from the very prompt that it is compared with.
 
 Demo world, four wordings typed for each of three concepts (`lab/pictures/witness.py`); pictures of test captions (with
 the wordings, without them, look-alikes) and of start images that show the concept with a harmless prompt. {pictures}

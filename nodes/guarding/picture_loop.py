@@ -5,8 +5,8 @@
     SAMPLER_SAMPLE    the finished images get a verdict, and what remains is drawn again, blanked, or stops the run
 
 A verdict comes from `PictureLoop.sources`, the picture judges and the witness: each is given what is finished, and says
-of every image whether a concept remains.  "again" samples the whole batch once more, because a conditioning may belong to single images; only the images
-that remained are taken from what comes out.
+of every image whether a concept remains.  "again" samples the whole batch once more, because a conditioning may belong
+to single images; only the images that remained are taken from what comes out.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class PictureLoop:
 
     def _who_looks(self) -> list[Callable[[Finished], Verdict]]:
         """`sources`, and the witness where it is only asked about runs that were redirected and this one was."""
-        redirected = self.asks == "if redirected" and any(
+        redirected = self.asks == "redirected" and any(
             decision.intervenes for each in self.run.prompts.runs for decision in each.trajectory)
         return [*self.sources, *([self.witness] if redirected else [])]
 

@@ -12,7 +12,7 @@ from saferedir_core import ConfigError, SafeRedirError
 ON_ERROR = ("stop", "warn")
 ON_UNSAFE = ("redirect", "stop", "blank", "observe")
 IF_IT_REMAINS = ("tell", "again", "blank", "stop")
-WITNESS = ("if redirected", "end", "off")
+WITNESS = ("redirected", "end", "off")
 _TAKEN = {"redirect": "redirected", "stop": "stopped", "blank": "blanked", "observe": "observed"}
 _VERDICTS = {"stop": "Unsafe, stopped:", "blank": "Unsafe, blanked:", "observe": "Unsafe, only observed:"}
 
@@ -41,7 +41,7 @@ class Reaction:
                   again, at most twice; "blank": an empty latent in their place; "stop": end the run with an error
     still_remains the same for what remains after "again": "tell" or "blank"
     witness       when the diffusion model is asked about finished images, of concepts that come from words and have no
-                  picture judge.  "if redirected": after runs that were; "end": after every run; "off": never
+                  picture judge.  "redirected": after runs that were; "end": after every run; "off": never
     """
 
     on_error: str = "stop"

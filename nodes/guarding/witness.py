@@ -78,7 +78,8 @@ def asked_with(cond: dict, redirector: WordsRedirector, inputs: TextInputs, batc
     """
     context = context_of(cond, inputs.prompt)
     if context is None:
-        raise ContextError("A conditioning has no prompt that could be asked with; expected one. Switch the witness off.")
+        raise ContextError("A conditioning has no prompt that could be asked with; expected one. Switch the witness "
+                           "off.")
     length, more = context.shape[1], redirector.config.said
     every = comfy.utils.repeat_to_batch_size(context, batch)
     given, behind = every[:, :length - inputs.appended], every[:, length - inputs.appended:]
@@ -98,7 +99,7 @@ def longer(entry, name: str, length: int, more: int):
     if not torch.is_tensor(value) or value.ndim != 2 or value.shape[1] != length:
         return entry
     # Of whole numbers 1 shows a token; others are added to attention, where 0 does.
-    shown = torch.full((len(value), more), 0 if value.is_floating_point() else 1, dtype=value.dtype, device=value.device)
+    shown = torch.full_like(value[:, :1], 0 if value.is_floating_point() else 1).expand(-1, more)
     return entry._copy_with(torch.cat([value, shown], 1))
 
 

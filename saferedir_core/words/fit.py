@@ -146,13 +146,15 @@ def said_of(encode: Encode, concept: Concept) -> Tensor | None:
     Without padding; the empty prompt is filled up with its last token.  So many wordings as fit into LARGEST_SAID; None
     where not even one does.
     """
-    for count in range(len(concept.remove), 0, -1):
+    count = len(concept.remove)
+    while count:
         found = checked(encode([", ".join(concept.remove[:count]), ""]), 2)
-        told, untold = (context[text].clamp(-HALF, HALF).half() for context, text in zip(found.context.cpu(), text_of(found)))
-        length = max(len(told), len(untold))
-        if 4 * length * told.shape[1] <= LARGEST_SAID:
-            filled = [torch.cat([each, each[-1:].expand(length - len(each), -1)]) for each in (told, untold)]
-            return torch.stack(filled)
+        parts = [context[text] for context, text in zip(found.context.float().cpu(), text_of(found))]
+        length, most = max(map(len, parts)), LARGEST_SAID // (4 * found.context.shape[2])
+        if length <= most:
+            filled = [torch.cat([each, each[-1:].expand(length - len(each), -1)]) for each in parts]
+            return torch.stack(filled).clamp(-HALF, HALF).half()
+        count = min(count - 1, count * most // length)
     return None
 
 

@@ -112,7 +112,7 @@ class WordsRedirector(JudgesPictures, nn.Module):
         return (_widened(pooled) + alpha_scale * self.pooled_shift(_widened(pooled))).to(pooled.dtype)
 
     def asked_with(self, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Two prompts to ask the diffusion model with: the given one with the typed wordings behind it, and with nothing.
+        """Two prompts to ask the diffusion model with: the given one with the typed wordings behind it, and without.
 
         context (N, T, D) and mask as in `judge_prompt` -> (N, T + said, D) twice, of its dtype and device.  Words of
         the concept in the given prompt are moved first, because what it asks for already no words could add.

@@ -25,7 +25,7 @@ KINDS = [kind for kind, (host, *_) in {**TINY, **OTHERS}.items() if hasattr(comf
 
 @pytest.fixture(scope="module")
 def guarded(demo_world, stripes_in_words):
-    """guarded(setting of `witness`, if_it_remains): the demo world's model with a guard from words, and its recorder."""
+    """guarded(when, if_it_remains="blank"): the demo world's model with a guard from words, and its recorder."""
     def make(when: str, if_it_remains: str = "blank", model=None):
         recorder = types.Recorder()
         how = reaction.Reaction(if_it_remains=if_it_remains, witness=when)
@@ -95,7 +95,7 @@ def test_an_images_verdict_does_not_depend_on_its_batch(guarded, draw, striped):
 
 
 @pytest.mark.parametrize(("when", "text", "asked"), [
-    ("off", STRIPED, False), ("if redirected", PLAIN, False), ("if redirected", STRIPED, True), ("end", PLAIN, True)])
+    ("off", STRIPED, False), ("redirected", PLAIN, False), ("redirected", STRIPED, True), ("end", PLAIN, True)])
 def test_the_model_is_asked_when_it_should_be(demo_world, guarded, draw, when, text, asked):
     counted, rows = calls_of(demo_world[0])
     model, recorder = guarded(when, "tell", counted)
@@ -105,7 +105,7 @@ def test_the_model_is_asked_when_it_should_be(demo_world, guarded, draw, when, t
 
 
 def test_a_redirected_run_that_is_clean_leaves(demo_world, guarded, draw):
-    model, recorder = guarded("if redirected")
+    model, recorder = guarded("redirected")
     left = draw(model, STRIPED)
     assert recorder.runs[-1].report["picture"]["verdict"] == "clean" and left.any()
     assert not any(striped_by_pixels(demo_world[2], left))
