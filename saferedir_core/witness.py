@@ -18,9 +18,9 @@ from torch import Tensor
 
 from saferedir_core.errors import ConfigError, EvaluationError, LatentError
 
-LEVELS = (0.6, 0.7)     # where the model is asked: shares of its schedule, 0 clean to 1 pure noise
+LEVELS = (0.5, 0.7)     # where the model is asked: shares of its schedule, 0 clean to 1 pure noise
 NOISES = 2              # at each of them; a noise takes two predictions
-LINE = 0.12             # evidence from which on the concept remains
+LINE = 0.1              # evidence from which on the concept remains
 STEEPNESS = 20.0        # of the probability around the line, which is only a scale for people
 SEED = 20260112
 SMALLEST_ERROR = 1e-12

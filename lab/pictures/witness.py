@@ -132,7 +132,8 @@ def auc(scores: torch.Tensor, shows: torch.Tensor) -> float | None:
 
 def schemes(ratios: dict[str, dict[str, torch.Tensor]], shows: dict[str, torch.Tensor]) -> list[dict]:
     """Sets of levels and numbers of noises, with the fewest predictions first."""
-    rows, sets = [], ((0.5,), (0.6,), (0.7,), (0.5, 0.6), (0.6, 0.7), (0.5, 0.6, 0.7))
+    rows: list[dict] = []
+    sets = ((0.5,), (0.6,), (0.7,), (0.5, 0.6), (0.6, 0.7), (0.5, 0.7), (0.5, 0.6, 0.7))
     for levels, noises in itertools.product(sets, (1, 2)):
         at = [TRIED.index(level) for level in levels]
 

@@ -2,10 +2,13 @@
 
 Each prompt of the run stands in two copies of its cond: with the concept's words behind it, and with an empty prompt
 there.  All else (pooled vector, ControlNets, masks, patches) is as in the run.  The model is asked through the host, by
-the door; other nodes' part in computing conds is left out, because one that saves model calls would answer from memory.
+the door; other nodes' part in computing conds is left out, and each question looks new, because a node that saves model
+calls would answer from memory.
 """
 
 from __future__ import annotations
+
+import uuid
 
 import comfy.model_management
 import comfy.samplers
@@ -88,7 +91,8 @@ def asked_with(cond: dict, redirector: WordsRedirector, inputs: TextInputs, batc
     entries = {name: longer(entry, name, length, more) for name, entry in cond["model_conds"].items()}
     entries[inputs.prompt] = entries[inputs.prompt]._copy_with(torch.cat([prompt, behind], 1))
     left = {name: value for name, value in cond.items() if name not in (*NEVER_ASKED, ISSUED)}
-    return {**left, "model_conds": entries}
+    # Another one each time, because what saves model calls knows by it what it has seen.
+    return {**left, "model_conds": entries, "uuid": uuid.uuid4()}
 
 
 def longer(entry, name: str, length: int, more: int):

@@ -3,12 +3,11 @@
 from functools import cache
 
 import comfy.model_management
-import comfy.sample
-import comfy.supported_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from tiny_models import OTHERS, POOLED, TINY, WIDE, WIDTH, conditioning, made, sample, watched
+from test_any_model import KINDS, MODEL_OF, prompt
+from tiny_models import POOLED, WIDE, WIDTH, made, sample
 
 import saferedir_core as core
 from saferedir.nodes import drawing, types
@@ -20,7 +19,6 @@ from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 STEPS, CFG = 8, 4.0
 STRIPED, PLAIN = "a striped red car in a meadow", "a red car in a meadow"
 PREDICTIONS = len(LEVELS) * NOISES
-KINDS = [kind for kind, (host, *_) in {**TINY, **OTHERS}.items() if hasattr(comfy.supported_models, host)]
 
 
 @pytest.fixture(scope="module")
@@ -119,24 +117,30 @@ def test_it_is_asked_with_the_runs_prompt_and_the_words_behind_it(demo_world, gu
         return executor(x, t, c_concat, c_crossattn, *args, **kwargs)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", record)
     draw(guarded("end", "tell", model)[0], PLAIN, seeds=(1,))
-    prompt = drawing.conditioning(demo_world[1], [PLAIN])[0][0]
+    own = drawing.conditioning(demo_world[1], [PLAIN])[0][0]
     told, untold = stripes_in_words.redirector.said.float()
     for asked in seen[STEPS:]:
-        assert len(asked) == 2 and all(torch.equal(each[:77], prompt[0]) for each in asked)
+        assert len(asked) == 2 and all(torch.equal(each[:77], own[0]) for each in asked)
         assert {tuple(each[77:].flatten().tolist()) for each in asked} == {
             tuple(told.flatten().tolist()), tuple(untold.flatten().tolist())}
 
 
 def test_what_nodes_put_around_the_conds_is_not_asked(demo_world, guarded, draw):
-    """One that saves model calls would answer from memory."""
-    model, calls = demo_world[0].clone(), []
+    """One that saves model calls would answer from memory, which it finds by the conds' uuids."""
+    model, calls, known = demo_world[0].clone(), [], []
+
+    def note(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        known.append({*transformer_options["uuids"]})
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", note)
 
     def from_memory(executor, *args):
         calls.append(args)
         return executor(*args)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "memory", from_memory)
     draw(guarded("end", "tell", model)[0], PLAIN, seeds=(1,))
-    assert len(calls) == STEPS
+    assert len(calls) == STEPS and len(known) == STEPS + PREDICTIONS
+    assert all(one.isdisjoint(other) for at, one in enumerate(known[STEPS:], STEPS) for other in known[:at])
 
 
 def test_again_redirects_from_the_first_call_and_what_remains_is_not_delivered(guarded, draw, striped):
@@ -176,7 +180,8 @@ def test_a_redirector_without_words_to_ask_with_asks_nothing(demo_world, draw):
 
 @pytest.fixture(scope="module")
 def models(comfyui):
-    return cache(made)
+    make = cache(made)
+    return lambda kind: make(MODEL_OF.get(kind, kind))
 
 
 def words(width: int) -> types.LoadedRedirector:
@@ -193,12 +198,10 @@ def words(width: int) -> types.LoadedRedirector:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_picture_model_can_be_asked(models, kind):
-    width, length = WIDE.get(kind, WIDTH), {**TINY, **OTHERS}[kind][2]
-    model, seen = watched(models(kind))
     recorder = types.Recorder()
-    guarded = bridge.guard_model(model, words(width), core.PolicyConfig(), recorder,
+    guarded = bridge.guard_model(models(kind), words(WIDE.get(kind, WIDTH)), core.PolicyConfig(), recorder,
                                  reaction=reaction.Reaction(witness="end"))
-    positive, negative = conditioning(length, 1, width), conditioning(length, 2, width)
+    positive, negative = prompt(kind, 1, False), prompt(kind, 2, False)
     if kind == "stable_audio":      # sound is refused, not guessed at
         with pytest.raises(core.SafeRedirError, match="expected pictures"):
             sample(guarded, positive, negative)
