@@ -77,7 +77,7 @@ def can_be_asked_about(redirector: AnyRedirector) -> bool:
 def asked_with(cond: dict, redirector: WordsRedirector, inputs: TextInputs, batch: int, told: bool) -> dict:
     """A copy of a laid-out cond whose prompt goes on with the concept's words (told), or with an empty prompt.
 
-    ContextError for a kind of model that has more inputs of the prompt's length than are known here.
+    ContextError for a cond without a prompt.
     """
     context = context_of(cond, inputs.prompt)
     if context is None:
@@ -88,7 +88,8 @@ def asked_with(cond: dict, redirector: WordsRedirector, inputs: TextInputs, batc
     given, behind = every[:, :length - inputs.appended], every[:, length - inputs.appended:]
     wide = given.to(redirector.device)
     prompt = redirector.asked_with(wide, text_mask(wide, None, 0))[0 if told else 1].to(every)
-    entries = {name: longer(entry, name, length, more) for name, entry in cond["model_conds"].items()}
+    entries = {name: entry if name == inputs.pooled else longer(entry, name, length, more)
+               for name, entry in cond["model_conds"].items()}
     entries[inputs.prompt] = entries[inputs.prompt]._copy_with(torch.cat([prompt, behind], 1))
     left = {name: value for name, value in cond.items() if name not in (*NEVER_ASKED, ISSUED)}
     # Another one each time, because what saves model calls knows by it what it has seen.
@@ -98,7 +99,7 @@ def asked_with(cond: dict, redirector: WordsRedirector, inputs: TextInputs, batc
 def longer(entry, name: str, length: int, more: int):
     """An input of a cond, for a prompt with so many more tokens: a mask shows them as well, a number counts them."""
     value = entry.cond
-    if name == LENGTH and isinstance(value, int):
+    if name == LENGTH and isinstance(value, (int, float)):
         return entry._copy_with(value + more)
     if not torch.is_tensor(value) or value.ndim != 2 or value.shape[1] != length:
         return entry
