@@ -20,6 +20,7 @@ import torch
 
 from saferedir_core import PolicyConfig, load_redirector
 from saferedir_core.files import written_whole
+from saferedir_core.policy import USUAL_THRESHOLD
 from saferedir_core.witness import LEVELS, LINE, NOISES
 from saferedir_core.words.redirector import WordsRedirector
 
@@ -89,7 +90,8 @@ def prompts_of(stage: AttackStage, concept: str, redirector: WordsRedirector,
 
     count, typed = len(pictures.jobs), TYPED[concept]
     own = torch.cat([encoded(job.text) for job in pictures.jobs])
-    told, untold = redirector.asked_with(own)
+    unsafe = redirector.judge_prompt(own) >= USUAL_THRESHOLD            # which the guard would have moved
+    told, untold = redirector.asked_with(torch.where(unsafe[:, None, None], redirector.redirect_prompt(own), own))
     alone = encoded(", ".join(typed.remove)).expand(count, -1, -1)
     found = {PAIRED: (told, untold), ALONE: (alone, encoded("").expand(count, -1, -1))}
     if typed.instead:

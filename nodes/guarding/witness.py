@@ -22,7 +22,7 @@ from saferedir_core.picture.verdict import Verdict
 from saferedir_core.witness import LEVELS, evidence, probability
 from saferedir_core.words.redirector import WordsRedirector
 
-from .conds import ISSUED, context_of, draws, text_mask
+from .conds import ISSUED, context_of, draws
 from .text_inputs import TextInputs
 
 NEVER_ASKED = "timestep_start", "timestep_end"  # a cond's share of the steps, which is over when the model is asked
@@ -86,8 +86,7 @@ def asked_with(cond: dict, redirector: WordsRedirector, inputs: TextInputs, batc
     length, more = context.shape[1], redirector.config.said
     every = comfy.utils.repeat_to_batch_size(context, batch)
     given, behind = every[:, :length - inputs.appended], every[:, length - inputs.appended:]
-    wide = given.to(redirector.device)
-    prompt = redirector.asked_with(wide, text_mask(wide, None, 0))[0 if told else 1].to(every)
+    prompt = redirector.asked_with(given)[0 if told else 1]
     entries = {name: entry if name == inputs.pooled else longer(entry, name, length, more)
                for name, entry in cond["model_conds"].items()}
     entries[inputs.prompt] = entries[inputs.prompt]._copy_with(torch.cat([prompt, behind], 1))

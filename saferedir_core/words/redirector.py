@@ -111,18 +111,16 @@ class WordsRedirector(JudgesPictures, nn.Module):
         """The pooled vector (N, P) of the safe neighbour."""
         return (_widened(pooled) + alpha_scale * self.pooled_shift(_widened(pooled))).to(pooled.dtype)
 
-    def asked_with(self, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Two prompts to ask the diffusion model with: the given one with the typed wordings behind it, and without.
+    def asked_with(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Two prompts to ask the diffusion model with: the given one with the typed wordings behind it, and with none.
 
-        context (N, T, D) and mask as in `judge_prompt` -> (N, T + said, D) twice, of its dtype and device.  Words of
-        the concept in the given prompt are moved first, because what it asks for already no words could add.
-        ConfigError where no wordings are kept.
+        context (N, T, D) -> (N, T + said, D) twice, of its dtype and device.  ConfigError where no wordings are kept.
         """
         if not self.config.said:
             raise ConfigError("This redirector holds no words to ask the diffusion model with, because it was fitted "
                               "by a version before the witness; expected some. Fit it anew with SafeRedir Words.")
-        clean = self.redirect_prompt(context, mask)
-        told, untold = (torch.cat([clean, each.to(clean).expand(len(clean), -1, -1)], 1) for each in self.said)
+        self._require(context, None)
+        told, untold = (torch.cat([context, each.to(context).expand(len(context), -1, -1)], 1) for each in self.said)
         return told, untold
 
     def token_evidence(self, context: Tensor) -> Tensor:
