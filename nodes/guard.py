@@ -7,7 +7,7 @@ from saferedir_core import PolicyConfig
 from .editor.live import listeners_of
 from .guarding.bridge import guard_model
 from .guarding.picture_loop import require_someone_who_looks
-from .guarding.reaction import IF_IT_REMAINS, ON_ERROR, ON_UNSAFE, Reaction
+from .guarding.reaction import IF_IT_REMAINS, ON_ERROR, ON_UNSAFE, WITNESS, Reaction
 from .types import CATEGORY, Recorder, TrajectoryType, alpha_scale_input, redirector_input, threshold_input
 
 
@@ -49,10 +49,16 @@ class SafeRedirGuard(io.ComfyNode):
                                        "and the report say so; for research."),
                 io.Combo.Input("if_it_remains", options=list(IF_IT_REMAINS), default="tell", optional=True,
                                advanced=True,
-                               tooltip="What happens to finished images that still show a concept, as far as the "
-                                       "redirector has a picture judge to see it. tell: it is reported. again: they "
-                                       "are drawn again, redirected from the first step on, at most twice. blank: "
-                                       "they come out empty. stop: the run ends with an error."),
+                               tooltip="What happens to finished images that still show a concept, as far as a "
+                                       "picture judge or the witness sees it. tell: it is reported. again: they are "
+                                       "drawn again, redirected from the first step on, at most twice. blank: they "
+                                       "come out empty. stop: the run ends with an error."),
+                io.Combo.Input("witness", options=list(WITNESS), default="redirected", optional=True, advanced=True,
+                               tooltip="When the diffusion model itself is asked whether a finished image shows a "
+                                       "concept that was made from words and has no picture judge: it predicts the "
+                                       "image with the words and without them, at some noise. redirected: after runs "
+                                       "whose prompt was moved. end: after every run, start images included. off: "
+                                       "never. Each time takes a few model calls."),
             ],
             outputs=[
                 io.Model.Output(tooltip="The guarded model; connect it to the sampler."),
@@ -66,10 +72,10 @@ class SafeRedirGuard(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, saferedir, alpha_scale, threshold, interval, mode, stay_redirected, mask_again,
-                on_unsafe="redirect", on_error="stop", if_it_remains="tell") -> io.NodeOutput:
+                on_unsafe="redirect", on_error="stop", if_it_remains="tell", witness="redirected") -> io.NodeOutput:
         config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
-        reaction = Reaction(on_error, on_unsafe, if_it_remains)
+        reaction = Reaction(on_error, on_unsafe, if_it_remains, witness=witness)
         require_someone_who_looks([saferedir], reaction)
         recorder = Recorder()
         listeners = listeners_of(cls.hidden and cls.hidden.unique_id, redirects=on_unsafe != "observe")

@@ -40,6 +40,7 @@ PICTURE_KEY = "saferedir_picture"       # only where there is a picture judge
 CONCEPTS_KEY = "saferedir_concepts"     # only in files of several, see `bundle`
 OWN_KEYS = (FORMAT_KEY, CONFIG_KEY, PICTURE_KEY, CONCEPTS_KEY)
 PICTURE = "picture."                    # begins the names of a picture judge's tensors
+SAID = "said"                           # names the words for the witness, which keep the dtype that they are stored in
 FORMAT_VERSION = "1"
 TORCH_SUFFIXES = (".pt", ".pth")
 ZIP = b"PK\x03\x04"
@@ -348,7 +349,7 @@ def build(state: dict[str, Tensor], config: AnyConfig, picture: PictureConfig | 
     wide = torch.promote_types(dtype, torch.float32)
 
     def kept(key: str, value: Tensor) -> torch.dtype:
-        if not value.is_floating_point():
+        if not value.is_floating_point() or key == SAID:
             return value.dtype
         return wide if isinstance(config, WordsConfig) or key.startswith(PICTURE) else dtype
     placed = {key: value.detach().to(device, kept(key, value), copy=True, memory_format=torch.contiguous_format)

@@ -46,6 +46,7 @@ from .bridge import Guard
 from .conds import require_width
 from .picture_loop import require_someone_who_looks
 from .reaction import Reaction
+from .witness import can_be_asked_about
 
 ENVIRONMENT = "SAFEREDIR_ENFORCE"
 KEY = "saferedir.enforced"
@@ -64,6 +65,7 @@ class Enforcement:
     log          file that decisions are appended to, relative to the settings' folder; None: the server's log
     if_it_remains  see Reaction; "again" is followed by "blank".  None: "again" where on_unsafe is "redirect", "blank"
                  where it is "blank" or "stop", and else "tell"
+    witness      see Reaction
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # the file says nothing that is not understood
@@ -73,6 +75,7 @@ class Enforcement:
     on_unsafe: str = "redirect"
     log: Path | None = None
     if_it_remains: str | None = None
+    witness: str = "redirected"
 
     def __post_init__(self) -> None:
         if not self.redirectors or not all(isinstance(name, str) and name for name in self.redirectors):
@@ -86,7 +89,8 @@ class Enforcement:
     def reaction(self) -> Reaction:
         """ConfigError for settings that are unknown or contradict each other."""
         usual = {"redirect": "again", "blank": "blank", "stop": "blank"}.get(self.on_unsafe, "tell")
-        return Reaction(on_unsafe=self.on_unsafe, if_it_remains=self.if_it_remains or usual, still_remains="blank")
+        return Reaction(on_unsafe=self.on_unsafe, if_it_remains=self.if_it_remains or usual, still_remains="blank",
+                        witness=self.witness)
 
     @classmethod
     def read(cls, path: Path) -> Enforcement:
@@ -213,10 +217,12 @@ class Enforcer:
         log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
                  ", ".join(self.settings.redirectors), self.settings.on_unsafe)
         unseen = [concept for each in self.loaded for concept, redirector in each.redirectors.items()
-                  if redirector.picture is None]
+                  if redirector.picture is None and (self.settings.witness == "off"
+                                                     or not can_be_asked_about(redirector))]
         if unseen:
             log.warning("SafeRedir judges prompts only, and no picture, for %s: train a picture judge for it with "
-                        "SafeRedir Train (docs/enforcement.md).", ", ".join(unseen))
+                        "SafeRedir Train, or fit it anew with SafeRedir Words and leave the witness on "
+                        "(docs/enforcement.md).", ", ".join(unseen))
 
     def _guarding(self, sample):
         @functools.wraps(sample)

@@ -4,9 +4,9 @@
                       moved; its prompt is redirected from the next call on
     SAMPLER_SAMPLE    the finished images get a verdict, and what remains is drawn again, blanked, or stops the run
 
-A verdict comes from `PictureLoop.sources`: each is given what is finished, and says of every image whether a concept
-remains.  "again" samples the whole batch once more, because a conditioning may belong to single images; only the images
-that remained are taken from what comes out.
+A verdict comes from `PictureLoop.sources`, the picture judges and the witness: each is given what is finished, and says
+of every image whether a concept remains.  "again" samples the whole batch once more, because a conditioning may belong
+to single images; only the images that remained are taken from what comes out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from saferedir_core.picture.verdict import Attempts, Verdict, of_picture_judges,
 
 from ..types import LoadedRedirector
 from .reaction import Reaction, UnsafeStopped
+from .witness import Witness, can_be_asked_about
 
 STRONGER = 1.5      # how much further prompts are moved in the last attempt
 SAME = 0.05         # unit variance: a place that differs less from the start image was kept
@@ -66,7 +67,10 @@ class PictureLoop:
         redirectors = run.prompts.ensemble.redirectors
         self.pictures = PictureRun({name: each.picture for name, each in redirectors.items()}, run.door.readback,
                                    run.looked, run.config.sticky)
+        self.witness = Witness(run)
+        self.asks = self.reaction.witness if self.witness.concepts else "off"      # one of WITNESS
         self.sources: list[Callable[[Finished], Verdict]] = [self._picture_verdict] if self.pictures.judges else []
+        self.sources += [self.witness] if self.asks == "end" else []
         self.attempts = Attempts()
         self.done: dict[int, str] = {}              # what became of images that remained
         self._concepts = [*redirectors]
@@ -86,6 +90,7 @@ class PictureLoop:
 
         judged: the runs of the prompts that were judged for this call.
         """
+        self._prediction = prediction
         if not self.pictures.judges:
             return prediction
         for each in judged:
@@ -101,7 +106,7 @@ class PictureLoop:
 
     def suspect(self, prompt: RedirectionRun) -> None:
         """Tells a prompt what is known of its pictures, before it is judged."""
-        if self.sources and self.reaction.redirects:
+        if (self.sources or self.attempts) and self.reaction.redirects:
             prompt.suspect(self.pictures.suspects(prompt.batch), self._strength)
 
     def shown(self, denoised: torch.Tensor) -> None:
@@ -117,7 +122,7 @@ class PictureLoop:
 
     def report(self) -> dict | None:
         """See `picture_report`; None where nobody looks at pictures."""
-        if not self.sources:
+        if not self.sources and not self.attempts:
             return None
         return picture_report(self.pictures.looks, self.attempts, self.reaction.if_it_remains, self.done)
 
@@ -133,7 +138,7 @@ class PictureLoop:
 
     def sample(self, executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar):
         """The sampler's run, as often as it takes; the images as they may leave."""
-        if not self.sources or len(sigmas) < 2:
+        if (not self.sources and self.asks == "off") or len(sigmas) < 2:
             return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
         with self.run.failing_closed("looking at the picture"):
             require_pictures(noise)
@@ -145,7 +150,10 @@ class PictureLoop:
             found = executor(guider, sigmas, {**extra_args, "seed": plan.seed}, callback, plan.noise.clone(),
                              latent_image, denoise_mask, disable_pbar)
             self.run.settle()
-            taken = self._judge(plan, found, sigmas, guider, extra_args, latent_image)
+            looking = self._who_looks()
+            if not looking:
+                return found
+            taken = self._judge(looking, plan, found, sigmas, guider, extra_args, latent_image)
             leaving, denoised = _put(leaving, found, taken), _put(denoised, self._denoised, taken)
             if not self.attempts.remaining:
                 break
@@ -175,7 +183,14 @@ class PictureLoop:
         self.pictures.begin(insisted)
         self._strength, self._prediction, self._denoised, self.run.step = plan.strength, None, None, 0
 
-    def _judge(self, plan: Plan, found, sigmas, guider, extra_args, latent_image) -> tuple[int, ...]:
+    def _who_looks(self) -> list[Callable[[Finished], Verdict]]:
+        """`sources`, and the witness where it is only asked about runs that were redirected and this one was."""
+        redirected = self.asks == "redirected" and any(
+            decision.intervenes for each in self.run.prompts.runs for decision in each.trajectory)
+        return [*self.sources, *([self.witness] if redirected else [])]
+
+    def _judge(self, looking: list[Callable[[Finished], Verdict]], plan: Plan, found, sigmas, guider, extra_args,
+               latent_image) -> tuple[int, ...]:
         """Numbers of the images that are taken from what was found; all, where nobody can tell (on_error "warn")."""
         with self.run.failing_closed("looking at the finished picture"):
             latent, mask = found, self._drawn
@@ -184,7 +199,7 @@ class PictureLoop:
             elif mask is not None:  # a sampler may draw where it was told to keep
                 mask = mask | ((found - latent_image).abs().amax(1, keepdim=True) > SAME)
             finished = Finished(latent, mask, guider, extra_args)
-            taken = self.attempts.add(plan.changed, together(source(finished) for source in self.sources))
+            taken = self.attempts.add(plan.changed, together(source(finished) for source in looking))
             self.run.attempted(self.attempts[-1])
             return taken
         return () if self.attempts else tuple(range(len(found)))
@@ -219,11 +234,14 @@ class PictureLoop:
 
 def require_someone_who_looks(loaded: Iterable[LoadedRedirector], reaction: Reaction) -> None:
     """ConfigError when something shall happen to finished images and no redirector can tell which ones."""
-    if reaction.if_it_remains != "tell" and not any(redirector.picture for each in loaded
-                                                    for redirector in each.redirectors.values()):
-        raise ConfigError(f"if_it_remains is {reaction.if_it_remains!r} and no redirector has a picture judge that "
-                          "could tell whether anything remains; expected one. Train it on your model with SafeRedir "
-                          "Train, or set if_it_remains to 'tell'.")
+    every = [redirector for each in loaded for redirector in each.redirectors.values()]
+    if reaction.if_it_remains == "tell" or any(each.picture for each in every):
+        return
+    if reaction.witness == "off" or not any(can_be_asked_about(each) for each in every):
+        raise ConfigError(f"if_it_remains is {reaction.if_it_remains!r} and witness is {reaction.witness!r}, and no "
+                          "redirector has a picture judge that could tell whether anything remains; expected one, or a "
+                          "redirector fitted by SafeRedir Words of this version and another witness than 'off'. Train "
+                          "one on your model with SafeRedir Train, or set if_it_remains to 'tell'.")
 
 
 def require_pictures(latent: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from saferedir_core import ConfigError, SafeRedirError
 ON_ERROR = ("stop", "warn")
 ON_UNSAFE = ("redirect", "stop", "blank", "observe")
 IF_IT_REMAINS = ("tell", "again", "blank", "stop")
+WITNESS = ("redirected", "end", "off")
 _TAKEN = {"redirect": "redirected", "stop": "stopped", "blank": "blanked", "observe": "observed"}
 _VERDICTS = {"stop": "Unsafe, stopped:", "blank": "Unsafe, blanked:", "observe": "Unsafe, only observed:"}
 
@@ -39,16 +40,19 @@ class Reaction:
     if_it_remains what happens to finished images that show a concept.  "tell": it is reported; "again": they are drawn
                   again, at most twice; "blank": an empty latent in their place; "stop": end the run with an error
     still_remains the same for what remains after "again": "tell" or "blank"
+    witness       when the diffusion model is asked about finished images, of concepts that come from words and have no
+                  picture judge.  "redirected": after runs that were; "end": after every run; "off": never
     """
 
     on_error: str = "stop"
     on_unsafe: str = "redirect"
     if_it_remains: str = "tell"
     still_remains: str = "tell"
+    witness: str = "off"
 
     def __post_init__(self) -> None:
         for name, choices in (("on_error", ON_ERROR), ("on_unsafe", ON_UNSAFE), ("if_it_remains", IF_IT_REMAINS),
-                              ("still_remains", ("tell", "blank"))):
+                              ("still_remains", ("tell", "blank")), ("witness", WITNESS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of "
                                   f"{', '.join(map(repr, choices))}.")

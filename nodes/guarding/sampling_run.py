@@ -270,6 +270,10 @@ class SamplingRun:
 
     # ------------------------------------------------------------------------------ redirecting
 
+    def as_the_model_sees(self, conds: list[dict], x: torch.Tensor, sigma: torch.Tensor) -> list[dict]:
+        """The conds of one side with the contexts that the run has come to."""
+        return self._redirect_side(conds, x, sigma) or []
+
     def _redirect_side(self, conds: list[dict] | None, x: torch.Tensor, sigma: torch.Tensor) -> list[dict] | None:
         """The conds of one side as the model may see them: the same list when nothing changes, else copies."""
         if conds is None:

@@ -141,17 +141,33 @@ def checked(found: Encoding, count: int) -> Encoding:
     return found
 
 
+def text_of(found: Encoding) -> Tensor:
+    """Which tokens of each prompt are its text, (N, T) bool: no padding, in front or behind; at least one."""
+    ends = torch.tensor(_ends(found.tokens))[:, None]
+    text = found.mask.cpu() & (torch.arange(found.mask.shape[1]) < ends) & (found.context != 0).any(-1).cpu()
+    text[:, 0] |= ~text.any(1)
+    return text
+
+
+def _ends(tokens: Tensor) -> list[int]:
+    """Where the padding of each prompt begins, of ids (N, T): behind the first of the equal ones at its end."""
+    ends = []
+    for ids in tokens.tolist():
+        end = len(ids)
+        while end > 1 and ids[end - 2] == ids[-1]:
+            end -= 1
+        ends.append(end)
+    return ends
+
+
 def _kept(found: Encoding) -> Tensor:
     """(N, T) bool: what is read, and of the padding that the model reads only some tokens, evenly chosen."""
     kept = found.mask.clone()
-    for row, tokens in enumerate(found.tokens.tolist()):
-        end = len(tokens)
-        while end > 1 and tokens[end - 2] == tokens[-1]:
-            end -= 1                                    # the first of the equal tokens at the end is the end's own
-        padding = range(end, len(tokens))
-        if len(padding) > PADDING_KEPT:
+    length = kept.shape[1]
+    for row, end in enumerate(_ends(found.tokens)):
+        if length - end > PADDING_KEPT:
             kept[row, end:] = False
-            chosen = torch.linspace(end, len(tokens) - 1, PADDING_KEPT).round().long()
+            chosen = torch.linspace(end, length - 1, PADDING_KEPT).round().long()
             kept[row, chosen] = found.mask[row, chosen]
     return kept
 

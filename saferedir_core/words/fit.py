@@ -21,7 +21,7 @@ from saferedir_core.errors import ConfigError
 from saferedir_core.pairs import Pair
 from saferedir_core.policy import THRESHOLD_KEY, USUAL_THRESHOLD
 from saferedir_core.words.concept import Concept, holds
-from saferedir_core.words.encoded import Encode, Tokens, Twins, encoded, encoded_pairs, joined
+from saferedir_core.words.encoded import Encode, Tokens, Twins, checked, encoded, encoded_pairs, joined, text_of
 from saferedir_core.words.given import given_texts
 from saferedir_core.words.judge import ALIKE, SHRINKAGES, Evidence, Whitening, fit_evidence, near
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
@@ -29,7 +29,7 @@ from saferedir_core.words.shift import fit_other_shift, fit_pooled_shift, fit_wo
 from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
 
 WORDS_KEY = "words"             # of a redirector's metadata: what it was fitted from, and its report, as JSON
-VERSION = 1                     # of what is fitted to the same words; raised when the fit changes
+VERSION = 2                     # of what is fitted to the same words; raised when the fit changes
 FOLDS = 4
 # Of harmless prompts so many may lie above the line: the first share where nearly all with the concept lie above.
 BENIGN_RATES, NEARLY_ALL = (0.002, 0.005, 0.01, 0.02), 0.99
@@ -38,8 +38,10 @@ LINE_AT = 0.5                   # of the way from the harmless prompts to those 
 LEAST_SEEN = 0.75               # of prompts with the concept have to lie above the harmless ones, or it cannot be told
 MOST_DIRECTIONS = 8     # one for each wording, up to so many
 LARGEST_FILE = 2_000_000        # bytes of a redirector's weights at most
+LARGEST_SAID = 300_000          # bytes of the wordings among them, as the text encoder reads them in float16
 WIDEST_RANK = 48
 NEAREST_LISTS, NEAREST_SHOWN = 6, 6
+HALF = torch.finfo(torch.float16).max
 
 Progress = Callable[[int, int], None]
 
@@ -127,9 +129,10 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
     zero, scale = scores.line()
     evidence = fit(pairs.own, pairs.changed, harmless, doubtful, kept).scaled(scale, zero)
     width = pairs.own.states.shape[1]
+    said = said_of(encode, concept)
     config = WordsConfig(width, 0 if pairs.own.pooled is None else pairs.own.pooled.shape[1], len(evidence.bias),
-                         rank_for(width, pairs.own.pooled), not concept.instead)
-    redirector = _assembled(config, evidence, pairs, others, whitening)
+                         rank_for(width, pairs.own.pooled), not concept.instead, 0 if said is None else said.shape[1])
+    redirector = _assembled(config, evidence, pairs, others, whitening, said)
     nearest = _nearest(encode, texts, redirector, others, told)
     report = Report(scores.held_out(zero), scores.unseen(zero), scores.everyday(zero), scores.kept(zero),
                     _moved(redirector, pairs), nearest, pairs.own.count + harmless.count,
@@ -157,11 +160,30 @@ def concept_of(redirector: WordsRedirector) -> Concept:
 def rank_for(width: int, pooled: Tensor | None) -> int:
     """Rank of the shift, so that a redirector of wide tokens stays below LARGEST_FILE in float32."""
     each = 4 * (5 * width + (0 if pooled is None else 2 * pooled.shape[1]))
-    return max(1, min(WIDEST_RANK, (LARGEST_FILE - 4 * (MOST_DIRECTIONS + 2) * width) // each, width))
+    fixed = LARGEST_SAID + 4 * (MOST_DIRECTIONS + 2) * width
+    return max(1, min(WIDEST_RANK, (LARGEST_FILE - fixed) // each, width))
+
+
+def said_of(encode: Encode, concept: Concept) -> Tensor | None:
+    """The wordings in one prompt as the text encoder reads them, and an empty prompt, (2, n, D) in float16.
+
+    Without padding; the empty prompt is filled up with its last token.  So many wordings as fit into LARGEST_SAID; None
+    where not even one does.
+    """
+    count = len(concept.remove)
+    while count:
+        found = checked(encode([", ".join(concept.remove[:count]), ""]), 2)
+        parts = [context[text] for context, text in zip(found.context.float().cpu(), text_of(found))]
+        length, most = max(map(len, parts)), LARGEST_SAID // (4 * found.context.shape[2])
+        if length <= most:
+            filled = [torch.cat([each, each[-1:].expand(length - len(each), -1)]) for each in parts]
+            return torch.stack(filled).clamp(-HALF, HALF).half()
+        count = min(count - 1, count * most // length)
+    return None
 
 
 def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: Tokens,
-               whitening: Whitening) -> WordsRedirector:
+               whitening: Whitening, said: Tensor | None) -> WordsRedirector:
     weights = dict(zip(("evidence.weight", "evidence.bias"), (evidence.weight, evidence.bias)))
     weights |= dict(zip(("word.weight", "word.bias"), fit_word(pairs, others, whitening)))
     maps = {"word_shift": fit_word_shift(pairs, whitening, config.rank, config.takes_out),
@@ -170,6 +192,7 @@ def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: To
         maps["pooled_shift"] = fit_pooled_shift(pairs.own.pooled, pairs.twins.pooled, config.rank)
     weights |= {f"{name}.{part}": value for name, found in maps.items()
                 for part, value in zip(("down.weight", "down.bias", "up.weight"), found)}
+    weights |= {} if said is None else {"said": said}
     with torch.inference_mode(False):   # where nodes run; the host could not move weights that were made in it
         with torch.device("meta"):      # nothing is drawn at random for weights that come anyway
             redirector = WordsRedirector(config)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from saferedir_core.architecture import ANY
 from saferedir_core.config import LARGEST_SIZE, choice, integer, require_fitting
-from saferedir_core.errors import ContextError
+from saferedir_core.errors import ConfigError, ContextError
 from saferedir_core.picture.judge import JudgesPictures, PictureJudge
 
 SMALLEST_NORM = 1e-12
@@ -38,6 +38,7 @@ class WordsConfig:
     directions  K
     rank        r
     takes_out   whether words of the concept go to the last token's place, with nothing drawn instead
+    said        tokens of the typed wordings that are kept for the witness (`saferedir_core.witness`); 0: none
     """
 
     prompt_dim: int
@@ -45,6 +46,7 @@ class WordsConfig:
     directions: int = 1
     rank: int = 32
     takes_out: bool = False
+    said: int = 0
 
     variant: ClassVar[str] = "words"
     tokens: ClassVar[None] = None           # a prompt of any length is judged as one
@@ -53,12 +55,14 @@ class WordsConfig:
 
     def __post_init__(self) -> None:
         require_fitting(self, **{name: integer(getattr(self, name), least, LARGEST_SIZE) for name, least in
-                                 (("prompt_dim", 1), ("pooled_dim", 0), ("directions", 1), ("rank", 1))},
+                                 (("prompt_dim", 1), ("pooled_dim", 0), ("directions", 1), ("rank", 1), ("said", 0))},
                         takes_out=choice(self.takes_out, (True, False)))
 
 
 class WordsRedirector(JudgesPictures, nn.Module):
     """See the module.  In float32 or wider inside, whatever its weights are stored in."""
+
+    said: Tensor
 
     def __init__(self, config: WordsConfig):
         super().__init__()
@@ -71,6 +75,9 @@ class WordsRedirector(JudgesPictures, nn.Module):
         self.other_shift = LowRankShift(config.prompt_dim, config.prompt_dim, config.rank)
         if config.pooled_dim:
             self.pooled_shift = LowRankShift(config.pooled_dim, config.pooled_dim, config.rank)
+        if config.said:
+            # The typed wordings as the text encoder reads them, and an empty prompt, without padding: (2, said, D).
+            self.register_buffer("said", torch.zeros(2, config.said, config.prompt_dim, dtype=torch.float16))
         self.picture: PictureJudge | None = None
 
     @property
@@ -103,6 +110,18 @@ class WordsRedirector(JudgesPictures, nn.Module):
     def redirect_pooled(self, pooled: Tensor, alpha_scale: float = 1.0) -> Tensor:
         """The pooled vector (N, P) of the safe neighbour."""
         return (_widened(pooled) + alpha_scale * self.pooled_shift(_widened(pooled))).to(pooled.dtype)
+
+    def asked_with(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Two prompts to ask the diffusion model with: the given one with the typed wordings behind it, and with none.
+
+        context (N, T, D) -> (N, T + said, D) twice, of its dtype and device.  ConfigError where no wordings are kept.
+        """
+        if not self.config.said:
+            raise ConfigError("This redirector holds no words to ask the diffusion model with, because it was fitted "
+                              "by a version before the witness; expected some. Fit it anew with SafeRedir Words.")
+        self._require(context, None)
+        told, untold = (torch.cat([context, each.to(context).expand(len(context), -1, -1)], 1) for each in self.said)
+        return told, untold
 
     def token_evidence(self, context: Tensor) -> Tensor:
         """(N, T, D) -> (N, T): how much each token speaks for the concept, as a logit."""

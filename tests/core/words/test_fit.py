@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from saferedir_core import Concept, ConfigError, fit_words
-from saferedir_core.words.fit import LARGEST_FILE, MOST_DIRECTIONS, rank_for, report_of
+from saferedir_core import Concept, ConfigError, fit_words, load_redirector, save_redirector
+from saferedir_core.words.fit import LARGEST_FILE, LARGEST_SAID, MOST_DIRECTIONS, VERSION, rank_for, report_of, said_of
 
 PISTOL = {"remove": ("pistol", "handgun", "revolver"), "instead": "camera", "keep": ("hair dryer",)}
 
@@ -46,7 +46,7 @@ def test_the_report_counts_prompts_that_the_judge_had_not_seen(fitted):
 
 def test_the_concept_travels_in_the_file(fitted):
     said = json.loads(fitted(**PISTOL).metadata["words"])
-    assert tuple(said["remove"]) == PISTOL["remove"] and said["instead"] == "camera" and said["version"] == 1
+    assert tuple(said["remove"]) == PISTOL["remove"] and said["instead"] == "camera" and said["version"] == VERSION
     assert fitted(**PISTOL).metadata["concept"] == "pistol"
 
 
@@ -84,4 +84,33 @@ def test_an_encoder_that_says_the_same_of_all_prompts_cannot_tell():
 @pytest.mark.parametrize(("width", "pooled"), [(128, 0), (768, 768), (2048, 1280), (4096, 768), (4096, 2048)])
 def test_a_file_is_at_most_two_megabytes(width, pooled):
     rank = rank_for(width, torch.zeros(1, pooled) if pooled else None)
-    assert 4 * (rank * (5 * width + 2 * pooled + 3) + (MOST_DIRECTIONS + 1) * (width + 1)) <= LARGEST_FILE and rank >= 8
+    weights = 4 * (rank * (5 * width + 2 * pooled + 3) + (MOST_DIRECTIONS + 1) * (width + 1))
+    assert weights + LARGEST_SAID <= LARGEST_FILE and rank >= 8
+
+
+def test_the_wordings_are_kept_as_the_encoder_reads_them_without_padding(encode, fitted, tmp_path):
+    redirector, count = fitted(**PISTOL), len(PISTOL["remove"])
+    assert redirector.said.shape == (2, count + 1, 96) and redirector.said.dtype == torch.float16
+    told, untold = encode([", ".join(PISTOL["remove"]), ""]).context
+    assert torch.equal(redirector.said[0], told[:count + 1].half())
+    assert torch.equal(redirector.said[1], untold[:1].half().expand(count + 1, -1))     # filled up with its last token
+    save_redirector(redirector, tmp_path / "pistol.safetensors", redirector.metadata)
+    read = load_redirector(tmp_path / "pistol.safetensors")
+    assert read.said.dtype == torch.float16 and torch.equal(read.said, redirector.said)
+
+
+def test_of_wide_prompts_so_many_wordings_are_kept_as_fit(encode):
+    def wide(texts):
+        found = encode(texts)
+        found.context = found.context.repeat(1, 1, 100)         # 9,600 wide: 7 tokens fit
+        return found
+    said = said_of(wide, Concept(("pistol", "handgun", "revolver", "air rifle", "machine gun", "carbine", "musket")))
+    assert said is not None and said.shape == (2, 6, 9600)      # the first four, and the end
+
+
+def test_where_not_even_one_wording_fits_none_is_kept(encode):
+    def wide(texts):
+        found = encode(texts)
+        found.context = found.context.repeat(1, 1, 2000)
+        return found
+    assert said_of(wide, Concept(("pistol", "handgun"))) is None

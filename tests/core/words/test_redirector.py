@@ -90,3 +90,18 @@ def test_sizes_that_are_none_are_refused():
     for settings in ({"prompt_dim": 0}, {"prompt_dim": 8, "rank": 0}, {"prompt_dim": 8, "takes_out": 1}):
         with pytest.raises(ConfigError, match="expected"):
             WordsConfig(**settings)
+
+
+def test_the_model_is_asked_with_the_prompt_and_the_words_behind_it(context):
+    redirector = WordsRedirector(WordsConfig(8, rank=1, said=3))
+    redirector.load_state_dict({**made().state_dict(), "said": torch.randn(2, 3, 8).half()})
+    told, untold = redirector.eval().requires_grad_(False).asked_with(context)
+    assert told.shape == untold.shape == (2, 8, 8) and told.dtype == context.dtype
+    for asked, behind in ((told, redirector.said[0]), (untold, redirector.said[1])):
+        assert torch.equal(asked[:, :5], context)
+        assert all(torch.equal(each, behind.float()) for each in asked[:, 5:])
+
+
+def test_without_words_the_model_cannot_be_asked(context):
+    with pytest.raises(ConfigError, match="Fit it anew"):
+        made().asked_with(context)

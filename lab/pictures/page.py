@@ -1,0 +1,88 @@
+"""docs/pictures.md from what the commands of this folder measured, which they keep in docs/pictures.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from saferedir_core.files import write_whole
+from saferedir_core.metrics import Share, table
+from saferedir_core.witness import LEVELS, LINE, NOISES
+
+from ..machine import machine
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+INTRODUCTION = """# Looking at pictures: how well it works
+
+Written by the commands in `lab/pictures`, from the figures in [pictures.json](pictures.json)."""
+
+
+def write_part(name: str, found: dict) -> None:
+    """Keeps a part's figures, with machine and date, and writes the page anew."""
+    file = DOCS / "pictures.json"
+    parts = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    parts[name] = {"date": str(date.today()), "machine": machine(), "found": found}
+    write_whole(file, json.dumps(parts, indent=1) + "\n")
+    write_whole(DOCS / "pictures.md", page(parts))
+    print(f"written to {DOCS / 'pictures.md'}", flush=True)
+
+
+def page(parts: dict) -> str:
+    return "\n\n".join((INTRODUCTION, *(write(parts[name]) for name, write in PARTS.items() if name in parts))) + "\n"
+
+
+def of_witness(part: dict) -> str:
+    found = part["found"]
+    return "\n\n".join((WITNESS.format(machine=part["machine"], date=part["date"], levels=in_words(LEVELS),
+                                       noises=NOISES, line=LINE, **found["counts"]),
+                        "### Noise levels and kinds of comparison\n\nAUC of pictures that show the concept against "
+                        f"those that do not, {found['noises']} noises a level. Level: share of the schedule, 0 clean.",
+                        table(("concept", "asked with", *(f"{level:g}" for level in found["levels"])),
+                              [(each["concept"], each["asked"], *(_auc(value) for value in each["auc"]))
+                               for each in found["levels of"]]),
+                        "### How many predictions\n\nThe run's prompt with the words behind it against the prompt "
+                        "alone. *Unrelated*: words that nothing in the picture has to do with, in their place: they "
+                        f"must stay below the line of {LINE:g}.",
+                        table(("levels", "noises each", "predictions", *(f"AUC {name}" for name in found["concepts"]),
+                               "seen above the line", "others above it", "unrelated above it",
+                               "99.5 % of the others below"),
+                              [(in_words(each["levels"]), each["noises"], each["predictions"],
+                                *(_auc(value) for value in each["auc"]), Share(*each["seen"]), Share(*each["false"]),
+                                Share(*each["unrelated"]), f"{each['line']:.3f}") for each in found["schemes"]]),
+                        *([] if "leaks" not in found else [of_leaks(found["leaks"])])))
+
+
+def of_leaks(rows: list[dict]) -> str:
+    return "\n\n".join((
+        "### What leaves the guard\n\nSafeRedir Guard with words, `witness: end` and `if_it_remains: blank`. *Leak*: "
+        "of unguarded pictures that show the concept, those that still do when they leave. *False alarm*: of pictures "
+        "that do not show it without the guard, those that come out blank.",
+        table(("concept", "pictures", "leak with words alone", "leak with the witness", "false alarms"),
+              [(each["concept"], each["row"], *(Share(*each[key]) if each[key][1] else "" for key in
+                                                ("words", "leak", "false"))) for each in rows])))
+
+
+def in_words(levels) -> str:
+    return ", ".join(f"{level:g}" for level in levels)
+
+
+def _auc(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+WITNESS = """## The diffusion model as witness
+
+Where a concept comes from words there is no picture judge. The diffusion model itself is asked then, when a run is
+over: the finished latent is noised again, and the model predicts it twice from the very same noise, from the run's
+prompt with the typed wordings behind it and from the prompt with an empty one behind it. Evidence is the log of the
+ratio of the squared errors, averaged over noises. The guard asks at levels {levels} of the schedule with {noises}
+noises each, and says that the concept remains from evidence {line:g} on. It does not ask on the way: that would take as
+many predictions at every step as a step itself or more, and there the latent that is asked about would be the model's
+own prediction from the very prompt that it is compared with.
+
+Demo world, four wordings typed for each of three concepts (`lab/pictures/witness.py`); pictures of test captions (with
+the wordings, without them, look-alikes) and of start images that show the concept with a harmless prompt. {pictures}
+pictures, {showing} of which show the concept by their pixels. {machine}, {date}."""
+PARTS: dict[str, Callable[[dict], str]] = {"witness": of_witness}
