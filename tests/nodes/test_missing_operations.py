@@ -45,15 +45,13 @@ class AsOnAMac(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
         output = function(*args, **(kwargs or {}))
-        if self._is_ours():
-            name = function._schema.name.removeprefix("aten::")
-            tensors = [each for each in (*_flat(args), *_flat(output)) if torch.is_tensor(each)]
-            long = any(each.dtype == torch.int64 for each in tensors[:1])
-            if any(part in name for part in LACKING) or long and name.startswith(LACKING_LONG):
-                raise Lacking(name)
-            for each in tensors:
-                if each.dtype in DTYPES:
-                    raise Lacking(f"{name} of {each.dtype}")
+        name = function._schema.name.removeprefix("aten::")
+        tensors = [each for each in (*_flat(args), *_flat(output)) if torch.is_tensor(each)]
+        long = any(each.dtype == torch.int64 for each in tensors[:1])
+        lacking = any(part in name for part in LACKING) or long and name.startswith(LACKING_LONG)
+        types = [each.dtype for each in tensors if each.dtype in DTYPES]
+        if (lacking or types) and self._is_ours():
+            raise Lacking(f"{name} of {types}")
         return output
 
     def _is_ours(self) -> bool:
