@@ -9,6 +9,7 @@ from .editor.png_entry import register_handler
 from .evaluate import SafeRedirEvaluate
 from .fitting import presets
 from .guard import SafeRedirGuard
+from .guarding import host_check
 from .guarding.enforce import enforce_if_asked
 from .loader import SafeRedirHubLoader, SafeRedirLoader
 from .report import SafeRedirReport
@@ -21,6 +22,7 @@ from .words import SafeRedirWords
 
 class SafeRedirExtension(ComfyExtension):
     async def on_load(self) -> None:
+        host_check.tell()
         register_folder()
         presets.register_folder()
         enforce_if_asked()

@@ -1,15 +1,15 @@
 """The redirected context and pooled vector, pure functions of what the network gave; and long prompts as chunks.
 
-Chunks: (B, n, D) <-> (B*k, T, D), k = ceil(n / T).  The chunks of one item stay next to each other.  Where a prompt may
-have any number n of tokens (T5, language models), copies of its last token fill the last chunk.  Redirectors from words
-read a prompt as one chunk, whatever its length (T None).
+Chunks: (B, n, D) <-> (B*k, T, D), k = ceil(n / T).  The chunks of one item stay next to each other.  A prompt may have
+any number n of tokens (T5, language models, longer CLIPs, image prompts of a ControlNet): copies of its last token fill
+the last chunk, as the padding of a text encoder does.  Redirectors from words read a prompt as one chunk, whatever its
+length (T None).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saferedir_core.architecture import architecture
 from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import ContextError
 from saferedir_core.words.redirector import WordsConfig
@@ -55,26 +55,20 @@ def redirected_pooled(pooled: Tensor, delta: Tensor, alpha_scale: float) -> Tens
 
 
 def chunks_per_item(context: Tensor, config: RedirectorConfig | WordsConfig) -> int:
-    """Number k of chunks in a context (B, k*tokens, D); of any length where the architecture's prompts have any.
+    """Number k of chunks in a context (B, n, D), the last one perhaps not full.
 
     Raises ContextError for any other shape.
     """
     fits = (context.ndim == 3 and context.shape[0] > 0 and context.shape[1] > 0
-            and fits_in_chunks(context.shape[1], config) and context.shape[2] == config.prompt_dim)
+            and context.shape[2] == config.prompt_dim)
     if not fits:
         if config.tokens is None:
             raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, n, "
                                f"{config.prompt_dim}). Fit its words with the text encoder of this model.")
-        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, "
-                           f"k*{config.tokens}, {config.prompt_dim}) with k = 1, 2, ... Use the text encoder the "
-                           f"redirector was trained for, and pad the prompt to a multiple of {config.tokens} tokens.")
+        raise ContextError(f"The context has shape {tuple(context.shape)}; this redirector reads (B, n, "
+                           f"{config.prompt_dim}), in chunks of {config.tokens} tokens. Use the text encoder the "
+                           "redirector was trained for.")
     return 1 if config.tokens is None else -(-context.shape[1] // config.tokens)
-
-
-def fits_in_chunks(length: int, config: RedirectorConfig | WordsConfig) -> bool:
-    """Whether a prompt of so many tokens can be judged."""
-    return length > 0 and (config.tokens is None or architecture(config.architecture).ragged
-                           or length % config.tokens == 0)
 
 
 def to_chunks(context: Tensor, tokens: int | None) -> Tensor:

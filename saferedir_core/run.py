@@ -53,8 +53,7 @@ class RedirectionRun:
     redirectors       one in eval mode, several by name, or an Ensemble of them that runs share.  Each decides for
                       itself, always on the original context, and their shifts add up; the order does not matter
     config            PolicyConfig
-    original_context  (B, k*tokens, D), the positive prompt of each item; a copy is kept.  Of any length (B, n, D)
-                      where the architecture's prompts have any
+    original_context  (B, n, D), the positive prompt of each item, judged in chunks of `tokens`; a copy is kept
     pooled            (B, P) of redirectors that read a pooled vector; None: zeros for a trained one
     mask              (B, n) bool, which tokens are text; None: all, as far as is known.  Of redirectors from words
     readback          None: `observe` waits for its decision and returns it.  A Readback: the run never waits for the
@@ -157,7 +156,7 @@ class RedirectionRun:
     def redirect(self, context: Tensor) -> Tensor:
         """Apply the current decision to any context of the run's length.
 
-        context (B, k*tokens, D) of any dtype and device, or several such batches one after the other, as in
+        context (B, n, D) of any dtype and device, or several such batches one after the other, as in
         torch.cat([uncond, cond]).  The shifts are scaled to the norms of the context given.
 
         Returns the very same tensor while nothing is known to be redirected; else a new one of the same dtype and

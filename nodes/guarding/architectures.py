@@ -7,9 +7,11 @@ models, for redirectors that were made from words.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import comfy.model_sampling
 import comfy.supported_models
+import comfy.utils
 import torch
 
 from saferedir_core import ContextError, LatentError, Redirector
@@ -30,6 +32,9 @@ from .text_inputs import POOLED, TRAINED, TextInputs, text_inputs_of
 
 WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "in_features")  # what the host calls a prompt's width
 OWN_PICTURES = "Train one on this model with SafeRedir Train, or load a redirector without a picture judge."
+# Schedules that count in logarithms of sigma, and such as are derived from a known one and count in something else.
+LOGARITHMIC = (comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.ModelSamplingDiscreteEDM)
+OTHER_SCHEDULES = comfy.model_sampling.StableCascadeSampling, comfy.model_sampling.ModelSamplingCosmosRFlow
 FROM_WORDS = "Make one with a CLIP of this model in SafeRedir Words."
 
 
@@ -85,6 +90,7 @@ def require_fitting_model(model, loaded: LoadedRedirector) -> None:
         inputs = text_inputs(model, loaded.redirector)
         return _require_widths(model, loaded, inputs.rest if inputs.pooled == POOLED else None, FROM_WORDS)
     found, wanted = require_known(model), architecture(loaded.redirector.config.architecture)
+    require_known_schedule(wanted, model.get_model_object("model_sampling"))
     if found is not wanted:
         raise ContextError(f"The model is {found.title} ({found.conditioning}) and the redirector {loaded.name!r} was "
                            f"made for {wanted.title} ({wanted.conditioning}); expected the same. Load a redirector for "
@@ -120,8 +126,34 @@ def _require_widths(model, loaded: LoadedRedirector, rest: int | None, remedy: s
 
 
 def timestep_of(kind: Architecture, sampling, sigma: torch.Tensor) -> torch.Tensor:
-    """The timestep of a sigma as the redirector reads it: 0 to 999, or 0 to 1000 of a flow-matching model."""
-    return timestep_of_flow(sigma) if kind.clock == FLOW else sampling.timestep(sigma)
+    """The timestep of a sigma as the redirector reads it: 0 to 999, or 0 to 1000 of a flow-matching model.
+
+    An EDM schedule (Playground 2.5, CosXL, the host's node ModelSamplingContinuousEDM) counts in logarithms of sigma:
+    its timestep is that of the same ratio of noise to picture in Stable Diffusion's schedule.  ContextError for others.
+    """
+    if kind.clock == FLOW:
+        return timestep_of_flow(sigma)
+    require_known_schedule(kind, sampling)
+    if not isinstance(sampling, LOGARITHMIC):
+        return sampling.timestep(sigma)
+    away = ((sigma / sampling.sigma_data).log()[:, None] - _log_sigmas(sigma.device)).abs()  # (B, 1000)
+    return away.argmin(1)
+
+
+def require_known_schedule(kind: Architecture, sampling) -> None:
+    """ContextError for a schedule of noise whose timesteps a redirector of this kind cannot read."""
+    known = isinstance(sampling, (comfy.model_sampling.ModelSamplingDiscrete, *LOGARITHMIC))
+    if kind.clock != FLOW and (not known or isinstance(sampling, OTHER_SCHEDULES)):
+        raise ContextError(f"The model's schedule of noise is {type(sampling).__mro__[1].__name__}, whose timesteps a "
+                           f"redirector for {kind.title} does not know; expected the one that it was trained on, or an "
+                           "EDM schedule. Remove the node that changes the model's sampling, or use a redirector from "
+                           "SafeRedir Words.")
+
+
+@cache
+def _log_sigmas(device: torch.device) -> torch.Tensor:
+    """Of the 1000 timesteps of Stable Diffusion."""
+    return comfy.model_sampling.ModelSamplingDiscrete().log_sigmas.to(device)
 
 
 def timestep_of_any(sampling, sigma: torch.Tensor) -> torch.Tensor:
@@ -153,9 +185,9 @@ def pooled_part(y: torch.Tensor | None, rest: int, width: int) -> torch.Tensor |
 
 
 def with_pooled(y: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-    """A model's input y (b, W) with another pooled vector (B, width) in front, b a divisor of B: (B, W)."""
-    rest = y[:, pooled.shape[1]:]
-    return torch.cat([pooled.to(y), rest.repeat(len(pooled) // len(rest), 1)], dim=1)
+    """A model's input y (b, W), cut or repeated as the host does, with another pooled vector in front: (B, W)."""
+    rest = comfy.utils.repeat_to_batch_size(y[:, pooled.shape[1]:], len(pooled))
+    return torch.cat([pooled.to(y), rest], dim=1)
 
 
 def restore_pooled(pooled: torch.Tensor, markers: list[Marker]) -> torch.Tensor:

@@ -40,6 +40,7 @@ from .conds import (
 from .door import Door
 from .reaction import Reaction
 from .sampling_run import SamplingRun
+from .uncopied import Uncopied
 
 KEY = "saferedir"
 PROMPT_NOISE_SEED = 20260112  # of the pure-noise latent that a prompt is judged on before sampling
@@ -122,7 +123,7 @@ def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder:
 
 
 @dataclass(frozen=True, eq=False)
-class Guard:
+class Guard(Uncopied):
     """Settings of one Guard node, attached to a MODEL."""
 
     loaded: LoadedRedirector

@@ -13,7 +13,7 @@ import torch
 
 from saferedir_core import ContextError, Redirector
 from saferedir_core.architecture import architecture, titles_of_width
-from saferedir_core.redirect import fits_in_chunks, from_chunks, to_chunks
+from saferedir_core.redirect import from_chunks, to_chunks
 
 from ..types import Marker
 from .architectures import FROM_WORDS, reads_any_model
@@ -90,10 +90,7 @@ def require_judgeable(cond: dict, redirector: Redirector, inputs: TextInputs = T
 
 
 def require_fitting_context(context, redirector: Redirector) -> None:
-    """ContextError unless this is a finite context (B, k*tokens, D) of the redirector's width.
-
-    (B, n, D) of any n, for one that reads any model.
-    """
+    """ContextError unless this is a finite context (B, n, D) of the redirector's width, of any n."""
     width, of_any = redirector.config.prompt_dim, reads_any_model(redirector)
     if not torch.is_tensor(context) or context.ndim != 3 or context.shape[1] == 0:
         shape = tuple(context.shape) if torch.is_tensor(context) else context
@@ -101,9 +98,6 @@ def require_fitting_context(context, redirector: Redirector) -> None:
                            f"Connect CLIP Text Encode of the model that the redirector was "
                            f"{'made for' if of_any else 'trained on'}.")
     require_width(context.shape[2], redirector)
-    if not of_any and not fits_in_chunks(context.shape[1], redirector.config):
-        raise ContextError(f"The conditioning has {context.shape[1]} tokens; expected a multiple of "
-                           f"{redirector.config.tokens}. Remove nodes that cut or pad the prompt.")
     if not context.isfinite().all():
         raise ContextError("The conditioning holds NaN or infinity; expected finite numbers. Run the text encoder in "
                            "float32.")

@@ -47,11 +47,14 @@ from .picture_loop import PictureLoop
 from .prompts import Prompt, Prompts
 from .reaction import PASSED_ON, Reaction, UnsafeStopped, is_out_of_memory
 from .text_inputs import TextInputs
+from .uncopied import Uncopied
+
+BYPASSED = "A node replaces or bypasses the guard's part in sampling; place SafeRedir Guard after it, or remove it."
 
 log = logging.getLogger("saferedir")
 
 
-class SamplingRun:
+class SamplingRun(Uncopied):
     """State of one guarded sampling run."""
 
     def __init__(self, start: RunStart, guider, door: Door, reaction: Reaction = Reaction(),
@@ -153,7 +156,7 @@ class SamplingRun:
                                        "call. Use mode 'guard'.")
                 self._judged = []
             guarded = [self._redirect_side(side_conds, x_in, timestep) for side_conds in conds]
-        with self.door.opened(guarded):
+        with self.door.opened(guarded, x_in.shape[0]):
             return executor(model, guarded, x_in, timestep, model_options)
 
     def _is_whole(self, x: torch.Tensor, model_options: dict) -> bool:
@@ -202,17 +205,16 @@ class SamplingRun:
         """Raises what has gone wrong, as far as it is known by now; never waits."""
         self.door.readback.take_arrived()
         for what in self.door.violated:
-            self.refuse(what)
+            self.refuse(*what)
         with self.failing_closed("judging the latent"):
             for error in (*self._listener_errors, *(run.failure for run in self.prompts.runs), self.pictures.failure):
                 if error is not None:
                     raise error
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str, remedy: str = BYPASSED) -> None:
         """Stops a run that is not guarded, or notes that it was not."""
         with self.failing_closed("watching the sampler"):
-            raise EvaluationError(f"{what}. A node replaces or bypasses the guard's part in sampling; place SafeRedir "
-                                  "Guard after it, or remove it.")
+            raise EvaluationError(f"{what}. {remedy}")
 
     def blanked(self, latent: torch.Tensor) -> torch.Tensor:
         """The latent (B, ...) with zeros for every image that was judged unsafe, if unsafe images are to be blank.

@@ -96,8 +96,8 @@ def test_the_chunks_of_an_item_stay_next_to_each_other():
     assert torch.equal(to_chunks(context, 3)[3], context[1, 3:])
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 0, 4), (0, 3, 4), (1, 3, 8), (3, 4)])
-def test_a_context_that_is_not_whole_chunks_is_refused(shape):
-    with pytest.raises(ContextError, match=r"reads \(B, k\*3, 4\)") as caught:
+@pytest.mark.parametrize("shape", [(1, 0, 4), (0, 3, 4), (1, 3, 8), (3, 4)])
+def test_a_context_of_no_tokens_or_another_width_is_refused(shape):
+    with pytest.raises(ContextError, match=r"reads \(B, n, 4\), in chunks of 3") as caught:
         chunks_per_item(torch.zeros(shape), CONFIG)
     assert str(shape) in str(caught.value)

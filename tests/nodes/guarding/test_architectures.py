@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import comfy.model_sampling
 import pytest
 import torch
 from tiny_models import (
@@ -22,6 +23,7 @@ from tiny_models import (
 import saferedir_core as core
 from saferedir.nodes import types
 from saferedir.nodes.guarding import bridge, enforce, reaction
+from saferedir.nodes.guarding.architectures import timestep_of
 from saferedir_core import architecture
 
 
@@ -106,10 +108,61 @@ def test_prompts_of_any_length_are_judged_where_the_text_encoder_makes_any(model
     assert len(recorder.runs[-1].report["decisions"][0]["chunk_probability"][0]) == -(-length // 256)
 
 
-def test_a_prompt_that_was_cut_is_still_refused_where_prompts_have_chunks(models, redirector, guard):
-    guarded, _ = guard(models("sdxl"), redirector("sdxl", unsafe=False))
-    with pytest.raises(core.SafeRedirError, match="expected a multiple of 77"):
-        sample(guarded, conditioning(76, 1), conditioning(77, 2))
+@pytest.mark.parametrize("length", [64, 85, 248])
+def test_prompts_of_any_length_are_judged_in_chunks_where_the_text_encoder_makes_whole_ones(models, redirector, guard,
+                                                                                           length):
+    """As ELLA, style models and longer CLIPs make them."""
+    for unsafe in (False, True):
+        guarded, recorder = guard(models("sdxl"), redirector("sdxl", unsafe=unsafe))
+        latent = sample(guarded, conditioning(length, 1), conditioning(77, 2), batch=1)
+        report = recorder.runs[-1].report
+        assert report["status"] == ("redirected" if unsafe else "safe")
+        assert len(report["items"][0]["tokens"]["token_mask"]) == length
+        assert len(report["decisions"][0]["chunk_probability"][0]) == -(-length // 77)
+        plain = sample(models("sdxl"), conditioning(length, 1), conditioning(77, 2), batch=1)
+        assert torch.equal(latent, plain) != unsafe
+
+
+def test_a_controlnets_image_prompt_of_16_tokens_is_judged_like_text(models, redirector, guard):
+    """As InstantID hands it over: nothing tells it from text of that width."""
+    image = conditioning(16, 3)[0][0]
+    positive = [[context, {**options, "cross_attn_controlnet": image}] for context, options in conditioning(77, 1)]
+    guarded, recorder = guard(models("sdxl"), redirector("sdxl", unsafe=False))
+    assert torch.equal(sample(guarded, positive, conditioning(77, 2), batch=1),
+                       sample(models("sdxl"), positive, conditioning(77, 2), batch=1))
+    assert [len(each["items"][0]["tokens"]["token_mask"])
+            for each in (recorder.runs[-1].report, *recorder.runs[-1].report["other_conditionings"])] == [77, 16]
+
+
+def sampling_of(schedule, prediction=comfy.model_sampling.EPS):
+    class Sampling(schedule, prediction):
+        pass
+    return Sampling()
+
+
+@pytest.mark.parametrize("data", [1.0, 0.5])
+def test_an_edm_schedule_is_read_by_its_ratio_of_noise_to_picture(models, redirector, guard, data):
+    own = sampling_of(comfy.model_sampling.ModelSamplingContinuousEDM)
+    own.set_parameters(0.002, 80.0, data)
+    usual = sampling_of(comfy.model_sampling.ModelSamplingDiscrete)
+    kind, timesteps = architecture.architecture("sdxl"), torch.tensor([999, 500, 20, 0])
+    sigma = usual.sigma(timesteps)
+    assert timestep_of(kind, usual, sigma).tolist() == timesteps.tolist()
+    assert timestep_of(kind, own, sigma * data).tolist() == timesteps.tolist()
+    model = models("sdxl").clone()
+    model.add_object_patch("model_sampling", own)
+    guarded, recorder = guard(model, redirector("sdxl", unsafe=False))
+    sample(guarded, conditioning(77, 1), conditioning(77, 2), batch=1)
+    found = [each["timesteps"][0] for each in recorder.runs[-1].report["decisions"]]
+    assert found[0] == 999 and all(0 <= each <= 999 for each in found)
+
+
+@pytest.mark.parametrize("schedule", ["StableCascadeSampling", "ModelSamplingCosmosRFlow", "ModelSamplingDiscreteFlow"])
+def test_a_schedule_that_counts_in_something_else_is_refused_before_sampling(models, redirector, guard, schedule):
+    model = models("sdxl").clone()
+    model.add_object_patch("model_sampling", sampling_of(getattr(comfy.model_sampling, schedule)))
+    with pytest.raises(core.ContextError, match=f"schedule of noise is {schedule}.*SafeRedir Words"):
+        guard(model, redirector("sdxl", unsafe=False))
 
 
 @pytest.mark.parametrize("model, other", [("flux", "sd3"), ("sd3", "flux"), ("sdxl", "sd1"), ("sd1", "sd2"),
