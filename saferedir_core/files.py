@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -34,6 +35,20 @@ def write_whole(path: Path, content: bytes | str, make_folder: bool = True) -> P
     with written_whole(path, make_folder) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def text_of(content: bytes) -> str:
+    """The text of a file that a person wrote: UTF-8 with or without a byte-order mark, or UTF-16 with one.
+
+    ValueError with line and remedy for anything else.
+    """
+    coding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(coding)
+    except UnicodeDecodeError as error:
+        line = content[:error.start].count(b"\n") + 1
+        raise ValueError(f"line {line}: byte 0x{content[error.start]:02x} is not {coding[:6].upper().rstrip('-')}; "
+                         "expected UTF-8 text. Save the file as UTF-8.") from error
 
 
 def sha256(file: Path) -> str:

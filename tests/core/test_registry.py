@@ -64,7 +64,11 @@ class TestSources:
     @pytest.mark.parametrize("wrong", [
         {"repo_id": "../x"}, {"repo_id": "a/b/c"}, {"repo_id": "https://x/y"}, {"repo_id": ""}, {"repo_id": 3},
         {"filename": "../up.pt"}, {"filename": "/abs.pt"}, {"filename": "a\\b.pt"}, {"filename": "a.ckpt"},
-        {"filename": "a//b.pt"}, {"filename": "a.pt?x=1"}, {"filename": None}, {"revision": ""}, {"revision": "a b"},
+        {"filename": "a//b.pt"},
+        {"filename": "x/../b.pt"}, {"filename": "aux.pt"}, {"filename": "con/a.pt"},
+        {"filename": "a./b.pt"}, {"filename": "a\0.pt"}, {"filename": "C:a.pt"}, {"filename": "a/" * 300 + "b.pt"},
+        {"filename": "//host/share/a.pt"}, {"repo_id": "a/.."}, {"repo_id": "a/b\0"}, {"revision": "a\nb"},
+        {"filename": "a.pt?x=1"}, {"filename": None}, {"revision": ""}, {"revision": "a b"},
         {"revision": "../main"}, {"revision": "-x"}, {"revision": "a#b"}])
     def test_a_hub_source_that_is_no_file_of_a_repository_is_refused(self, wrong):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
@@ -95,7 +99,9 @@ class TestEntries:
 
     @pytest.mark.parametrize("change, cause", [
         ({"file": "../x.safetensors"}, "file is"), ({"file": "x.pt"}, "file is"),
-        ({"file": "CON.safetensors"}, "file is"),
+        ({"file": "CON.safetensors"}, "file is"), ({"file": "aux .x.safetensors"}, "file is"),
+        ({"file": "a..safetensors"}, "file is"), ({"file": "a .safetensors"}, "file is"),
+        ({"file": "C:a.safetensors"}, "file is"), ({"file": "\u00e9" * 100 + ".safetensors"}, "file is"),
         ({"file": None}, "file is"), ({"concept": ""}, "concept is"), ({"license": 3}, "license is"),
         ({"colour": "red"}, "has 'colour'"), ({"source": "me/mine"}, "source is a str"),
         ({"source": {"repo_id": "a/b"}}, "filename"), ({"source": {"url": "http://x.invalid/a.pt"}}, "url is"),
