@@ -6,9 +6,14 @@ import codecs
 import contextlib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+
+# Names that Windows keeps for devices, whatever spaces or ending stand behind.
+DEVICES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?")
+LONGEST_PATH, LONGEST_PART = 1024, 255      # bytes
 
 
 @contextlib.contextmanager
@@ -35,6 +40,19 @@ def write_whole(path: Path, content: bytes | str, make_folder: bool = True) -> P
     with written_whole(path, make_folder) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path that somebody typed leads to a file below the folder that it is joined to, on every system.
+
+    False for '..', a root, a drive, a host, a stream, a device, what Windows reads as another name, and more than any
+    file system takes.  Links are the caller's to look at.
+    """
+    path = PureWindowsPath(name)
+    return (bool(path.name) and not path.anchor and len(name.encode("utf-8", "replace")) <= LONGEST_PATH
+            and not any(each < " " or each in ':<>"|?*\x7f' or "\ud800" <= each <= "\udfff" for each in name)
+            and not any(part == ".." or part.endswith((".", " ")) or DEVICES.fullmatch(part)
+                        or len(part.encode("utf-8", "replace")) > LONGEST_PART for part in path.parts))
 
 
 def text_of(content: bytes) -> str:

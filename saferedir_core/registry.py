@@ -26,14 +26,12 @@ from urllib.parse import urlsplit
 from saferedir_core.checkpoint import LARGEST_FILE, TORCH_SUFFIXES
 from saferedir_core.config import PolicyConfig
 from saferedir_core.errors import CheckpointError, ConfigError
-from saferedir_core.files import text_of
+from saferedir_core.files import stays_inside, text_of
 
 REGISTRY_VERSION = 1
 LARGEST_REGISTRY = 4 << 20      # bytes
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Devices on Windows, whatever ending or spaces stand behind.
-WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?")
 LONGEST_NAME = 150      # bytes; file systems take 255, and an unfinished file has a longer name
 REPO_ID = re.compile(r"[A-Za-z0-9][\w\-.]*(/[A-Za-z0-9][\w\-.]*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -118,9 +116,8 @@ class HubSource:
         if not isinstance(self.repo_id, str) or not REPO_ID.fullmatch(self.repo_id) or len(self.repo_id) > 200:
             raise ConfigError(f"repo_id is {self.repo_id!r}; expected owner/name, as a repository's page shows it.")
         path = PurePosixPath(self.filename) if isinstance(self.filename, str) else None
-        if (path is None or not re.fullmatch(r"[\w\-. ()+,=@/]{1,400}", self.filename) or path.is_absolute()
-                or str(path) != self.filename
-                or any(part.endswith((".", " ")) or WINDOWS_NAMES.fullmatch(part) for part in path.parts)):
+        if (path is None or not re.fullmatch(r"[\w\-. ()+,=@/]{1,400}", self.filename)
+                or str(path) != self.filename or not stays_inside(self.filename)):
             raise ConfigError(f"filename is {self.filename!r}; expected the file's path in the repository, such as "
                               "ckpt/best_model.pt.")
         if path.suffix not in SUFFIXES:
@@ -216,8 +213,8 @@ def require_file_name(name: str) -> None:
 
 def plain(stem: str) -> bool:
     """Whether every file system takes it as a file's name, before the ending: no folder, drive, stream or device."""
-    return (bool(re.fullmatch(r"[\w\-. ()]+", stem)) and stem == stem.strip(" ") and not stem.startswith(".")
-            and not stem.endswith(".") and len(stem.encode()) <= LONGEST_NAME and not WINDOWS_NAMES.fullmatch(stem))
+    return (bool(re.fullmatch(r"[\w\-. ()]+", stem)) and not stem.startswith((".", " "))
+            and len(stem.encode()) <= LONGEST_NAME and stays_inside(stem))
 
 
 # ------------------------------------------------------------------------------------------------ JSON

@@ -13,6 +13,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from saferedir_core import ConfigError, SafeRedirError
+from saferedir_core.files import stays_inside
 
 from ..types import LoadedRedirector
 from ..weights import catalogue
@@ -63,7 +64,7 @@ def load(name: str, beside: Path, digests: Mapping[str, str]) -> LoadedRedirecto
     digests  SHA-256 by name, as the settings have them
     """
     path = beside / name
-    if not (catalogue.in_a_folder(name) and path.suffix in catalogue.EXTENSIONS and path.is_file()):
+    if not (stays_inside(name) and path.suffix in catalogue.EXTENSIONS and path.is_file()):
         path = catalogue.present(name)
     redirectors = catalogue.read(name, path)
     loaded = LoadedRedirector.place(name, redirectors)

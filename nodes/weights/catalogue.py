@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import folder_paths
 import torch
@@ -16,6 +16,7 @@ import torch
 from saferedir_core import CheckpointError, ConfigError
 from saferedir_core.bundle import load_redirectors
 from saferedir_core.ensemble import AnyRedirector
+from saferedir_core.files import stays_inside
 from saferedir_core.hub import fetch
 from saferedir_core.registry import SUFFIXES, HubSource, Pin, RegistryEntry, Source, read_registry
 
@@ -91,7 +92,7 @@ def find(name: str) -> Path | None:
     entry = registry().get(name)
     if entry is not None:
         return found(entry.file, entry.pin)
-    if not in_a_folder(name) or Path(name).suffix not in EXTENSIONS:
+    if not stays_inside(name) or Path(name).suffix not in EXTENSIONS:
         return None
     path = folder_paths.get_full_path(FOLDER, name)
     return Path(path) if path else None
@@ -112,12 +113,6 @@ def _candidates(file: str) -> list[Path]:
     paths = [Path(folder) / Path(file).with_suffix(suffix)
              for suffix in SUFFIXES for folder in folder_paths.get_folder_paths(FOLDER)]
     return [path for path in paths if path.is_file()]
-
-
-def in_a_folder(name: str) -> bool:
-    """Whether it is a path below some folder, on Windows as well."""
-    path = PureWindowsPath(name)
-    return not (path.drive or path.root or ".." in path.parts or "\0" in name)
 
 
 def present(name: str) -> Path:
