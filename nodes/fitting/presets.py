@@ -182,7 +182,7 @@ def _line_told(text: str, message: str) -> int:
     if message.startswith("instead "):
         return _line_of(text, "instead")
     for number, line in enumerate(text.splitlines(), 1):
-        words = " ".join(line.split())
+        words = " ".join(line.split()).rstrip(" ,;")
         if words and not words.startswith(("#", ";")) and repr(words)[:40] in message:
             return number
     return _line_of(text, "remove")

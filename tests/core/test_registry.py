@@ -128,5 +128,18 @@ class TestEntries:
         with pytest.raises(ConfigError, match="cannot be read"):
             read_registry(tmp_path / "registry.json")
 
+    @pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_and_line_ends_of_windows_are_read(self, coding, tmp_path):
+        text = json.dumps({"version": 1, "redirectors": {"mine": ENTRY}}, indent=1).replace("\n", "\r\n")
+        (tmp_path / "registry.json").write_bytes(text.encode(coding))
+        assert [*read_registry(tmp_path / "registry.json")] == ["mine"]
+
+    @pytest.mark.parametrize("content, line", [(b'{"version": 1,\n "redirectors": {},\n}', 3),
+                                               (b'{"version": 1,\n"\xe9"}', 2)])
+    def test_a_trailing_comma_and_another_coding_are_refused_with_the_line(self, content, line, tmp_path):
+        (tmp_path / "registry.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=f"registry.json: cannot be read .*line {line}"):
+            read_registry(tmp_path / "registry.json")
+
     def test_an_entry_without_a_source_needs_no_pin(self):
         assert RegistryEntry("a", "b", "c", "d.safetensors", "MIT").sources == ()

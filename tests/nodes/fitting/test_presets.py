@@ -75,6 +75,13 @@ def test_measured_figures_are_not_read_and_windows_files_are(folder):
     assert presets.preset_named("mine").concept.remove == ("cigarette", "cigar")
 
 
+def test_utf_16_and_commas_behind_the_lines_are_read(folder):
+    text = GOOD.replace("cigar\n", "cigar,\n").replace("cup of tea", "cup of tea,")
+    (folder / "mine.ini").write_bytes(text.encode("utf-16"))
+    concept = presets.preset_named("mine").concept
+    assert concept.remove == ("cigarette", "cigar") and concept.instead == "cup of tea"
+
+
 def test_the_fingerprint_changes_with_the_file_and_with_nothing_else(folder):
     file = folder / "mine.ini"
     file.write_text(GOOD)
