@@ -11,10 +11,13 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 
 from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
 from saferedir_core.architecture import ANY
 from saferedir_core.ensemble import require_stackable
+
+from .editor.graph_walk import executing_signature
 
 SafeRedirType = io.Custom("SAFEREDIR")
 TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")
@@ -107,15 +110,22 @@ class Marker:
     redirected_pooled: torch.Tensor | None = None
 
 
+def _executing() -> tuple[str, int | None] | None:
+    made_by, context = executing_signature(), get_executing_context()
+    return None if made_by is None or context is None else (made_by, context.list_index)
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """One sampling run's report (see saferedir_core.report) and the digest of the latent that came out of it.
 
-    latent_digest is None when the run was interrupted or failed.
+    latent_digest is None when the run was interrupted or failed.  made_by: signature of the node that sampled, and
+    which of a list's items it sampled; None in a program without a server.
     """
 
     report: dict
     latent_digest: str | None
+    made_by: tuple[str, int | None] | None = field(default_factory=_executing)
 
 
 @dataclass
@@ -128,15 +138,15 @@ class Recorder:
 
     runs: deque[FinishedRun] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT))
 
-    def find(self, latent: torch.Tensor | None) -> FinishedRun | None:
-        """The run that made this latent, else the newest one that finished."""
-        finished = [run for run in self.runs if run.latent_digest is not None]
-        if latent is not None:
-            wanted = digest(latent)
-            for run in reversed(finished):
-                if run.latent_digest == wanted:
-                    return run
-        return finished[-1] if finished else None
+    @property
+    def finished(self) -> list[FinishedRun]:
+        """Those that were not interrupted and did not fail."""
+        return [run for run in self.runs if run.latent_digest is not None]
+
+    def find(self, latent: torch.Tensor) -> FinishedRun | None:
+        """The newest run that made this latent."""
+        wanted = digest(latent)
+        return next((run for run in reversed(self.finished) if run.latent_digest == wanted), None)
 
 
 def digest(latent: torch.Tensor) -> str:

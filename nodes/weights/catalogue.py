@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -63,9 +64,14 @@ def registry() -> dict[str, RegistryEntry]:
 def choices() -> list[str]:
     """What the loader offers: registry names, then the files that are no registry entry's."""
     known = registry()
-    theirs = {Path(entry.file).stem for entry in known.values()}
+    entries = {Path(entry.file).stem: entry for entry in known.values()}
+
+    def stands_for_an_entry(name: str) -> bool:
+        entry, path = entries.get(os.path.splitext(name)[0]), folder_paths.get_full_path(FOLDER, name)
+        return entry is not None and path is not None and _fits(Path(path), entry.pin)
+
     return [*known, *(name for name in folder_paths.get_filename_list(FOLDER)
-                      if name not in known and os.path.splitext(name)[0] not in theirs)]
+                      if name not in known and not stands_for_an_entry(name))]
 
 
 def taken(stem: str) -> bool:
@@ -106,7 +112,21 @@ def pinned(name: str) -> bool:
 
 def found(file: str, pin: Pin) -> Path | None:
     """Path of a file of this name, with any ending of a redirector's, that its pin fits."""
-    return next((path for path in _candidates(file) if pin.fits(path)), None)
+    return next((path for path in _candidates(file) if _fits(path, pin)), None)
+
+
+def _fits(path: Path, pin: Pin) -> bool:
+    try:
+        about = path.stat()
+    except OSError:
+        return False
+    return _fits_as_it_was(path, about.st_size, about.st_mtime_ns, pin)
+
+
+@lru_cache(maxsize=256)
+def _fits_as_it_was(path: Path, size: int, changed: int, pin: Pin) -> bool:
+    """The host asks for the lists of all nodes often, and hashing takes its time."""
+    return pin.fits(path)
 
 
 def _candidates(file: str) -> list[Path]:

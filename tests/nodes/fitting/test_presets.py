@@ -96,6 +96,13 @@ def test_a_name_that_is_not_there_is_named_with_those_that_are(folder):
         presets.concept_of("", "", "", "auto", "gone")
 
 
+def test_no_name_leads_out_of_the_folders(folder, hostile):
+    (folder.parent / "x.ini").write_text(GOOD)
+    for name in (hostile, f"{hostile}.ini"):
+        with pytest.raises(core.ConfigError, match="There is no preset"):
+            presets.preset_named(name)
+
+
 @pytest.mark.parametrize(("content", "line", "message"), [
     (GOOD.replace("[concept]\n", ""), 2, "stands before a section"),
     (GOOD.replace("kind = object", "kind object"), 4, "is no 'key = value'"),

@@ -64,6 +64,13 @@ def test_a_published_pt_that_was_put_there_by_hand_is_found_and_has_to_be_the_pu
     assert catalogue.find("mine") == folders / "mine.pt"
 
 
+def test_a_file_that_only_has_an_entrys_name_is_offered_by_its_own(folders):
+    (folders / "nudity_sd1_published.safetensors").write_bytes(b"as 0.1.0 converted it")
+    (folders / "demo_boat.safetensors").write_bytes((catalogue.SHIPPED / "demo_boat.safetensors").read_bytes())
+    assert catalogue.choices()[4:] == ["nudity_sd1_published.safetensors"]
+    assert catalogue.find("nudity_sd1_published.safetensors") == folders / "nudity_sd1_published.safetensors"
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
 def test_a_file_of_a_persons_never_stands_for_a_name_with_a_pin(folders, suffix):
     (folders / f"demo_stripes{suffix}").write_bytes((catalogue.SHIPPED / "demo_boat.safetensors").read_bytes())
