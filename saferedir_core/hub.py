@@ -13,7 +13,6 @@ Environment: HF_ENDPOINT (another Hub), HF_TOKEN or a stored login (private repo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import time
@@ -49,11 +48,12 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *,
         if final.is_file():
             _require_meant(final, pin)
             return final
-    with contextlib.suppress(OSError):
+    try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise DownloadError(f"{folder}: cannot be written; expected a folder for redirectors that can be. Check "
-                            "its permissions.")
+        tempfile.TemporaryFile(dir=folder).close()      # Windows says of every folder that it can be written
+    except OSError as error:
+        raise DownloadError(f"{folder}: cannot be written ({error.strerror or error}); expected a folder for "
+                            "redirectors that can be. Check its permissions.") from error
     failures = []
     for source, final in zip(sources, finals):
         with tempfile.TemporaryDirectory(prefix="saferedir-", ignore_cleanup_errors=True) as scratch:
@@ -102,7 +102,11 @@ def _install(raw: Path, content: bytes, source: Source, final: Path) -> None:
     """Reads the file as a redirector, and puts it under its final name."""
     try:
         load_redirectors(raw)
-        write_file(final, content)
+        try:
+            write_file(final, content)
+        except CheckpointError:
+            if not final.is_file():     # another server has brought it, and Windows replaces no file that is read
+                raise
     except CheckpointError as error:
         raise DownloadError(f"{source}: was downloaded and is not kept: "
                             f"{str(error).replace(str(raw), 'the file')}") from error

@@ -60,6 +60,8 @@ CAUSES = (
           "network, or try again later.", passes=True),
     Cause(("other size",), "what came has another size than announced ({line}); expected the whole file. A proxy may "
           "have replaced it, or the connection broke: try again.", passes=True),
+    Cause(("UnicodeEncodeError", "LocalProtocolError", "InvalidHeader"), "the request cannot be written; expected a "
+          "login of plain letters and digits. Check HF_TOKEN, or run 'hf auth login'."),
     Cause(("TransportError", "RequestException", "URLError", "IncompleteRead", "ConnectionError"), "the connection "
           "failed ({kind}: {line}); expected the file. Check the network and, behind a proxy, HTTPS_PROXY.",
           passes=True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import re
 import threading
 import time
 import urllib.request
@@ -126,8 +127,15 @@ class _Transfer:
 
 
 def endpoint() -> str | None:
-    """Another Hub than the usual one, as HF_ENDPOINT names it; read at each use, not at import."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    """Another Hub than the usual one, as HF_ENDPOINT names it; read at each use, not at import.
+
+    DownloadError for what is no address.
+    """
+    named = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    if named and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", named):
+        raise DownloadError(f"HF_ENDPOINT is {named[:200]!r}; expected the address of a Hub, such as "
+                            "https://hub.example.org. Correct it, or unset it for the usual one.")
+    return named or None
 
 
 def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, patience: Patience) -> tuple[Path, Pin]:

@@ -40,8 +40,17 @@ def register_folder() -> None:
 
 
 def download_folder() -> Path:
-    """Where downloads and saved redirectors go: the user's first folder."""
-    return Path(folder_paths.get_folder_paths(FOLDER)[0])
+    """Where downloads and saved redirectors go: the user's first folder that can be written.
+
+    A first one that is shared may not be.
+    """
+    folders = [*map(Path, folder_paths.get_folder_paths(FOLDER))]
+    return next((folder for folder in folders if folder != SHIPPED and _can_be_written(folder)), folders[0])
+
+
+def _can_be_written(folder: Path) -> bool:
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def registry() -> dict[str, RegistryEntry]:

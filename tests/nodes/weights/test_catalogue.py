@@ -47,6 +47,17 @@ def test_a_persons_own_entry_takes_the_place_of_the_packs(folders):
     assert catalogue.registry()["demo-boat"].file == "mine.safetensors"
 
 
+def test_what_is_written_goes_past_a_folder_that_cannot_be_written(folders, monkeypatch):
+    import folder_paths
+    (folders / "file").touch()
+    shared, own = folders / "file" / "shared", folders / "new" / "own"
+    for paths, expected in (([shared, own, catalogue.SHIPPED], own), ([own, shared, catalogue.SHIPPED], own),
+                            ([shared, catalogue.SHIPPED], shared)):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, "saferedir",
+                            ([*map(str, paths)], catalogue.EXTENSIONS))
+        assert catalogue.download_folder() == expected
+
+
 def test_a_broken_registry_of_a_person_is_told_and_left_out(folders, caplog):
     (folders / "registry.json").write_text("{")
     assert "demo-boat" in catalogue.choices()
