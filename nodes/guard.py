@@ -6,7 +6,8 @@ from saferedir_core import PolicyConfig
 
 from .editor.live import listeners_of
 from .guarding.bridge import guard_model
-from .guarding.reaction import ON_ERROR, ON_UNSAFE, Reaction
+from .guarding.picture_loop import require_someone_who_looks
+from .guarding.reaction import IF_IT_REMAINS, ON_ERROR, ON_UNSAFE, Reaction
 from .types import CATEGORY, Recorder, TrajectoryType, alpha_scale_input, redirector_input, threshold_input
 
 
@@ -46,6 +47,12 @@ class SafeRedirGuard(io.ComfyNode):
                                tooltip="What happens to a run that cannot be judged. stop: it ends with an error, so "
                                        "that no unguarded image comes out. warn: it goes on unguarded, and the log "
                                        "and the report say so; for research."),
+                io.Combo.Input("if_it_remains", options=list(IF_IT_REMAINS), default="tell", optional=True,
+                               advanced=True,
+                               tooltip="What happens to finished images that still show a concept, as far as the "
+                                       "redirector has a picture judge to see it. tell: it is reported. again: they "
+                                       "are drawn again, redirected from the first step on, at most twice. blank: "
+                                       "they come out empty. stop: the run ends with an error."),
             ],
             outputs=[
                 io.Model.Output(tooltip="The guarded model; connect it to the sampler."),
@@ -59,10 +66,12 @@ class SafeRedirGuard(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, saferedir, alpha_scale, threshold, interval, mode, stay_redirected, mask_again,
-                on_unsafe="redirect", on_error="stop") -> io.NodeOutput:
+                on_unsafe="redirect", on_error="stop", if_it_remains="tell") -> io.NodeOutput:
         config = PolicyConfig(mode=mode, alpha_scale=alpha_scale, interval=interval, threshold=threshold or None,
                               mask_again={"auto": None, "on": True, "off": False}[mask_again], sticky=stay_redirected)
+        reaction = Reaction(on_error, on_unsafe, if_it_remains)
+        require_someone_who_looks([saferedir], reaction)
         recorder = Recorder()
         listeners = listeners_of(cls.hidden and cls.hidden.unique_id, redirects=on_unsafe != "observe")
-        guarded = guard_model(model, saferedir, config, recorder, listeners, Reaction(on_error, on_unsafe))
+        guarded = guard_model(model, saferedir, config, recorder, listeners, reaction)
         return io.NodeOutput(guarded, recorder)

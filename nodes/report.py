@@ -20,6 +20,11 @@ UNKNOWN = "unknown"     # status of a report that is nobody's
 def picture_of(content: dict) -> torch.Tensor:
     """Plot of a report, of several concepts one below the other: (1, H, W, 3), 0 to 1."""
     plots = [plot({**part, "verdict": f"{part['concept']}: {part['verdict']}"}) for part in content.get("concepts", ())]
+    if plots and "picture" in content:      # what is said of the pictures is said of all concepts
+        first, *_ = content["concepts"]
+        said = content["picture"]["said"]
+        plots[0] = plot({**first, "verdict": f"{first['concept']}: {first['verdict']} {said}",
+                         "picture": content["picture"]})
     return torch.cat(plots or [plot(content)]).float()[None] / 255
 
 

@@ -16,6 +16,8 @@ from comfy_execution.utils import get_executing_context
 from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
 from saferedir_core.architecture import ANY
 from saferedir_core.ensemble import require_stackable
+from saferedir_core.picture.run import Look
+from saferedir_core.picture.verdict import Attempt
 
 from .editor.graph_walk import executing_signature
 
@@ -179,6 +181,12 @@ class RunListener:
 
         In the order of the model calls; perhaps later than the call itself, but before `finished`.
         """
+
+    def looked(self, start: RunStart, look: Look) -> None:
+        """What the picture judges saw in one model call; likewise."""
+
+    def attempted(self, start: RunStart, attempt: Attempt) -> None:
+        """The batch has been sampled once, and what came out has its verdict; it may be sampled again."""
 
     def finished(self, start: RunStart, report: dict, completed: bool) -> None:
         """The run is over; completed is False when it was interrupted or failed."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -18,11 +19,19 @@ import torch
 from torch import Tensor
 
 from saferedir_core import checkpoint
-from saferedir_core.checkpoint import CONCEPTS_KEY, CONFIG_KEY, FLOATS, FORMAT_KEY, FORMAT_VERSION, AnyConfig
+from saferedir_core.checkpoint import (
+    CONCEPTS_KEY,
+    CONFIG_KEY,
+    FLOATS,
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    PICTURE_KEY,
+    AnyConfig,
+)
 from saferedir_core.ensemble import AnyRedirector
 from saferedir_core.errors import CheckpointError, ConfigError
+from saferedir_core.picture.judge import PictureConfig
 from saferedir_core.redirector import Redirector
-from saferedir_core.words.redirector import WordsConfig
 
 SHARED_MODULES = ("latent_encoder", "t_encoder")
 SHARED = "shared."
@@ -57,7 +66,10 @@ def save_redirector(redirector: AnyRedirector, path: str | os.PathLike, metadata
     Raises CheckpointError if the file cannot be written; nothing is left behind then.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in redirector.state_dict().items()}
-    _write(Path(path), state, {CONFIG_KEY: json.dumps(checkpoint.settings_of(redirector.config))}, metadata or {})
+    own = {CONFIG_KEY: json.dumps(checkpoint.settings_of(redirector.config))}
+    if redirector.picture is not None:
+        own[PICTURE_KEY] = json.dumps(asdict(redirector.picture.config))
+    _write(Path(path), state, own, metadata or {})
 
 
 def save_bundle(redirectors: Mapping[str, AnyRedirector], path: str | os.PathLike,
@@ -83,7 +95,8 @@ def save_bundle(redirectors: Mapping[str, AnyRedirector], path: str | os.PathLik
         for key, value in redirector.state_dict().items():
             # Cloned, because the format allows no two names for one memory.
             state[f"{SHARED if _is_shared(key) else f'{number}.'}{key}"] = value.detach().cpu().clone().contiguous()
-    concepts = [{"concept": name, "config": checkpoint.settings_of(each.config), "metadata": each.metadata}
+    concepts = [{"concept": name, "config": checkpoint.settings_of(each.config), "metadata": each.metadata,
+                 **({} if each.picture is None else {"picture": asdict(each.picture.config)})}
                 for name, each in redirectors.items()]
     _write(Path(path), state, {CONCEPTS_KEY: json.dumps(concepts)}, metadata or {})
 
@@ -116,15 +129,14 @@ def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu"
         concepts = _concepts(path, header)
         parts = _parts(path, state, len(concepts))
     else:
-        concepts = [(header.get("concept", path.stem), checkpoint.config_of(path, state, header), {})]
+        concepts = [(header.get("concept", path.stem), checkpoint.config_of(path, state, header),
+                     checkpoint.picture_of(path, header), {})]
         parts = [state]
-    for (name, config, _), part in zip(concepts, parts):
-        checkpoint.require_layout(path, part, config, f"concept {name!r}: " if CONCEPTS_KEY in header else "")
+    for (name, config, picture, _), part in zip(concepts, parts):
+        checkpoint.require_layout(path, part, config, picture, f"concept {name!r}: " if CONCEPTS_KEY in header else "")
     sha256, made = hashlib.sha256(content).hexdigest(), {}
-    for (name, config, own), part in zip(concepts, parts):
-        # One from words is small, and decides close to a line that was drawn in float32.
-        wide = torch.promote_types(dtype, torch.float32)
-        redirector = checkpoint.build(part, config, device, wide if isinstance(config, WordsConfig) else dtype)
+    for (name, config, picture, own), part in zip(concepts, parts):
+        redirector = checkpoint.build(part, config, picture, device, dtype)
         redirector.metadata = checkpoint.usable_metadata(path, {**header, **own})
         redirector.sha256 = sha256
         for module in SHARED_MODULES if made and isinstance(redirector, Redirector) else ():
@@ -133,8 +145,8 @@ def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu"
     return made
 
 
-def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, AnyConfig, dict[str, str]]]:
-    """(concept, config, metadata) of each, as the header lists them."""
+def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, AnyConfig, PictureConfig | None, dict[str, str]]]:
+    """(concept, config, config of its picture judge, metadata) of each, as the header lists them."""
     try:
         listed = json.loads(header[CONCEPTS_KEY])
         if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_CONCEPTS:
@@ -147,6 +159,7 @@ def _concepts(path: Path, header: dict[str, str]) -> list[tuple[str, AnyConfig, 
                 raise ValueError("expected metadata of str to str")
             checkpoint.require_plain_metadata(each["metadata"])
         return [(each["concept"], checkpoint.config_from(each["config"]),
+                 PictureConfig(**each["picture"]) if "picture" in each else None,
                  {"concept": each["concept"], **each["metadata"]}) for each in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:      # ConfigError is a ValueError
         raise CheckpointError(f"{path}: its {CONCEPTS_KEY} is not usable ({str(error)[:200]}); expected concept, "

@@ -76,10 +76,12 @@ class Panel:
         """The grid of a share."""
         self.grid((tick, f"{tick:.2f}") for tick in (0.0, 0.25, 0.5, 0.75, 1.0))
 
-    def curve(self, points: Sequence[tuple[float, float]], colour: tuple[int, int, int], radius: int = 2) -> None:
-        """Points (x, y) joined by a line."""
+    def curve(self, points: Sequence[tuple[float, float]], colour: tuple[int, int, int], radius: int = 2,
+              thin: bool = False) -> None:
+        """Points (x, y) joined by a line; a thin one has hollow points."""
         placed = [(self.x(x), self.y(y)) for x, y in points]
         if len(placed) > 1:
-            self.chart.draw.line(placed, colour, width=2)
+            self.chart.draw.line(placed, colour, width=1 if thin else 2)
         for x, y in placed:
-            self.chart.draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+            box = (x - radius, y - radius, x + radius, y + radius)
+            self.chart.draw.ellipse(box, WHITE if thin else colour, colour)

@@ -24,6 +24,7 @@ from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import CheckpointError, ConfigError, first_line
 from saferedir_core.files import write_whole
 from saferedir_core.pickled import TENSOR_NAMES, Scanned, scan
+from saferedir_core.picture.judge import PictureConfig, PictureJudge
 from saferedir_core.policy import stored_threshold
 from saferedir_core.redirector import Redirector
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
@@ -35,8 +36,10 @@ LARGEST_HEADER = 16 << 20       # bytes of a .safetensors file's list of tensors
 MOST_TENSORS = 32768            # in a file; one redirector has about 120
 FORMAT_KEY = "saferedir_format"
 CONFIG_KEY = "saferedir_config"
+PICTURE_KEY = "saferedir_picture"       # only where there is a picture judge
 CONCEPTS_KEY = "saferedir_concepts"     # only in files of several, see `bundle`
-OWN_KEYS = (FORMAT_KEY, CONFIG_KEY, CONCEPTS_KEY)
+OWN_KEYS = (FORMAT_KEY, CONFIG_KEY, PICTURE_KEY, CONCEPTS_KEY)
+PICTURE = "picture."                    # begins the names of a picture judge's tensors
 FORMAT_VERSION = "1"
 TORCH_SUFFIXES = (".pt", ".pth")
 ZIP = b"PK\x03\x04"
@@ -266,6 +269,17 @@ def config_of(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> A
                               "RedirectorConfig. Save or download the file again.") from error
 
 
+def picture_of(path: Path, header: dict[str, str]) -> PictureConfig | None:
+    """Config of the picture judge from our metadata; None where there is none."""
+    if PICTURE_KEY not in header:
+        return None
+    try:
+        return PictureConfig(**json.loads(header[PICTURE_KEY]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its {PICTURE_KEY} is not usable ({error}); expected the fields of "
+                              "PictureConfig. Save or download the file again.") from error
+
+
 def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfig:
     """The sizes as the published layout shows them; a key that is missing or odd is reported with all others."""
     sources = {"latent_dim": ("latent_encoder.0.conv.0.weight", 4, 1), "tokens": ("pos_embed", 3, 1),
@@ -283,18 +297,21 @@ def _config_from_shapes(path: Path, state: dict[str, Tensor]) -> RedirectorConfi
                               "weight file.") from error
 
 
-def _skeleton(config: AnyConfig) -> Redirector | WordsRedirector:
+def _skeleton(config: AnyConfig, picture: PictureConfig | None) -> Redirector | WordsRedirector:
     """The network without memory, whatever sizes a file claims."""
     with torch.device("meta"):
-        return WordsRedirector(config) if isinstance(config, WordsConfig) else Redirector(config)
+        redirector = WordsRedirector(config) if isinstance(config, WordsConfig) else Redirector(config)
+        redirector.picture = None if picture is None else PictureJudge(picture)
+    return redirector
 
 
-def require_layout(path: Path, state: dict[str, Tensor], config: AnyConfig, which: str = "") -> None:
+def require_layout(path: Path, state: dict[str, Tensor], config: AnyConfig, picture: PictureConfig | None = None,
+                   which: str = "") -> None:
     """CheckpointError that lists missing, unexpected, misshapen, mistyped and non-finite tensors at once.
 
     which: of several redirectors in a file, for the message.
     """
-    expected = _skeleton(config).state_dict()
+    expected = _skeleton(config, picture).state_dict()
     size = 4 * sum(value.numel() for value in expected.values())
     if size > LARGEST_FILE:         # a .pt can hold a giant that is one number on disk
         raise CheckpointError(f"{path}: {which}its sizes make a network of {size} bytes; expected at most "
@@ -324,10 +341,17 @@ def shorten(keys: list[str]) -> str:
 
 # Nodes of the host run in inference mode; weights made there could never be trained afterwards.
 @torch.inference_mode(False)
-def build(state: dict[str, Tensor], config: AnyConfig, device: torch.device | str,
+def build(state: dict[str, Tensor], config: AnyConfig, picture: PictureConfig | None, device: torch.device | str,
           dtype: torch.dtype) -> Redirector | WordsRedirector:
-    redirector = _skeleton(config)
-    placed = {key: value.detach().to(device, dtype if value.is_floating_point() else value.dtype, copy=True,
-                                     memory_format=torch.contiguous_format) for key, value in state.items()}
+    """dtype: of the weights; what decides close to a line that was drawn in float32 keeps at least that."""
+    redirector = _skeleton(config, picture)
+    wide = torch.promote_types(dtype, torch.float32)
+
+    def kept(key: str, value: Tensor) -> torch.dtype:
+        if not value.is_floating_point():
+            return value.dtype
+        return wide if isinstance(config, WordsConfig) or key.startswith(PICTURE) else dtype
+    placed = {key: value.detach().to(device, kept(key, value), copy=True, memory_format=torch.contiguous_format)
+              for key, value in state.items()}
     redirector.load_state_dict(placed, assign=True)
     return redirector.eval().requires_grad_(False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saferedir_core.config import RedirectorConfig
 from saferedir_core.errors import ContextError, LatentError, TimestepError
+from saferedir_core.picture.judge import JudgesPictures, PictureJudge
 from saferedir_core.words.redirector import WordsConfig
 
 HEADS = 4
@@ -72,7 +73,7 @@ def unsafe_probability(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)[..., UNSAFE_CLASS]
 
 
-class Redirector(nn.Module):
+class Redirector(JudgesPictures, nn.Module):
     """Reads latent, prompt and timestep; says whether the trajectory is unsafe and where to move the prompt."""
 
     def __init__(self, config: RedirectorConfig = RedirectorConfig()):
@@ -104,6 +105,7 @@ class Redirector(nn.Module):
         if config.pooled_dim:
             self.pooled_evidence = PooledEvidence(config.pooled_dim)
             self.pooled_delta = PooledDelta(d, config.pooled_dim)
+        self.picture: PictureJudge | None = None
 
     @property
     def device(self) -> torch.device:

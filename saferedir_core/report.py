@@ -4,10 +4,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 
 from torch import Tensor
 
-from saferedir_core.chart import INK, Chart, Panel, colour_of
+from saferedir_core.chart import COLOURS, GREY, INK, MARGIN, Chart, Panel, colour_of
 from saferedir_core.config import PolicyConfig
 from saferedir_core.policy import USUAL_THRESHOLD, resolved
 from saferedir_core.redirector import Redirector
@@ -18,6 +19,8 @@ DIGITS = 6                      # float32 has no more to say, and the JSON ends 
 SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
+LINE = 14                       # height of a line of text
+VERDICT_COLOURS = {"clean": COLOURS[2], "remains": COLOURS[1]}
 WIDTH, HEIGHT = 640, 320
 
 
@@ -42,7 +45,7 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
     threshold = (USUAL_THRESHOLD if config.mode == "upstream" else
                  resolved(config, {} if redirector is None else redirector.metadata).threshold)
     policy = asdict(config) | {"mask_again": config.masks_again, "threshold": threshold}
-    return _plain({
+    return plain({
         "version": VERSION,
         "status": status,
         "verdict": _verdict(status, items, threshold),
@@ -75,20 +78,30 @@ def plot(content: dict) -> Tensor:
     """Picture of a report: (320, 640, 3) uint8.
 
     unsafe_probability of each item over the decisions, the threshold dashed; below, one strip per item, filled
-    while the item is redirected.
+    while the item is redirected.  Thin with hollow points, where there are picture judges, what they saw; their verdict
+    in colour, and a line where the batch was sampled again.
     """
-    chart = Chart(content["verdict"], WIDTH, HEIGHT)
+    picture = content.get("picture")
+    said = "" if picture is None else picture["said"]
+    chart = Chart(content["verdict"].removesuffix(f" {said}") if said else content["verdict"], WIDTH, HEIGHT)
+    if said:
+        chart.text(MARGIN, MARGIN + LINE, said, VERDICT_COLOURS.get(picture["verdict"], GREY))
     decisions, items = content["decisions"], len(content["items"])
-    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP, WIDTH - MARGIN_RIGHT, HEIGHT - MARGIN_BOTTOM,
+    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP + (LINE if said else 0), WIDTH - MARGIN_RIGHT, HEIGHT - MARGIN_BOTTOM,
                   across=(-0.5, max(len(decisions), 1) - 0.5))
     panel.quarters()
     threshold = panel.y(content["policy"]["threshold"])
     for start in range(panel.left, panel.right, 10):
         chart.draw.line((start, threshold, min(start + 5, panel.right), threshold), INK)
+    for before, after in pairwise(picture["looks"] if picture else ()):
+        if before["attempt"] != after["attempt"]:
+            chart.draw.line((panel.x(after["index"] - 0.5), panel.top, panel.x(after["index"] - 0.5), panel.bottom),
+                            INK)
     _draw_steps(panel, decisions)
     for item in range(items):
-        panel.curve([(each["index"], each["unsafe_probability"][item]) for each in decisions
-                     if each["unsafe_probability"][item] is not None], colour_of(item))
+        for name, thin in (("unsafe_probability", False), ("picture_probability", True)):
+            panel.curve([(each["index"], each[name][item]) for each in decisions
+                         if name in each and each[name][item] is not None], colour_of(item), thin=thin)
         _draw_strip(panel, decisions, item, items)
     return chart.pixels()
 
@@ -131,12 +144,12 @@ def _verdict(status: str, items: list[dict], threshold: float) -> str:
     return f"Redirected: {len(unsafe)} of {len(items)} items, first at {place} ({numbers})."
 
 
-def _plain(value):
+def plain(value):
     """Tuples to lists, floats rounded, NaN and infinity to None."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value
@@ -148,7 +161,9 @@ def _draw_steps(panel: Panel, decisions: list[dict]) -> None:
     for index in range(0, len(decisions), max(1, math.ceil(28 / (panel.x(1) - panel.x(0))))):
         step = decisions[index]["step"]
         panel.chart.text(panel.x(index) - 4, below + 6, str(index if step is None else step))
-    panel.chart.text(panel.left, below + 24, "unsafe probability at each step   (dashed: threshold, bars: redirected)")
+    pictures = "; thin: of the picture" if any("picture_probability" in each for each in decisions) else ""
+    panel.chart.text(panel.left, below + 24,
+                     f"unsafe probability at each step   (dashed: threshold, bars: redirected{pictures})")
 
 
 def _draw_strip(panel: Panel, decisions: list[dict], item: int, items: int) -> None:

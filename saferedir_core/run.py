@@ -24,6 +24,9 @@ from saferedir_core.redirector import Redirector, pooled_per_item, require_laten
 from saferedir_core.report import report, stacked_report
 from saferedir_core.trajectory import Decision, Record, Trajectory
 
+# Where the picture shows a concept, a prompt that is as likely to ask for it is redirected as well.
+HINT = 0.1
+
 
 @dataclass(frozen=True)
 class _State:
@@ -89,6 +92,8 @@ class RedirectionRun:
         self._record = Record([*self.redirectors], [each.dtype for each in self.redirectors.values()], self.length)
         self._readback, self._waits = readback or Readback(), readback is None
         self._on_decision = on_decision
+        self._suspects: Tensor | None = None
+        self._strength: float | None = None
         self._skipped_until = 0     # number of the next observation in which anything can be due, as far as known
         self.observations = 0
         self.failure: SafeRedirError | None = None
@@ -140,6 +145,15 @@ class RedirectionRun:
             raise failure
         return self._record.together[-1]
 
+    def suspect(self, items: Tensor | None, strength: float | None = None) -> None:
+        """What is known of the pictures, for every `observe` from now on; does nothing in mode "upstream".
+
+        items     (C, B) bool, pictures that show a concept: their prompts are redirected from a probability of `HINT`
+                  on.  None: nothing is known
+        strength  a number: they are redirected whatever the probability is, and everything so many times as far
+        """
+        self._suspects, self._strength = items, strength
+
     def redirect(self, context: Tensor) -> Tensor:
         """Apply the current decision to any context of the run's length.
 
@@ -157,7 +171,7 @@ class RedirectionRun:
         chunks = to_chunks(context, self.redirector.config.tokens)                           # (N*R, T, D)
         repeats = len(chunks) // self._state.redirected.shape[1]
         redirected = self._state.redirected.to(chunks.device)
-        shift = torch.where(redirected[..., None, None], self._state.shift.to(chunks.device), 0.0)
+        shift = torch.where(redirected[..., None, None], self._state.shift.to(chunks.device), 0.0) * self._further
         shift = shift[0] if len(shift) == 1 else shift.sum(0)                                # (R, T, D)
         shifted = shifted_context(chunks, shift.expand(repeats, *shift.shape).flatten(0, 1))
         hit = redirected.any(0).expand(repeats, -1).reshape(-1, 1, 1)                        # (N*R, 1, 1)
@@ -182,7 +196,7 @@ class RedirectionRun:
         repeats = len(pooled) // self.batch
         redirected = self._by_item(self._state.redirected).any(-1).to(pooled.device)         # (C, B)
         shift = torch.where(redirected[..., None], self._state.pooled_shift.to(pooled.device), 0.0).sum(0)
-        shifted = redirected_pooled(pooled, shift.repeat(repeats, 1), self.config.alpha_scale)
+        shifted = redirected_pooled(pooled, shift.repeat(repeats, 1), self.config.alpha_scale * self._further)
         return torch.where(redirected.any(0).repeat(repeats)[:, None], shifted, pooled)
 
     def emptied(self, text: Tensor) -> Tensor:
@@ -231,7 +245,7 @@ class RedirectionRun:
         due = None if before.countdown is None else before.countdown == 0                    # (C, B)
         due_rows = None if due is None else due.repeat_interleave(self.chunks, 1)            # (C, R)
         probability = unsafe_probability(judgement.logits)
-        unsafe = self._policy.unsafe(judgement.logits, probability)
+        unsafe = self._policy.unsafe(judgement.logits, probability) | self._suspected(probability)
         unsafe = unsafe if due is None else unsafe & due_rows
         redirected = self._policy.redirected(before.redirected, unsafe, due_rows)
         shift = shift_in_norms(judgement.delta, judgement.token_mask, judgement.alpha, config.alpha_scale,
@@ -251,6 +265,17 @@ class RedirectionRun:
         said |= {name: each.reshape(len(each), self.batch, -1) for name, each in scores.items()}
         return said | {"latent_sum": _sums(latent[None])[0], "output_sum": self._by_item(output_sum),
                        "probability": self._by_item(probability), "unsafe": self._by_item(unsafe)}
+
+    def _suspected(self, probability: Tensor) -> Tensor:
+        """Rows that are unsafe because of their pictures, (C, R) bool."""
+        if self._suspects is None or not self._policy.reads_original:
+            return torch.zeros_like(probability, dtype=torch.bool)
+        rows = self._suspects.to(probability.device).repeat_interleave(self.chunks, 1)
+        return rows if self._strength is not None else rows & (probability >= HINT)
+
+    @property
+    def _further(self) -> float:
+        return 1.0 if self._strength is None else self._strength
 
     def _new_scores(self, judgement: Judgement) -> dict[str, Tensor]:
         """Token mask and alpha, where they may be others than at the observation before."""

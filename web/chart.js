@@ -1,4 +1,5 @@
-// The curve: unsafe probability of every batch item over the model calls, threshold dashed, a strip while redirected.
+// The curve: unsafe probability of every batch item over the model calls, threshold dashed, a strip while redirected; thin
+// with hollow points what the picture judges saw.
 import { text, number } from "./texts.js";
 import { lastKnown } from "./model.js";
 
@@ -23,7 +24,7 @@ function element(name, attributes, content) {
 export function drawChart(svg, picture, width, height, cursor = null) {
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const calls = Math.max(picture.steps, 1, ...picture.curves.map((curve) => curve.points.length));
+  const calls = Math.max(picture.steps, 1, ...[...picture.curves, ...picture.pictures].map((curve) => curve.points.length));
   const bottom = height - LABELS - STRIPS, right = width - RIGHT;
   const cell = (right - LEFT) / calls;
   const x = (at) => LEFT + (at + 0.5) * cell;
@@ -42,7 +43,12 @@ export function drawChart(svg, picture, width, height, cursor = null) {
     svg.append(element("text", { x: x(at), y: height - 3, "text-anchor": "middle" }, String(steps[at]?.step ?? at)));
   }
   const rows = 1 + Math.max(0, ...picture.curves.map((curve) => curve.item));
+  for (const at of picture.attempts) {
+    svg.append(element("line", { x1: x(at) - cell / 2, x2: x(at) - cell / 2, y1: TOP, y2: bottom, stroke: "currentColor",
+      class: "saferedir-attempt" }));
+  }
   for (const curve of picture.curves) drawCurve(svg, curve, x, y, picture);
+  for (const curve of picture.pictures) drawCurve(svg, { ...curve, picture: true }, x, y, picture);
   for (const curve of picture.curves) drawStrip(svg, curve, x, cell, bottom + 3, (STRIPS - 5) / rows);
   if (cursor !== null && cursor < calls) {
     svg.append(element("line", { x1: x(cursor), x2: x(cursor), y1: TOP, y2: bottom + STRIPS, stroke: "currentColor",
@@ -54,12 +60,14 @@ function drawCurve(svg, curve, x, y, picture) {
   const points = curve.points.filter((point) => point.probability !== null);
   const colour = colourOf(curve.item);
   const path = points.map((point, index) => `${index ? "L" : "M"}${x(point.at).toFixed(1)} ${y(point.probability).toFixed(1)}`);
-  svg.append(element("path", { d: path.join(""), fill: "none", style: `stroke: ${colour}`, "stroke-width": 2,
-    "stroke-opacity": curve.conditioning ? 0.5 : 1, class: "saferedir-curve" }));
-  if (points.length * picture.curves.length > MOST_MARKS) return;
+  svg.append(element("path", { d: path.join(""), fill: "none", style: `stroke: ${colour}`,
+    "stroke-width": curve.picture ? 1 : 2, "stroke-opacity": curve.conditioning ? 0.5 : 1,
+    class: curve.picture ? "saferedir-picture-curve" : "saferedir-curve" }));
+  if (points.length * (picture.curves.length + picture.pictures.length) > MOST_MARKS) return;
   for (const point of points) {
-    svg.append(element("circle", { cx: x(point.at), cy: y(point.probability), r: 2.2, style: `fill: ${colour}`,
-      class: "saferedir-point" }));
+    svg.append(element("circle", { cx: x(point.at), cy: y(point.probability), r: 2.2,
+      style: curve.picture ? `fill: none; stroke: ${colour}` : `fill: ${colour}`,
+      class: curve.picture ? "saferedir-picture-point" : "saferedir-point" }));
   }
 }
 
@@ -89,7 +97,9 @@ export function describe(picture) {
   const unsafe = text("probability", { probability: number(highest), threshold: number(picture.threshold) });
   const items = 1 + Math.max(...picture.curves.map((curve) => curve.item));
   const key = !redirected.length ? "nothing_redirected" : redirected.length === items ? "redirected_all" : "redirected_items";
-  return `${step} ${unsafe} ${text(key, { count: redirected.length, items, list: redirected.join(", ") })}`;
+  const seen = picture.pictures.map(lastKnown).filter(Boolean).map((point) => point.probability);
+  const looked = seen.length ? ` ${text("picture_probability", { probability: number(Math.max(...seen)) })}` : "";
+  return `${step} ${unsafe} ${text(key, { count: redirected.length, items, list: redirected.join(", ") })}${looked}`;
 }
 
 /** One model call as words, for the cursor. */
@@ -99,6 +109,11 @@ export function describeCall(picture, at) {
     const value = point.probability === null ? text("not_asked") : number(point.probability);
     return `${text("image", { number: curve.item + 1 })} ${value}${point.redirected ? ` ${text("is_redirected")}` : ""}`;
   });
+  for (const { item, points } of picture.pictures) {
+    const point = points[at];
+    if (point) parts.push(`${text("image", { number: item + 1 })} ${text("picture_probability",
+      { probability: number(point.probability) })}${point.moved ? ` ${text("is_moved")}` : ""}`);
+  }
   const step = picture.curves[0]?.points[at]?.step ?? at;
   return `${text("at_step", { step })} ${parts.join("; ")}`;
 }

@@ -2,6 +2,7 @@
 //
 // Finished are runs, and what SafeRedir Words understood.
 // curves: [{item, conditioning, points: [{at, step, probability, redirected}]}], `at` counting the model calls from 0
+// pictures: [{item, points: [{at, step, probability, moved}]}] of what the picture judges saw; attempts: the first look of each
 
 const VERSION = 1;
 const USUAL_THRESHOLD = 0.5;     // where every redirector from words has its line
@@ -25,6 +26,35 @@ export function curvesOf(decisions) {
   return [...curves.values()];
 }
 
+/** Curves of what the picture judges saw. */
+function picturesOf(looks) {
+  return (looks[0]?.probability ?? []).map((_, item) => ({ item, points: looks.map((look, at) =>
+    ({ at, step: look.step ?? at, probability: look.probability[item], moved: look.pushed[item] })) }));
+}
+
+/** The looks with which the batch was begun again. */
+function attemptsOf(looks) {
+  return looks.map((look, at) => (at && look.attempt !== looks[at - 1].attempt ? at : null)).filter((at) => at !== null);
+}
+
+/** Numbers of a report's part on pictures, for sentences in any language, or null. */
+export function pictureOf(told) {
+  if (!told) return null;
+  const { items, attempts, concepts } = told;
+  const probabilities = items.map((item) => item.probability).filter((each) => each !== null);
+  return {
+    verdict: told.verdict,
+    items: items.length,
+    count: items.filter((item) => item.verdict === "remains").length,
+    blanked: items.filter((item) => item.done === "blanked").length,
+    stopped: items.some((item) => item.done === "stopped"),
+    moved: items.filter((item) => item.pushed > 0).length,
+    attempts: attempts.length,
+    highest: probabilities.length ? Math.max(...probabilities) : null,
+    threshold: concepts.length ? Math.min(...concepts.map((each) => each.threshold)) : null,
+  };
+}
+
 /** The picture of a run that goes on; message: all of it so far. */
 export function ofMessage(message) {
   if (message?.version !== VERSION) return null;
@@ -33,6 +63,9 @@ export function ofMessage(message) {
     steps: message.steps,
     threshold: message.threshold,
     curves: curvesOf(message.decisions),
+    pictures: picturesOf(message.looks ?? []),
+    attempts: attemptsOf(message.looks ?? []),
+    again: message.finished ? 0 : message.looks?.at(-1)?.attempt ?? 0,
     finished: message.finished,
   };
 }
@@ -46,6 +79,8 @@ export function ofReport(report) {
     steps: report.decisions.length,
     threshold: report.policy.threshold,
     curves: curvesOf(parts.flatMap((part, conditioning) => part.decisions.map((each) => ({ ...each, conditioning })))),
+    pictures: picturesOf(report.picture?.looks ?? []),
+    attempts: attemptsOf(report.picture?.looks ?? []),
     finished: { completed: true, status: report.status, verdict: report.verdict },
   };
 }
@@ -58,11 +93,13 @@ export function lastKnown(curve) {
 /** Numbers of a report's verdict, for a sentence in any language. */
 export function verdictOf(report) {
   const probabilities = report.items.map((item) => item.highest_unsafe_probability).filter((each) => each !== null);
-  const unsafe = report.items.filter((item) => item.status === "redirected");
+  // Of the prompt: an item's status also tells of its picture.
+  const unsafe = report.items.filter((item) => item.first_unsafe !== null && item.first_unsafe !== undefined);
   const first = unsafe.reduce((best, item) => (best && best.first_unsafe <= item.first_unsafe ? best : item), null);
   // What the guard did with an unsafe run, where it can do something else than redirect.
   const { taken = "none", errors = [] } = report.reaction ?? {};
-  const done = ["stopped", "blanked", "observed"].includes(taken) ? taken : report.status;
+  const seen = report.status === "redirected" && !unsafe.length ? "safe" : report.status;
+  const done = unsafe.length && ["stopped", "blanked", "observed"].includes(taken) ? taken : seen;
   return {
     status: errors.length ? "not_guarded" : STATUSES.includes(done) ? done : "other",
     error: errors[0] ?? "",

@@ -2,7 +2,7 @@
 import { colourOf, describe, describeCall, drawChart } from "./chart.js";
 import { styleElement } from "./style.js";
 import { text, number } from "./texts.js";
-import { ofMessage, ofReport, verdictOf } from "./model.js";
+import { ofMessage, ofReport, pictureOf, verdictOf } from "./model.js";
 
 const MOST_IN_LEGEND = 12;
 const HARDLY = 0.005;       // a mask or strength that nobody would see
@@ -66,6 +66,7 @@ class Chart {
 function legend(picture) {
   const items = [...new Set(picture.curves.map((curve) => curve.item))];
   const made = make("p", { className: "saferedir-legend saferedir-muted" });
+  if (picture.pictures.length) made.append(text("picture_legend"), " ");
   if (items.length < 2 || items.length > MOST_IN_LEGEND) return made;
   for (const item of items) {
     const entry = make("span", { textContent: text("image", { number: item + 1 }) });
@@ -98,6 +99,32 @@ export function verdictText(report) {
   return text(`verdict_${verdict.status}`, numbers);
 }
 
+const PICTURE_VERDICTS = { clean: "picture_clean", remains: "picture_remains", not_looked_at: "picture_not_looked_at" };
+
+/** What is said of the pictures, in the editor's language; "" where there are no picture judges. */
+export function pictureText(told) {
+  const picture = pictureOf(told);
+  if (!picture) return "";
+  const numbers = { ...picture, highest: number(picture.highest ?? 0), threshold: number(picture.threshold ?? 0) };
+  const said = [text(PICTURE_VERDICTS[picture.verdict], numbers)];
+  if (picture.attempts > 1) said.push(text("picture_again", numbers));
+  if (picture.blanked) said.push(text("picture_blanked", numbers));
+  if (picture.stopped) said.push(text("picture_stopped"));
+  if (picture.moved) said.push(text("picture_moved", numbers));
+  return said.join(" ");
+}
+
+/** A line for the pictures' verdict, coloured by it. */
+function verdictLine() {
+  return make("p", { className: "saferedir-verdict", hidden: true });
+}
+
+function showVerdict(line, told, said = pictureText(told)) {
+  line.textContent = said;
+  line.hidden = !said;
+  line.dataset.verdict = told?.verdict ?? "again";
+}
+
 /** What SafeRedir Guard shows. */
 export class LivePanel {
   constructor() {
@@ -106,13 +133,15 @@ export class LivePanel {
     this.news.setAttribute("role", "status");
     this.chart = new Chart();
     this.legend = make("p");
+    this.verdict = verdictLine();
     this.element = panel(text("live_label"));
-    this.element.append(this.line, this.chart.svg, this.legend, this.chart.told, this.news);
+    this.element.append(this.line, this.verdict, this.chart.svg, this.legend, this.chart.told, this.news);
     this.clear();
   }
 
   clear() {
     this.line.textContent = text("no_run");
+    showVerdict(this.verdict, null, "");
     this.chart.clear();
   }
 
@@ -124,14 +153,16 @@ export class LivePanel {
       ? `${text(picture.finished.completed ? "finished" : "stopped")} ${describe(picture)}`
       : describe(picture);
     this.line.textContent = line;
+    if (picture.again) showVerdict(this.verdict, null, text("picture_attempt", { number: picture.again + 1 }));
+    else showVerdict(this.verdict, picture.finished?.picture);
     this.chart.show(picture);
     const made = legend(picture);
     this.legend.replaceWith(made);
     this.legend = made;
     this.element.dataset.state = picture.finished ? "finished" : "running";
     const redirected = picture.curves.some((curve) => curve.points.some((point) => point.redirected));
-    const stage = `${message.run} ${Boolean(picture.finished)} ${redirected}`;
-    if (stage !== this.stage) this.news.textContent = line;
+    const stage = `${message.run} ${Boolean(picture.finished)} ${redirected} ${picture.again}`;
+    if (stage !== this.stage) this.news.textContent = [line, this.verdict.textContent].filter(Boolean).join(" ");
     this.stage = stage;
   }
 }
@@ -141,17 +172,20 @@ export class ReportPanel {
   constructor() {
     this.line = make("p", { className: "saferedir-line" });
     this.line.setAttribute("role", "status");
+    this.verdict = verdictLine();
+    this.verdict.setAttribute("role", "status");
     this.chart = new Chart();
     this.legend = make("p");
     this.words = make("div");
     this.element = panel(text("report_label"));
-    this.element.append(this.line, this.chart.svg, this.legend, this.words, this.chart.told);
+    this.element.append(this.line, this.verdict, this.chart.svg, this.legend, this.words, this.chart.told);
     this.item = 0;
     this.clear();
   }
 
   clear() {
     this.line.textContent = text("no_report");
+    showVerdict(this.verdict, null, "");
     this.chart.clear();
   }
 
@@ -165,6 +199,7 @@ export class ReportPanel {
     this.line.textContent = concepts.length
       ? concepts.map((part) => `${part.concept}: ${verdictText(part)}`).join(" ")
       : verdictText(report);
+    showVerdict(this.verdict, report.picture);
     this.chart.show(picture);
     const made = legend(picture);
     this.legend.replaceWith(made);

@@ -39,8 +39,11 @@ function take(message) {
   const key = keyOf(message.workflow, message.node);
   const known = runs.get(key);
   const before = known?.run === message.run ? known.decisions : [];
-  if (message.first > before.length) return false;
-  runs.set(key, { ...message, first: 0, decisions: [...before.slice(0, message.first), ...message.decisions] });
+  const { first_look: firstLook = 0, looks = [] } = message;
+  const seen = known?.run === message.run ? known.looks : [];
+  if (message.first > before.length || firstLook > seen.length) return false;
+  runs.set(key, { ...message, first: 0, decisions: [...before.slice(0, message.first), ...message.decisions],
+    first_look: 0, looks: [...seen.slice(0, firstLook), ...looks] });
   return true;
 }
 

@@ -13,6 +13,11 @@ const CSS = `
 }
 .saferedir-panel p { margin: 0; }
 .saferedir-line { font-weight: 600; }
+.saferedir-verdict { font-weight: 600; padding-inline-start: 8px; border-inline-start: 4px solid var(--saferedir-verdict); }
+.saferedir-verdict[data-verdict="clean"] { --saferedir-verdict: #009e73; }
+.saferedir-verdict[data-verdict="remains"] { --saferedir-verdict: #d55e00; }
+.saferedir-verdict[data-verdict="again"] { --saferedir-verdict: #e69f00; }
+.saferedir-verdict[data-verdict="not_looked_at"] { --saferedir-verdict: #999; }
 .saferedir-muted, .saferedir-panel .saferedir-muted { color: var(--descrip-text, #999); font-weight: 400; }
 .saferedir-panel svg { flex: 1 1 90px; min-height: 90px; width: 100%; display: block; border-radius: 4px; }
 .saferedir-panel svg text { fill: currentColor; font: 10px Inter, system-ui, sans-serif; opacity: 0.8; }

@@ -13,7 +13,11 @@ One message, version 1:
     first          number of decisions in earlier messages about this run; a reader that has fewer asks the route
     decisions      new ones, in order: conditioning (number, from 0), step, unsafe_probability and redirected (one entry
                    per batch item, None where it was not evaluated)
-    finished       None while the run goes on, then completed, status and verdict (the report's)
+    first_look, looks  the same of what the picture judges saw: attempt, step, and per batch item probability, unsafe
+                   and pushed; [] without picture judges
+    attempts       what came of every time that the batch was sampled: images it was for, and remains of every image
+    finished       None while the run goes on, then completed, status and verdict (the report's), and where there are
+                   picture judges picture (the report's, without its looks)
 
 `GET /saferedir/live?client_id=ID` answers {"version": 1, "runs": [message, ...]} with every decision so far of the last
 runs that this client queued, oldest first.
@@ -32,6 +36,8 @@ from dataclasses import dataclass, field
 from comfy_execution.utils import get_executing_context
 
 from saferedir_core import Decision
+from saferedir_core.picture.run import Look
+from saferedir_core.picture.verdict import Attempt
 from saferedir_core.policy import USUAL_THRESHOLD, resolved
 
 from ..host import running_server
@@ -54,13 +60,16 @@ class LiveRun:
     header: dict
     client_id: str | None
     decisions: list[dict] = field(default_factory=list)
+    looks: list[dict] = field(default_factory=list)
+    attempts: list[dict] = field(default_factory=list)
     finished: dict | None = None
-    sent: int = 0
+    sent: tuple[int, int] = (0, 0)      # decisions and looks
     sent_at: float = 0.0
 
-    def message(self, first: int = 0) -> dict:
-        """The message with all decisions from number `first` on."""
-        return {**self.header, "first": first, "decisions": self.decisions[first:], "finished": self.finished}
+    def message(self, first: int = 0, first_look: int = 0) -> dict:
+        """The message with all decisions from number `first` on, and looks likewise."""
+        return {**self.header, "first": first, "decisions": self.decisions[first:], "first_look": first_look,
+                "looks": self.looks[first_look:], "attempts": [*self.attempts], "finished": self.finished}
 
 
 class LiveRuns:
@@ -119,21 +128,43 @@ class LiveDisplay(RunListener):
             if run is None:     # pushed out by many others
                 return
             run.decisions.append(brief(conditioning, decision, self.redirects))
-            if time.monotonic() - run.sent_at >= PAUSE:
+            self._send_now_and_then(run)
+
+    def looked(self, start: RunStart, look: Look) -> None:
+        with _harmless():
+            run = RUNS.get(start.run_id)
+            if run is not None:
+                run.looks.append({"attempt": look.attempt, "step": look.step, "unsafe": list(look.any_unsafe),
+                                  "probability": [round(each, DIGITS) for each in look.highest],
+                                  "pushed": list(look.pushed)})
+                self._send_now_and_then(run)
+
+    def attempted(self, start: RunStart, attempt: Attempt) -> None:
+        with _harmless():
+            run = RUNS.get(start.run_id)
+            if run is not None:
+                run.attempts.append({"images": list(attempt.images), "remains": list(attempt.verdict.any_remains)})
                 self._send(run)
 
     def finished(self, start: RunStart, report: dict, completed: bool) -> None:
         with _harmless():
             run = RUNS.get(start.run_id)
             if run is not None:
+                picture = report.get("picture")
                 run.finished = {"completed": completed, "status": report["status"], "verdict": report["verdict"]}
+                if picture is not None:
+                    run.finished["picture"] = {**picture, "looks": []}
                 self._send(run)
+
+    def _send_now_and_then(self, run: LiveRun) -> None:
+        if time.monotonic() - run.sent_at >= PAUSE:
+            self._send(run)
 
     @staticmethod
     def _send(run: LiveRun) -> None:
         if run.client_id is not None:
-            running_server().send_sync(EVENT, run.message(run.sent), run.client_id)
-        run.sent, run.sent_at = len(run.decisions), time.monotonic()
+            running_server().send_sync(EVENT, run.message(*run.sent), run.client_id)
+        run.sent, run.sent_at = (len(run.decisions), len(run.looks)), time.monotonic()
 
 
 def listeners_of(node_id: str | None, redirects: bool = True) -> tuple[RunListener, ...]:

@@ -12,7 +12,7 @@ import comfy.model_sampling
 import comfy.supported_models
 import torch
 
-from saferedir_core import ContextError, Redirector
+from saferedir_core import ContextError, LatentError, Redirector
 from saferedir_core.architecture import (
     ANY,
     ARCHITECTURES,
@@ -23,11 +23,13 @@ from saferedir_core.architecture import (
     of_host_model,
     timestep_of_flow,
 )
+from saferedir_core.picture.judge import PictureConfig
 
 from ..types import LoadedRedirector, Marker
 from .text_inputs import POOLED, TRAINED, TextInputs, text_inputs_of
 
 WIDTHS = ("context_dim", "context_in_dim", "cap_feat_dim", "in_features")  # what the host calls a prompt's width
+OWN_PICTURES = "Train one on this model with SafeRedir Train, or load a redirector without a picture judge."
 FROM_WORDS = "Make one with a CLIP of this model in SafeRedir Words."
 
 
@@ -74,7 +76,11 @@ def text_inputs(model, redirector: Redirector) -> TextInputs:
 
 
 def require_fitting_model(model, loaded: LoadedRedirector) -> None:
-    """ContextError when a MODEL is of another kind than the redirector's, or takes prompts of another width."""
+    """ContextError when a MODEL is of another kind than the redirector's, or takes prompts of another width;
+    LatentError when its latents are others than a picture judge's."""
+    for concept, redirector in loaded.redirectors.items():
+        if redirector.picture is not None:
+            _require_pictures_of(model, concept, redirector.picture.config)
     if reads_any_model(loaded.redirector):
         inputs = text_inputs(model, loaded.redirector)
         return _require_widths(model, loaded, inputs.rest if inputs.pooled == POOLED else None, FROM_WORDS)
@@ -84,6 +90,17 @@ def require_fitting_model(model, loaded: LoadedRedirector) -> None:
                            f"made for {wanted.title} ({wanted.conditioning}); expected the same. Load a redirector for "
                            f"{found.title}, or train one with SafeRedir Train.")
     return _require_widths(model, loaded, found.pooled_rest, "Load a redirector for this kind of model.")
+
+
+def _require_pictures_of(model, concept: str, judge: PictureConfig) -> None:
+    channels, found = model.model.latent_format.latent_channels, of_host_model(host_name(model))
+    if channels != judge.channels:
+        raise LatentError(f"The model's latents have {channels} channels and the picture judge of {concept!r} reads "
+                          f"{judge.channels}; expected equal numbers. {OWN_PICTURES}")
+    if judge.architecture != ANY.name and (found is None or found.name != judge.architecture):
+        title = host_name(model) if found is None else found.title
+        raise LatentError(f"The model is {title} and the picture judge of {concept!r} was trained on pictures of "
+                          f"{architecture(judge.architecture).title}; expected the same. {OWN_PICTURES}")
 
 
 def _require_widths(model, loaded: LoadedRedirector, rest: int | None, remedy: str) -> None:

@@ -23,7 +23,7 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
-from saferedir_core import ContextError, EvaluationError, PolicyConfig, RedirectionRun, Redirector
+from saferedir_core import ContextError, EvaluationError, LatentError, PolicyConfig, RedirectionRun, Redirector
 from saferedir_core.architecture import LARGEST_TIMESTEP, architecture
 
 from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, RunListener, RunStart, digest
@@ -109,7 +109,7 @@ def guard_model(model, loaded: LoadedRedirector, config: PolicyConfig, recorder:
     guard = Guard(loaded, config, recorder, listeners, reaction)
     try:
         require_fitting_model(model, loaded)
-    except ContextError as error:
+    except (ContextError, LatentError) as error:
         if reaction.on_error == "stop":
             raise
         log.warning("SafeRedir (%s) cannot guard this model: %s", loaded.name, error)
@@ -140,6 +140,7 @@ class Guard:
             door.join(self, run.refuse)
             # A key of its own: wrappers of other guards on the same model stay, and the host's lists are not shared.
             key = f"{KEY}.{start.run_id}"
+            add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, run.sampler_sample, guider.model_options, True)
             add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, run.predict_noise, guider.model_options, True)
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, run.calc_cond_batch, guider.model_options, True)
             output, under_way = None, _under_way.set((*_under_way.get(), run))

@@ -38,7 +38,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
-from saferedir_core import ConfigError, ContextError, PolicyConfig, Redirector, SafeRedirError
+from saferedir_core import ConfigError, ContextError, LatentError, PolicyConfig, Redirector, SafeRedirError
 from saferedir_core.files import text_of
 from saferedir_core.registry import Pin
 
@@ -47,6 +47,7 @@ from . import enforced_graph
 from .architectures import reads_any_model, require_fitting_model, text_inputs
 from .bridge import Guard
 from .conds import require_width
+from .picture_loop import require_someone_who_looks
 from .reaction import Reaction
 
 ENVIRONMENT = "SAFEREDIR_ENFORCE"
@@ -64,6 +65,8 @@ class Enforcement:
     policy       PolicyConfig; the mode is "guard"
     on_unsafe    see Reaction; a run that cannot be judged is always stopped
     log          file that decisions are appended to, relative to the settings' folder; None: the server's log
+    if_it_remains  see Reaction; "again" is followed by "blank".  None: "again" where on_unsafe is "redirect", "blank"
+                 where it is "blank" or "stop", and else "tell"
     sha256       SHA-256 of redirectors by name; a file that is another one ends the start
     nodes        ids of those of the pack's nodes that a graph may use
     """
@@ -74,6 +77,7 @@ class Enforcement:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     on_unsafe: str = "redirect"
     log: Path | None = None
+    if_it_remains: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = enforced_graph.DRAWING
 
@@ -84,7 +88,7 @@ class Enforcement:
         if self.policy.mode != "guard":
             raise ConfigError(f"The policy's mode is {self.policy.mode!r}; expected 'guard', because the published "
                               "order never protects the first step.")
-        Reaction(on_unsafe=self.on_unsafe)
+        self.reaction()
         for name, digest in self.sha256.items():
             if name not in self.redirectors:
                 raise ConfigError(f"sha256 has {name!r}; expected only names that stand under redirectors. Correct it.")
@@ -93,6 +97,11 @@ class Enforcement:
         for name in self.nodes:
             if name not in known:
                 raise ConfigError(f"nodes has {name!r}; expected only {', '.join(known)}. Correct it.")
+
+    def reaction(self) -> Reaction:
+        """ConfigError for settings that are unknown or contradict each other."""
+        usual = {"redirect": "again", "blank": "blank", "stop": "blank"}.get(self.on_unsafe, "tell")
+        return Reaction(on_unsafe=self.on_unsafe, if_it_remains=self.if_it_remains or usual, still_remains="blank")
 
     @classmethod
     def read(cls, path: Path) -> Enforcement:
@@ -154,9 +163,21 @@ class DecisionLog(RunListener):
                     timestep=decision.timestep, unsafe_probability=decision.unsafe_probability, unsafe=decision.unsafe,
                     redirected=decision.redirected)
 
+    def looked(self, start, look) -> None:
+        self._write("looked", start, step=look.step, sigma=look.sigma, attempt=look.attempt,
+                    picture_probability=look.probability, unsafe=look.any_unsafe, pushed=look.pushed)
+
+    def attempted(self, start, attempt) -> None:
+        self._write("attempted", start, changed=attempt.changed, images=attempt.images,
+                    picture_probability=attempt.verdict.probability, remains=attempt.verdict.any_remains,
+                    taken=attempt.taken)
+
     def finished(self, start, report, completed) -> None:
+        picture = report.get("picture")
+        looked_at = {} if picture is None else {"picture": picture["verdict"],
+                                                "images": [each["done"] for each in picture["items"]]}
         self._write("finished", start, status=report["status"], verdict=report["verdict"],
-                    reaction=report["reaction"]["taken"], completed=completed)
+                    reaction=report["reaction"]["taken"], completed=completed, **looked_at)
 
     def loaded(self, redirector: LoadedRedirector) -> None:
         """A redirector that runs are judged by from this start on."""
@@ -191,6 +212,8 @@ class Enforcer:
         """Reads settings and weights.  SafeRedirError when anything is missing or wrong."""
         settings = Enforcement.read(path)
         loaded = tuple(enforced_graph.load(name, path.parent, settings.sha256) for name in settings.redirectors)
+        if settings.if_it_remains not in (None, "tell"):
+            require_someone_who_looks(loaded, settings.reaction())
         try:
             decisions = DecisionLog(settings.log)
         except OSError as trouble:
@@ -212,6 +235,11 @@ class Enforcer:
         log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
                  ", ".join(f"{each.name}, SHA-256 {each.redirector.sha256}" for each in self.loaded),
                  self.settings.on_unsafe)
+        unseen = [concept for each in self.loaded for concept, redirector in each.redirectors.items()
+                  if redirector.picture is None]
+        if unseen:
+            log.warning("SafeRedir judges prompts only, and no picture, for %s: train a picture judge for it with "
+                        "SafeRedir Train (docs/enforcement.md).", ", ".join(unseen))
 
     def _guarding(self, sample):
         @functools.wraps(sample)
@@ -254,7 +282,7 @@ class Enforcer:
                 if reads_any_model(each.redirector):
                     _require_all_read(patcher, each.redirector, contexts)
                 fitting.append(each)
-            except ContextError as error:
+            except (ContextError, LatentError) as error:
                 errors.append(str(error))
         if not fitting:
             why = "This server guards every run (SafeRedir enforcement) and has no redirector for this model"
@@ -264,7 +292,7 @@ class Enforcer:
         stacks = [kind[0] if len(kind) == 1 else LoadedRedirector.stacked(kind) for kind in kinds if kind]
         comfy.model_management.load_models_gpu([patcher for each in stacks for patcher in each.patchers])
         return [EnforcedGuard(each, self.settings.policy, Recorder(), (self.decisions,),
-                              Reaction(on_unsafe=self.settings.on_unsafe)) for each in stacks]
+                              self.settings.reaction()) for each in stacks]
 
 
 def _require_all_read(patcher, redirector: Redirector, contexts: Sequence[object]) -> None:

@@ -125,12 +125,14 @@ class Prompts:
         found = [each if len(each) == batch else each.any().expand(batch) for each in found]
         return torch.stack(found).any(0) if found else None
 
-    def report(self) -> dict:
+    def report(self, completed: Callable[[RedirectionRun, dict], dict] = lambda run, content: content) -> dict:
         """The report of the first redirected prompt, else of the first one, the others beside it.
+
+        completed: adds to the report of one prompt.
 
         Adds other_conditionings (reports, at most OTHERS_REPORTED) and, if there are more, conditionings_left_out.
         """
-        reports = [run.report() for run in self.runs]
+        reports = [completed(run, run.report()) for run in self.runs]
         if not reports:  # the run failed before the first model call
             reports = [report(Trajectory(), self.config, self.ensemble.first)]
         reports.sort(key=lambda content: content["status"] != "redirected")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import comfy.model_management
+import torch
+
 from saferedir_core import ConfigError, SafeRedirError
 
 ON_ERROR = ("stop", "warn")
 ON_UNSAFE = ("redirect", "stop", "blank", "observe")
+IF_IT_REMAINS = ("tell", "again", "blank", "stop")
 _TAKEN = {"redirect": "redirected", "stop": "stopped", "blank": "blanked", "observe": "observed"}
 _VERDICTS = {"stop": "Unsafe, stopped:", "blank": "Unsafe, blanked:", "observe": "Unsafe, only observed:"}
 
@@ -16,32 +20,64 @@ class UnsafeStopped(SafeRedirError):
     """A run was judged unsafe and the guard is set to stop such runs."""
 
 
+# Not errors of ours: the host has to hear of them as what they are.
+PASSED_ON = (UnsafeStopped, comfy.model_management.InterruptProcessingException)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """As the host tells it; older releases know PyTorch's own class only."""
+    host_tells = getattr(comfy.model_management, "is_oom", None)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (host_tells is not None and host_tells(error))
+
+
 @dataclass(frozen=True)
 class Reaction:
     """on_error   "stop": what cannot be judged stops sampling with an error; "warn": it is logged and noted in the
                   report, and sampling goes on unguarded (for research)
     on_unsafe     "redirect": move the prompt to a safe neighbour; "stop": end the run with an error; "blank": redirect
                   while sampling, and give an empty latent in the place of each unsafe image; "observe": report only
+    if_it_remains what happens to finished images that show a concept.  "tell": it is reported; "again": they are drawn
+                  again, at most twice; "blank": an empty latent in their place; "stop": end the run with an error
+    still_remains the same for what remains after "again": "tell" or "blank"
     """
 
     on_error: str = "stop"
     on_unsafe: str = "redirect"
+    if_it_remains: str = "tell"
+    still_remains: str = "tell"
 
     def __post_init__(self) -> None:
-        for name, choices in (("on_error", ON_ERROR), ("on_unsafe", ON_UNSAFE)):
+        for name, choices in (("on_error", ON_ERROR), ("on_unsafe", ON_UNSAFE), ("if_it_remains", IF_IT_REMAINS),
+                              ("still_remains", ("tell", "blank"))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of "
                                   f"{', '.join(map(repr, choices))}.")
 
-    def added_to(self, content: dict, errors: list[str]) -> dict:
+        if self.if_it_remains == "again" and self.on_unsafe != "redirect":
+            raise ConfigError(f"if_it_remains is 'again' and on_unsafe is {self.on_unsafe!r}; expected on_unsafe "
+                              "'redirect' with it, because images are drawn again to redirect them from the start.")
+
+    @property
+    def redirects(self) -> bool:
+        """Whether unsafe prompts and pictures are moved."""
+        return self.on_unsafe in ("redirect", "blank")
+
+    @property
+    def after_all(self) -> str:
+        """What happens to images that remain when nothing is drawn again any more: "tell", "blank" or "stop"."""
+        return self.still_remains if self.if_it_remains == "again" else self.if_it_remains
+
+    def added_to(self, content: dict, errors: list[str], acted: bool | None = None) -> dict:
         """A report (see saferedir_core.report) that also says what was done about the run.
+
+        acted: whether anything was unsafe while sampling; None: if the status says so.
 
         Adds `reaction`: on_error, on_unsafe, taken ("none", "redirected", "stopped", "blanked", "observed") and
         errors.  A run with errors is "not_evaluated" whatever else was seen, and one that was only observed has
         no redirected decision.
         """
         unsafe = content["status"] == "redirected"
-        taken = _TAKEN[self.on_unsafe] if unsafe else "none"
+        taken = _TAKEN[self.on_unsafe] if (unsafe if acted is None else acted) else "none"
         content = {**content, "reaction": {"on_error": self.on_error, "on_unsafe": self.on_unsafe, "taken": taken,
                                            "errors": errors}}
         if unsafe and self.on_unsafe in _VERDICTS:

@@ -1,13 +1,13 @@
 """One guarded sampling run: judges before each model call, and hands the model redirected copies of the conds.
 
     sampler callback tells the run which step it is in
-    PREDICT_NOISE    one evaluation per model call, before it (mode "upstream": after it)
+    SAMPLER_SAMPLE   what is finished gets a verdict (`picture_loop`), and may be sampled again
+    PREDICT_NOISE    one evaluation per model call, before it (mode "upstream": after it), and a look at its prediction
     CALC_COND_BATCH  hands the model copies of the conds with the redirected context, through the door
 
 No step waits for the device.  What is decided there, and what the door compared, goes to the host in one transfer a
 step, and is known at the latest in `settle`, before a latent leaves the sampler; previews are hidden on the device.
-Two things have to be known at once and wait: on_unsafe "stop", and a guidance of some node's own, whose result tells
-whether it draws the negative prompt.
+Only on_unsafe "stop" has to know at once, and waits.
 
 A model call that comes by another way than PREDICT_NOISE, with another batch (context windows) or with conds made in
 mid-run, is judged in CALC_COND_BATCH.
@@ -19,12 +19,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import comfy.samplers
 import comfy.utils
 import torch
 
 from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 from saferedir_core.architecture import architecture
+from saferedir_core.picture.report import with_picture
+from saferedir_core.picture.run import Look
+from saferedir_core.picture.verdict import Attempt
 
 from ..types import LoadedRedirector, Marker, RunListener, RunStart
 from .architectures import require_fitting_model, text_inputs, timestep_of, timestep_of_any, with_pooled
@@ -41,15 +43,10 @@ from .conds import (
     with_contexts,
 )
 from .door import Door
+from .picture_loop import PictureLoop
 from .prompts import Prompt, Prompts
-from .reaction import Reaction, UnsafeStopped
+from .reaction import PASSED_ON, Reaction, UnsafeStopped, is_out_of_memory
 from .text_inputs import TextInputs
-
-# Share of the negative prompt in a prediction from which on it is drawn; the usual guidance leaves it below 0.
-DRAWN_SHARE = 0.1
-# Model options by which a node puts a guidance of its own in the place of the host's.
-GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
-            "sampler_calc_cond_batch_function")
 
 log = logging.getLogger("saferedir")
 
@@ -70,15 +67,13 @@ class SamplingRun:
         self._listener_errors: list[Exception] = []
         self._judged: list[RedirectionRun] = []  # in the model call that is under way
         self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
-        # Of that call, by the id of the side's conds: whether the side is drawn or pushed away, and its prediction.
-        self._predictions: dict[int, tuple[bool, torch.Tensor]] = {}
-        self._all_drawn = False  # the negative prompt turned out to be drawn by some node's own guidance
+        self.pictures = PictureLoop(self)
 
     # ------------------------------------------------------------------------------ what the host calls
 
     def check_conds(self) -> None:
         """Looks at every guarded cond before any model is loaded; an error when one cannot be judged."""
-        with self._failing_closed("reading the prompts"):
+        with self.failing_closed("reading the prompts"):
             self._look_at_model()
             for side, conds in self.guider.conds.items():
                 self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
@@ -116,27 +111,30 @@ class SamplingRun:
             self.step = step + 1
             self.door.readback.send()
             self._look()
+            self.pictures.shown(denoised)
             if callback is not None:
                 callback(step, self.blanked(denoised), self.blanked(x), total_steps)
         return count
 
+    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, latent_image=None,
+                       denoise_mask=None, disable_pbar=False):
+        return self.pictures.sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
+                                    disable_pbar)
+
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
-        self._calling, self._judged, self._predictions = x, [], {}
+        self._calling, self._judged = x, []
         try:
             if self.config.mode == "guard":
                 self._observe(x, timestep)
                 prediction = executor(x, timestep, model_options, seed)
-                nodes_own = type(self.guider) is not comfy.samplers.CFGGuider or any(
-                    name in model_options for name in GUIDANCE)
-                if nodes_own and self._pulls_towards_the_negative(prediction):
-                    self._all_drawn = True
-                    prediction = executor(x, timestep, model_options, seed)
-                return prediction
-            # The published code evaluates in the scheduler's step, after the UNet has been called.
-            with self._failing_closed("reading the prompts"):
-                self._prepare(x.shape[0])
-            prediction = executor(x, timestep, model_options, seed)
-            self._observe(x, timestep)
+            else:
+                # The published code evaluates in the scheduler's step, after the UNet has been called.
+                with self.failing_closed("reading the prompts"):
+                    self._prepare(x.shape[0])
+                prediction = executor(x, timestep, model_options, seed)
+                self._observe(x, timestep)
+            with self.failing_closed("looking at the picture"):
+                prediction = self.pictures.watch(prediction, timestep, self._judged)
             return prediction
         finally:
             self._calling = None
@@ -145,9 +143,9 @@ class SamplingRun:
         for each in (model, *(clone.model for clone in model_options.get("multigpu_clones", {}).values())):
             self.door.watch(each)
         self.door.receive(conds)
-        guarded, whole = conds, self._is_whole(x_in, model_options)
-        with self._failing_closed("redirecting the prompt"):
-            if not whole:
+        guarded = conds
+        with self.failing_closed("redirecting the prompt"):
+            if not self._is_whole(x_in, model_options):
                 # A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to.
                 if self.config.mode == "upstream":
                     raise ContextError(f"The model is called with {x_in.shape[0]} latents outside of the sampler's own "
@@ -156,12 +154,7 @@ class SamplingRun:
                 self._judged = []
             guarded = [self._redirect_side(side_conds, x_in, timestep) for side_conds in conds]
         with self.door.opened(guarded):
-            predictions = executor(model, guarded, x_in, timestep, model_options)
-        if whole:
-            for side_conds, prediction in zip(conds, predictions):
-                if side_conds:
-                    self._predictions.setdefault(id(side_conds), (self._side_draws(side_conds), prediction))
-        return predictions
+            return executor(model, guarded, x_in, timestep, model_options)
 
     def _is_whole(self, x: torch.Tensor, model_options: dict) -> bool:
         """Whether these latents are those of the sampler's own call, item by item, though perhaps disturbed (SAG)."""
@@ -182,15 +175,26 @@ class SamplingRun:
             self.refuse("the sampler never called the model that this guard watches")
         elif not any(run.observations for run in self.prompts.runs):
             self.refuse("the model was called and no prompt was ever judged")
+        elif self.pictures.sources and not self.pictures.attempts:
+            self.refuse("what was sampled was never looked at")
 
     def _decided(self, number: int, decision: Decision) -> None:
-        """A decision on the prompt of this number has become known.
+        """A decision on the prompt of this number has become known."""
+        self._tell("decided", number, decision)
 
-        Kept errors, because whatever guard of the run has looked for news hears of this guard's as well.
-        """
+    def looked(self, look: Look) -> None:
+        """What the picture judges saw in one model call has become known."""
+        self._tell("looked", look)
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The batch has been sampled once, and has its verdict."""
+        self._tell("attempted", attempt)
+
+    def _tell(self, what: str, *said) -> None:
+        """Keeps errors, because whatever guard of the run has looked for news hears of this guard's as well."""
         try:
             for listener in self.listeners:
-                listener.decided(self.start, number, decision)
+                getattr(listener, what)(self.start, *said)
         except Exception as error:
             self._listener_errors.append(error)
 
@@ -199,14 +203,14 @@ class SamplingRun:
         self.door.readback.take_arrived()
         for what in self.door.violated:
             self.refuse(what)
-        with self._failing_closed("judging the latent"):
-            for error in (*self._listener_errors, *(run.failure for run in self.prompts.runs)):
+        with self.failing_closed("judging the latent"):
+            for error in (*self._listener_errors, *(run.failure for run in self.prompts.runs), self.pictures.failure):
                 if error is not None:
                     raise error
 
     def refuse(self, what: str) -> None:
         """Stops a run that is not guarded, or notes that it was not."""
-        with self._failing_closed("watching the sampler"):
+        with self.failing_closed("watching the sampler"):
             raise EvaluationError(f"{what}. A node replaces or bypasses the guard's part in sampling; place SafeRedir "
                                   "Guard after it, or remove it.")
 
@@ -217,50 +221,34 @@ class SamplingRun:
         may not know of it yet.
         """
         hidden = self.prompts.items_to_hide(latent.shape[0], self.reaction.on_unsafe == "blank")
+        unknown = None
         if self.reaction.on_error == "stop" and self.door.passed is not None:
             unknown = ~self.door.passed.expand(latent.shape[0])
-            hidden = unknown if hidden is None else unknown | hidden.to(unknown.device)
-        if hidden is None:
+        every = [each.to(latent.device) for each in (hidden, unknown, self.pictures.items_to_hide(latent))
+                 if each is not None]
+        if not every:
             return latent
-        return torch.where(hidden.to(latent.device).view(-1, *[1] * (latent.ndim - 1)), 0.0, latent)
+        return torch.where(torch.stack(every).any(0).view(-1, *[1] * (latent.ndim - 1)), 0.0, latent)
 
     def report(self) -> dict:
         """The run's report; with several guarded conds that of the first redirected one, the others beside it."""
-        return self.reaction.added_to(self.prompts.report(), self.errors)
+        content, picture = self.prompts.report(self.pictures.with_looks), self.pictures.report()
+        acted = content["status"] == "redirected" or any(any(look.any_unsafe) for look in self.pictures.pictures.looks)
+        if picture is not None:
+            content = with_picture(content, picture)
+        return self.reaction.added_to(content, self.errors, acted)
 
     # ------------------------------------------------------------------------------ judging
 
     def _prepare(self, batch: int) -> list[RedirectionRun]:
         """The runs of all guarded conds, made at the first model call, when the host has laid the conds out."""
         return [self.prompts.run_of(cond, name, context_of, batch)
-                for side, conds in self.guider.conds.items() if self._all_drawn or draws(self.guider, side)
+                for side, conds in self.guider.conds.items() if draws(self.guider, side)
                 for cond in conds for name in contexts_of(cond, self.inputs)]
-
-    def _side_draws(self, conds: list[dict]) -> bool:
-        return self._all_drawn or side_draws(self.guider, conds)
-
-    def _pulls_towards_the_negative(self, prediction: torch.Tensor) -> bool:
-        """Whether any image's prediction holds a share of a side that is thought to be pushed away.
-
-        The guider's own guidance is known beforehand (`draws`); this finds a guidance function of some node that
-        draws the negative prompt all the same.  Guidance weighs the sides' predictions, with weights that add up to
-        1: the weights are fitted to what came out.  The negative prompt's is 1 - cfg for the usual guidance.
-        """
-        drawn = [each.float() for is_drawn, each in self._predictions.values() if is_drawn]
-        pushed = [each.float() for is_drawn, each in self._predictions.values() if not is_drawn]
-        if self._all_drawn or not drawn or not pushed:
-            return False
-        if any(each.shape != prediction.shape for each in (*drawn, *pushed)):
-            return False
-        first, *others = drawn
-        away = torch.stack([(each - first).flatten(1) for each in (*pushed, *others)], dim=1)  # (B, sides, n)
-        fitted = torch.linalg.pinv(away @ away.mT, rtol=1e-5, hermitian=True) @ (
-            away @ (prediction.float() - first).flatten(1)[..., None])
-        return bool((fitted[:, :len(pushed)] > DRAWN_SHARE).any())
 
     def _observe(self, x: torch.Tensor, sigma: torch.Tensor) -> None:
         """One evaluation of every guarded cond at this model call.  x: sampler space, (B, C, h, w)."""
-        with self._failing_closed("judging the latent"):
+        with self.failing_closed("judging the latent"):
             for run in dict.fromkeys(self._prepare(x.shape[0])):
                 self._observe_run(run, x, sigma)
         self._look()
@@ -273,6 +261,7 @@ class SamplingRun:
         else:
             latent = sampling.calculate_input(sigma, x)
             timestep = timestep_of(architecture(redirector.config.architecture), sampling, sigma)
+        self.pictures.suspect(run)
         run.observe(latent.to(redirector.device, redirector.dtype), timestep, step=self.step, sigma=sigma)
         self._judged.append(run)
         if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
@@ -285,7 +274,7 @@ class SamplingRun:
         """The conds of one side as the model may see them: the same list when nothing changes, else copies."""
         if conds is None:
             return None
-        guarded = self._side_draws(conds)
+        guarded = side_draws(self.guider, conds)
         if not guarded and self.config.mode == "guard":
             return conds
         redirected = [self._redirect_cond(cond, guarded, x, sigma) for cond in conds]
@@ -360,16 +349,18 @@ class SamplingRun:
         return issued.found, given, issued.run_ids
 
     @contextmanager
-    def _failing_closed(self, doing: str) -> Iterator[None]:
+    def failing_closed(self, doing: str) -> Iterator[None]:
         """Turns any failure of ours into an error that stops sampling and says so: no unguarded image comes out.
 
         With on_error "warn" it is logged and kept for the report instead.
         """
         try:
             yield
-        except UnsafeStopped:
+        except PASSED_ON:
             raise
         except Exception as error:
+            if is_out_of_memory(error):     # the host unloads models when it hears of that, and of nothing else
+                raise
             advice = "" if isinstance(error, SafeRedirError) else (
                 " Expected no failure here: please report it, and remove SafeRedir Guard to sample unguarded.")
             if self.reaction.on_error == "stop":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from saferedir_core.architecture import ANY
 from saferedir_core.config import LARGEST_SIZE, choice, integer, require_fitting
 from saferedir_core.errors import ContextError
+from saferedir_core.picture.judge import JudgesPictures, PictureJudge
 
 SMALLEST_NORM = 1e-12
 
@@ -56,7 +57,7 @@ class WordsConfig:
                         takes_out=choice(self.takes_out, (True, False)))
 
 
-class WordsRedirector(nn.Module):
+class WordsRedirector(JudgesPictures, nn.Module):
     """See the module.  In float32 or wider inside, whatever its weights are stored in."""
 
     def __init__(self, config: WordsConfig):
@@ -70,6 +71,7 @@ class WordsRedirector(nn.Module):
         self.other_shift = LowRankShift(config.prompt_dim, config.prompt_dim, config.rank)
         if config.pooled_dim:
             self.pooled_shift = LowRankShift(config.pooled_dim, config.pooled_dim, config.rank)
+        self.picture: PictureJudge | None = None
 
     @property
     def device(self) -> torch.device:

@@ -58,10 +58,12 @@ def words():
 
 @pytest.mark.parametrize("case", ["unsafe", "harmless", "stack", "stack as one", "several conds", "area", "blank",
                                   "observe", "interval", "not sticky", "upstream", "heun", "two guards", "words",
-                                  "words beside"])
-def test_no_step_of_a_guarded_run_waits(demo_world, prompts, network, monkeypatch, case):
+                                  "words beside", "picture", "picture unsafe", "picture harmless"])
+def test_no_step_of_a_guarded_run_waits(demo_world, prompts, network, monkeypatch, bright_judge, case):
     model, positive, negative = demo_world[0], prompts("a striped red fish"), prompts("")
-    redirectors = {"a": network(0, case != "harmless")}
+    redirectors = {"a": network(0, not case.endswith("harmless"))}
+    if case.startswith("picture"):
+        redirectors["a"].picture = bright_judge(-5.0 if case == "picture unsafe" else 5.0)
     if case.startswith("stack"):
         redirectors["b"] = network(1, False)
     if case.startswith("words"):
@@ -85,9 +87,12 @@ def test_no_step_of_a_guarded_run_waits(demo_world, prompts, network, monkeypatc
     assert waits.calls == without.calls >= STEPS
     assert waits.ours_between_calls() == []
     assert waits.between_calls() == without.between_calls()
-    assert recorder.runs[-1].report["status"] == ("safe" if case == "harmless" else "redirected")
+    assert recorder.runs[-1].report["status"] == ("safe" if case.endswith("harmless") else "redirected")
     assert len(recorder.runs[-1].report["decisions"]) == (2 * STEPS - 1 if case == "heun" else STEPS)
-    if case in ("harmless", "observe"):
+    if case.startswith("picture"):
+        picture = recorder.runs[-1].report["picture"]
+        assert picture["items"][0]["pushed"] == (STEPS if case == "picture unsafe" else 0)
+    if case.endswith("harmless") or case == "observe":
         assert torch.equal(image, plain)
 
 
