@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import comfy.model_management
 import comfy.model_patcher
@@ -100,7 +100,7 @@ def _free_name(name: str, taken: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Marker:
-    """What SafeRedir Conditioning leaves in a conditioning's dict; inert for every other node.
+    """What SafeRedir Conditioning leaves in a conditioning's dict, as plain tensors; inert for every other node.
 
     original, redirected: the context (B, T, D) before and after; the very same tensor when nothing was redirected.
     original_pooled, redirected_pooled: likewise the pooled vector (B, P), of a redirector that reads one.
@@ -110,6 +110,25 @@ class Marker:
     redirected: torch.Tensor
     original_pooled: torch.Tensor | None = None
     redirected_pooled: torch.Tensor | None = None
+
+    def plain(self) -> dict[str, torch.Tensor]:
+        """As it lies in a conditioning's dict: tensors by name, so that a conditioning can be saved and loaded."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def read(cls, plain: object) -> Marker | None:
+        """What `plain` made; None for anything else.  A made-up one is harmless: it names the prompt to be judged."""
+        names = {each.name for each in fields(cls)}
+        if not isinstance(plain, Mapping) or not {"original", "redirected"} <= {*plain} <= names:
+            return None
+        if not all(torch.is_tensor(value) and value.is_floating_point() for value in plain.values()):
+            return None
+        marker = cls(**plain)
+        before, after = marker.original_pooled, marker.redirected_pooled
+        fits = marker.original.shape == marker.redirected.shape and (
+            (before is None and after is None)
+            or (before is not None and after is not None and before.shape == after.shape and before.ndim == 2))
+        return marker if fits and marker.original.ndim == 3 else None
 
 
 def _executing() -> tuple[str, int | None] | None:

@@ -18,7 +18,8 @@ from saferedir_core.errors import ReportError
 VERSION = 1
 KEY = "saferedir"
 NESTED = ("other_conditionings", "concepts")        # reports inside a report
-KEPT = ("version", "status", "verdict", "policy", "concept", "reaction", "report_sha256", "left_out", *NESTED)
+KEPT = ("version", "status", "verdict", "policy", "concept", "reaction", "report_sha256", "left_out", "picture", "said",
+        "if_it_remains", *NESTED)
 NAMED = 120                     # bytes that what is left out still takes: its name, of a redirector its hash
 LONGEST_VERDICT = 1000
 
@@ -57,8 +58,10 @@ def _leave_out(reports: list[dict], excess: int) -> None:
 
 
 def _parts(report: dict) -> Iterator[dict]:
-    """A report and those inside it."""
+    """A report, what it says of the pictures, and the reports inside it."""
     yield report
+    if "picture" in report:
+        yield report["picture"]
     for key in NESTED:
         for each in report.get(key, ()):
             yield from _parts(each)
@@ -104,6 +107,8 @@ def _thinned(report: dict) -> dict:
     thin = {key: value for key, value in report.items() if key != "prompt"}
     if "items" in thin:
         thin["items"] = [{key: value for key, value in item.items() if key != "tokens"} for item in thin["items"]]
+    if "picture" in thin:
+        thin["picture"] = dict(thin["picture"])
     for key in NESTED:
         if key in thin:
             thin[key] = [_thinned(each) for each in thin[key]]

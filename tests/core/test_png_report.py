@@ -71,6 +71,13 @@ def test_an_entry_that_there_is_room_for_is_whole():
     assert "left_out" not in png_entry([report], "1")["reports"][0]
 
 
+def test_what_became_of_the_pictures_stays_when_the_looks_have_no_room():
+    picture = {"verdict": "clean", "said": "Clean.", "looks": [{"probability": [0.5]}] * 1000, "items": []}
+    (thin,) = png_entry([long_report(20, 2, picture=picture)], "1", 8000)["reports"]
+    assert thin["picture"] == {"verdict": "clean", "said": "Clean.", "left_out": ["looks"], "items": []}
+    assert len(picture["looks"]) == 1000
+
+
 def test_no_more_is_left_out_than_has_to_be():
     report = long_report(100, 4)
     (thin,) = png_entry([report], "1", len(json.dumps(png_entry([report], "1"))) - 1)["reports"]
