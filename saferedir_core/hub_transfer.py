@@ -72,7 +72,7 @@ def brought(source: Source, pin: Pin, scratch: Path, progress: Progress, patienc
     threading.Thread(target=bring, name="saferedir-download", daemon=True).start()
     try:
         while not concurrent.futures.wait([outcome], POLL).done:
-            if transfer.total is None:      # an old client, which tells nothing
+            if transfer.untold:
                 transfer.count_files(scratch)
             progress(transfer.done, transfer.total)
             transfer.require_pace(patience)
@@ -93,6 +93,7 @@ class _Transfer:
         self.source, self.most = source, most
         self.done, self.changed = 0, time.monotonic()
         self.total: int | None = None
+        self.untold = False     # an old client, which says nothing while it works
         self.ended = False      # nobody waits any more
 
     def tell(self, done: int) -> None:
@@ -160,6 +161,8 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
                                 "check name and revision.")
     transfer.most = told.size or transfer.most
     told_by: dict = {"tqdm_class": _bar(transfer)} if "tqdm_class" in signature(hf_hub_download).parameters else {}
+    if not told_by:
+        transfer.untold, transfer.total = True, told.size
     return Path(hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch,
                                 endpoint=endpoint(), etag_timeout=patience.answer, **told_by)), told
 

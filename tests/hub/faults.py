@@ -295,7 +295,7 @@ FAULTS = (
     Fault("a proxy that does not answer", ("the connection failed", "HTTPS_PROXY"), run=by_itself,
           environ={"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": "closed", "http_proxy": "closed"}),
     Fault("a token with letters that none has", ("cannot be written", "Check HF_TOKEN"),
-          environ={"HF_TOKEN": "hf_\u00e9\u00e9"}),
+          environ={"HF_TOKEN": "hf_\u0142"}),
     Fault("HF_HUB_OFFLINE, the file is not there", ("HF_HUB_OFFLINE forbids",), environ={"HF_HUB_OFFLINE": "1"}),
     Fault("HF_HUB_OFFLINE, the file is there", present=True, environ={"HF_HUB_OFFLINE": "1"}),
     Fault("two graphs ask at once", run=two_at_once),

@@ -20,7 +20,8 @@ def node(kind, **inputs):
 PROMPT = {
     "model": node("SafeRedirDemoModel"), "guard": node("SafeRedirGuard", model=["model", 0]),
     "latent": node("EmptyLatentImage"), "a": sampler(1), "b": sampler(2), "refined": sampler(3, "a"),
-    "checkpoint": node("CheckpointLoaderSimple"), "unguarded": sampler(4, "a", "checkpoint"), "file": node("LoadImage", image="x.png"),
+    "checkpoint": node("CheckpointLoaderSimple"), "unguarded": sampler(4, "a", "checkpoint"),
+    "file": node("LoadImage", image="x.png"),
     "both": node("ImageBatch", image1=["a", 0], image2=["b", 0])}
 for name in (*PROMPT,):
     PROMPT[f"report {name}"] = node("SafeRedirReport", samples=[f"decoded {name}", 0], trajectory=["guard", 1])
