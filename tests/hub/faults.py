@@ -38,6 +38,12 @@ from saferedir_core.errors import SafeRedirError  # noqa: E402
 from saferedir_core.hub import Patience, fetch  # noqa: E402
 from saferedir_core.registry import HubSource, Pin, UrlSource, git_blob  # noqa: E402
 
+OTHER_CLIENTS = """\
+The oldest client that requirements.txt allows (0.34.0) was put through the same and ends every line alike, with the
+right file or none. Three lines it tells otherwise: a connection that is cut is begun again and not resumed, one that is
+cut each time is a "connection that failed", and a redirect without end "does not come from a Hub". With 1.33.0 every
+line is as below.
+"""      # run with that release on PYTHONPATH, in front of the environment's
 TABLE = ROOT / "docs" / "hub-faults.md"
 REPO = "owner/redirectors"
 FILE = "concept.safetensors"    # the final name
@@ -468,7 +474,7 @@ def page(rows: list[str], left_out: list[str]) -> str:
         f"Each line was done to the real client (huggingface_hub {huggingface_hub.__version__}) and a Hub-like server "
         "of our own.",
         "*File* is what lies under the final name afterwards, *left* what else is in the folder. Each error closes",
-        "with the way by hand (\"Or get ... some other way and save it as ...\"), left out here.", "",
+        "with the way by hand (\"Or get ... some other way and save it as ...\"), left out here.", "", OTHER_CLIENTS,
         "| what happens | file | left | what the person reads |", "|---|---|---|---|", *rows]
     if left_out:
         lines += ["", f"Not run here: {'; '.join(left_out)}."]
