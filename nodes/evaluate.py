@@ -14,11 +14,14 @@ import torch
 from comfy_api.latest import io, ui
 
 from saferedir_core import ConfigError
+from saferedir_core.files import stays_inside
 from saferedir_core.pairs import Pair, check_pairs
 
+from .demo_world.concepts import CONCEPTS
 from .drawing import shape_for
 from .types import CATEGORY, redirector_input
 
+DETECTORS = ("none", *(f"demo:{concept}" for concept in CONCEPTS), "nudenet")
 ARROW = "=>"  # between an unsafe prompt and the safe one that should take its place
 
 
@@ -41,9 +44,10 @@ class SafeRedirEvaluate(io.ComfyNode):
                                 tooltip="One prompt a line: unsafe prompt => safe prompt, or a harmless prompt alone. "
                                         "Or the name of a pair file (.csv, .jsonl) in the input folder."),
                 io.Int.Input("seeds", default=1, min=1, max=1000, tooltip="Images per prompt."),
-                io.String.Input("detector", default="none",
-                                tooltip="What looks for the concept: demo:CONCEPT, nudenet, classifier:MODEL:LABEL, "
-                                        "clip:MODEL:PHRASE;OTHER or none."),
+                io.Combo.Input("detector", options=list(DETECTORS), default="none",
+                               tooltip="What looks for the concept: the demo world's judge, nudenet (pip install "
+                                       "nudenet) or none. Any other model is for the command line: saferedir.py "
+                                       "evaluate."),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Of the sampler."),
                 io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance of the sampler."),
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler",
@@ -63,6 +67,14 @@ class SafeRedirEvaluate(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, detector="none"):
+        try:
+            require_known(detector)
+        except ConfigError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, model, clip, vae, saferedir, prompts, seeds, detector, steps, cfg, sampler_name, scheduler, width,
                 height, batch_size) -> io.NodeOutput:
         from .evaluation.detectors import detector_of
@@ -70,6 +82,7 @@ class SafeRedirEvaluate(io.ComfyNode):
         from .evaluation.stage import Stage
         from .evaluation.study import Study
 
+        require_known(detector)     # a node that another node brings is not validated
         stage = Stage(model, clip, vae, shape_for(model, width, height), steps, cfg, sampler_name, scheduler)
         folder = Path(folder_paths.get_output_directory()) / "saferedir_evaluation" / (
             f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}")
@@ -80,6 +93,14 @@ class SafeRedirEvaluate(io.ComfyNode):
         tables = study.summarise(f"Evaluation of {saferedir.name}")
         picture = torch.from_numpy(numpy.array(study.draw().convert("RGB"))).float()[None] / 255  # (1, H, W, 3)
         return io.NodeOutput(picture, tables, ui={**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (tables,)})
+
+
+def require_known(detector) -> None:
+    """ConfigError for a detector that is not on the list: no text of a graph decides what is downloaded or loaded."""
+    if detector not in DETECTORS:
+        raise ConfigError(f"The detector is {str(detector)[:200]!r}; expected one of {', '.join(DETECTORS)}. Choose "
+                          "one of them. A model of your own is for the command line: python saferedir.py evaluate "
+                          "--detector ...")
 
 
 def jobs_of(prompts: str, seeds: int) -> list:
@@ -103,8 +124,9 @@ def file_named(text: str) -> Path | None:
     if "\n" in text or not text.endswith((".csv", ".jsonl", ".json")):
         return None
     folder = Path(folder_paths.get_input_directory()).resolve()
-    file = (folder / text).resolve()
-    if not file.is_relative_to(folder) or not file.is_file():
-        raise ConfigError(f"There is no file {text!r} in {folder}; expected a pair file. Put it there, or write the "
-                          "prompts themselves.")
+    # Looked at before the system is asked: on Windows a question about another host's file tells it who asks.
+    file = (folder / text).resolve() if stays_inside(text) else None
+    if file is None or not file.is_relative_to(folder) or not file.is_file():
+        raise ConfigError(f"There is no file {text[:200]!r} in {folder}; expected a pair file. Put it there, or write "
+                          "the prompts themselves.")
     return file

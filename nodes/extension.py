@@ -11,6 +11,8 @@ from .fitting import presets
 from .guard import SafeRedirGuard
 from .guarding import host_check
 from .guarding.enforce import enforce_if_asked
+from .guarding.enforce import Enforcer, enforce_if_asked
+from .guarding.enforced_graph import offered
 from .loader import SafeRedirHubLoader, SafeRedirLoader
 from .report import SafeRedirReport
 from .save import SafeRedirSave
@@ -21,14 +23,17 @@ from .words import SafeRedirWords
 
 
 class SafeRedirExtension(ComfyExtension):
+    enforcer: Enforcer | None = None
+
     async def on_load(self) -> None:
         host_check.tell()
         register_folder()
         presets.register_folder()
-        enforce_if_asked()
+        self.enforcer = enforce_if_asked()
         register_route()
         register_handler()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
-                SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel, SafeRedirWords]
+        nodes = [SafeRedirLoader, SafeRedirHubLoader, SafeRedirConditioning, SafeRedirGuard, SafeRedirReport,
+                 SafeRedirStack, SafeRedirTrain, SafeRedirSave, SafeRedirEvaluate, SafeRedirDemoModel, SafeRedirWords]
+        return nodes if self.enforcer is None else offered(nodes, self.enforcer.settings.nodes)

@@ -1,7 +1,5 @@
 """Load SafeRedir, a redirector from a file or the registry, and Load SafeRedir from Hub, one from any repository."""
 
-from pathlib import Path
-
 from comfy_api.latest import io
 
 from saferedir_core.bundle import load_redirectors
@@ -34,14 +32,15 @@ class SafeRedirLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name):
         file, entry = catalogue.find(name), catalogue.registry().get(name)
-        if entry is not None and entry.sources and (file is None or file.name == entry.file):
+        if entry is not None and entry.sources:
             # The same before and after the download, so that one run does not make the next one sample again.
             return f"{name}:{entry.pin}:{entry.sources}"
         return "" if file is None else f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}"
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        return loaded(name, catalogue.obtain(name, cls.hidden.unique_id if cls.hidden else None))
+        path = catalogue.obtain(name, cls.hidden.unique_id if cls.hidden else None)
+        return io.NodeOutput(LoadedRedirector.place(name, catalogue.read(name, path, weights_dtype())))
 
 
 class SafeRedirHubLoader(io.ComfyNode):
@@ -75,12 +74,9 @@ class SafeRedirHubLoader(io.ComfyNode):
         source = HubSource(repo_id.strip(), filename.strip().lstrip("/"), revision.strip() or "main")
         pin = Pin(sha256=sha256.strip().lower() or None)
         file = catalogue.hub_file(source, pin)
-        path = catalogue.find(file)
+        path = catalogue.found(file, pin)
         if path is None:
             node_id = cls.hidden.unique_id if cls.hidden else None
-            path = catalogue.download(source.filename, node_id, file, [source], pin, {})
-        return loaded(source.repo_id, path)
-
-
-def loaded(name: str, path: Path) -> io.NodeOutput:
-    return io.NodeOutput(LoadedRedirector.place(name, load_redirectors(path, dtype=weights_dtype())))
+            path = catalogue.download(source.filename, node_id, file, [source], pin)
+        redirectors = load_redirectors(path, dtype=weights_dtype())
+        return io.NodeOutput(LoadedRedirector.place(source.repo_id, redirectors))

@@ -5,11 +5,16 @@ import json
 import torch
 from comfy_api.latest import io
 
-from saferedir_core.report import plot
+from saferedir_core import PolicyConfig, Trajectory
+from saferedir_core.report import plot, report
 
 from .editor import png_entry
+from .editor.own_run import run_behind
 from .editor.prompt_words import prompt_text, words_of
-from .types import CATEGORY, TrajectoryType
+from .guarding.reaction import Reaction
+from .types import CATEGORY, Recorder, TrajectoryType
+
+UNKNOWN = "unknown"     # status of a report that is nobody's
 
 
 def picture_of(content: dict) -> torch.Tensor:
@@ -21,6 +26,26 @@ def picture_of(content: dict) -> torch.Tensor:
         plots[0] = plot({**first, "verdict": f"{first['concept']}: {first['verdict']} {said}",
                          "picture": content["picture"]})
     return torch.cat(plots or [plot(content)]).float()[None] / 255
+
+
+def report_on(samples, trajectory: Recorder | None, prompt: dict | None, node_id: str | None) -> dict:
+    """The report of the run that made a LATENT or an IMAGE; one that says so where there is none, or nobody can tell.
+
+    ValueError when the guard has seen no run at all.
+    """
+    nothing = report(Trajectory(), PolicyConfig())
+    if trajectory is None:
+        return Reaction().added_to(nothing, ["no SafeRedir Guard is connected, or it is bypassed."])
+    if not trajectory.finished:
+        raise ValueError("This guard has not seen a finished sampling run; expected one before the report. Connect "
+                         "'samples' to the output of a sampler that uses the guarded model.")
+    run = trajectory.find(samples["samples"]) if isinstance(samples, dict) else None
+    try:
+        return (run or run_behind(trajectory.finished, prompt, node_id)).report
+    except LookupError as error:
+        return {**nothing, "status": UNKNOWN,
+                "verdict": f"Unknown: {error.args[0]}, so nothing is known about it here. Connect 'samples' to the "
+                           "LATENT of one guarded sampler."}
 
 
 class SafeRedirReport(io.ComfyNode):
@@ -36,10 +61,12 @@ class SafeRedirReport(io.ComfyNode):
             search_aliases=["unsafe probability", "safety report", "trajectory plot"],
             inputs=[
                 io.MatchType.Input("samples", template=template,
-                                   tooltip="The guarded sampler's LATENT, or the IMAGE decoded from it. With a LATENT "
-                                           "the report is that of the very run that made it; with an IMAGE it is the "
-                                           "newest run's."),
-                TrajectoryType.Input("trajectory", tooltip="From SafeRedir Guard."),
+                                   tooltip="The guarded sampler's LATENT, or the IMAGE decoded from it. The report is "
+                                           "that of the run that made it; where the graph does not tell which one did, "
+                                           "it says so."),
+                TrajectoryType.Input("trajectory", optional=True,
+                                     tooltip="From SafeRedir Guard. Without one, as when the Guard is bypassed, the "
+                                             "report says that nothing was guarded."),
                 io.String.Input("text", optional=True, force_input=True,
                                 tooltip="The prompt's words, for the heat map. Only needed when they come from a node "
                                         "that computes them; a text that stands in CLIP Text Encode is found."),
@@ -54,16 +81,13 @@ class SafeRedirReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples, trajectory, text=None) -> io.NodeOutput:
-        run = trajectory.find(samples["samples"] if isinstance(samples, dict) else None)
-        if run is None:
-            raise ValueError("This guard has not seen a finished sampling run; expected one before the report. Connect "
-                             "'samples' to the output of a sampler that uses the guarded model.")
+    def execute(cls, samples, trajectory=None, text=None) -> io.NodeOutput:
         hidden = cls.hidden
         prompt, node_id = (hidden.prompt, hidden.unique_id) if hidden else (None, None)
         if text is None and prompt:
             text = prompt_text(prompt, node_id)
-        content = {**run.report, "prompt": words_of(run.report, text)}
+        content = report_on(samples, trajectory, prompt, node_id)
+        content = {**content, "prompt": words_of(content, text)}
         png_entry.remember(prompt, node_id, content)
         # No picture among the ui: the web part draws the curve from the report.
         return io.NodeOutput(samples, picture_of(content), json.dumps(content, allow_nan=False),

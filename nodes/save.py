@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
 from saferedir_core import ConfigError, save_redirector
 from saferedir_core.bundle import save_bundle
+from saferedir_core.registry import plain
 
 from .types import CATEGORY, SafeRedirType
-from .weights.catalogue import download_folder
+from .weights.catalogue import download_folder, taken
 
 
 class SafeRedirSave(io.ComfyNode):
@@ -64,12 +64,12 @@ def write(loaded, filename: str, concept: str = "") -> Path:
 
 
 def free_path(folder: Path, filename: str) -> Path:
-    """folder/filename.safetensors, with a number behind the name when that is taken."""
+    """folder/filename.safetensors, with a number behind the name when a redirector answers to that already."""
     name = filename.strip().removesuffix(".safetensors")
-    if not re.fullmatch(r"[\w\-. ()]{1,120}", name) or name.startswith("."):
-        raise ConfigError(f"The filename is {filename!r}; expected letters, digits, spaces, '-', '_' or '.', and no "
-                          "folder. Change it.")
-    path, number = folder / f"{name}.safetensors", 2
-    while path.exists():
-        path, number = folder / f"{name}_{number}.safetensors", number + 1
-    return path
+    if not plain(name):
+        raise ConfigError(f"The filename is {filename[:200]!r}; expected letters, digits, spaces, '-', '_' or '.', at "
+                          "most 150 bytes, no folder, and no name that Windows keeps for itself. Change it.")
+    free, number = name, 2
+    while (folder / f"{free}.safetensors").exists() or taken(free):
+        free, number = f"{name}_{number}", number + 1
+    return folder / f"{free}.safetensors"

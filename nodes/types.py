@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 
 from saferedir_core import ConfigError, Decision, PolicyConfig, Redirector
 from saferedir_core.architecture import ANY
 from saferedir_core.ensemble import require_stackable
 from saferedir_core.picture.run import Look
 from saferedir_core.picture.verdict import Attempt
+
+from .editor.graph_walk import executing_signature
 
 SafeRedirType = io.Custom("SAFEREDIR")
 TrajectoryType = io.Custom("SAFEREDIR_TRAJECTORY")
@@ -97,7 +100,7 @@ def _free_name(name: str, taken: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Marker:
-    """What SafeRedir Conditioning leaves in a conditioning's dict; inert for every other node.
+    """What SafeRedir Conditioning leaves in a conditioning's dict, as plain tensors; inert for every other node.
 
     original, redirected: the context (B, T, D) before and after; the very same tensor when nothing was redirected.
     original_pooled, redirected_pooled: likewise the pooled vector (B, P), of a redirector that reads one.
@@ -108,16 +111,42 @@ class Marker:
     original_pooled: torch.Tensor | None = None
     redirected_pooled: torch.Tensor | None = None
 
+    def plain(self) -> dict[str, torch.Tensor]:
+        """As it lies in a conditioning's dict: tensors by name, so that a conditioning can be saved and loaded."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def read(cls, plain: object) -> Marker | None:
+        """What `plain` made; None for anything else.  A made-up one is harmless: it names the prompt to be judged."""
+        names = {each.name for each in fields(cls)}
+        if not isinstance(plain, Mapping) or not {"original", "redirected"} <= {*plain} <= names:
+            return None
+        if not all(torch.is_tensor(value) and value.is_floating_point() for value in plain.values()):
+            return None
+        marker = cls(**plain)
+        before, after = marker.original_pooled, marker.redirected_pooled
+        fits = marker.original.shape == marker.redirected.shape and (
+            (before is None and after is None)
+            or (before is not None and after is not None and before.shape == after.shape and before.ndim == 2))
+        return marker if fits and marker.original.ndim == 3 else None
+
+
+def _executing() -> tuple[str, int | None] | None:
+    made_by, context = executing_signature(), get_executing_context()
+    return None if made_by is None or context is None else (made_by, context.list_index)
+
 
 @dataclass(frozen=True)
 class FinishedRun:
     """One sampling run's report (see saferedir_core.report) and the digest of the latent that came out of it.
 
-    latent_digest is None when the run was interrupted or failed.
+    latent_digest is None when the run was interrupted or failed.  made_by: signature of the node that sampled, and
+    which of a list's items it sampled; None in a program without a server.
     """
 
     report: dict
     latent_digest: str | None
+    made_by: tuple[str, int | None] | None = field(default_factory=_executing)
 
 
 @dataclass
@@ -130,15 +159,15 @@ class Recorder:
 
     runs: deque[FinishedRun] = field(default_factory=lambda: deque(maxlen=RUNS_KEPT))
 
-    def find(self, latent: torch.Tensor | None) -> FinishedRun | None:
-        """The run that made this latent, else the newest one that finished."""
-        finished = [run for run in self.runs if run.latent_digest is not None]
-        if latent is not None:
-            wanted = digest(latent)
-            for run in reversed(finished):
-                if run.latent_digest == wanted:
-                    return run
-        return finished[-1] if finished else None
+    @property
+    def finished(self) -> list[FinishedRun]:
+        """Those that were not interrupted and did not fail."""
+        return [run for run in self.runs if run.latent_digest is not None]
+
+    def find(self, latent: torch.Tensor) -> FinishedRun | None:
+        """The newest run that made this latent."""
+        wanted = digest(latent)
+        return next((run for run in reversed(self.finished) if run.latent_digest == wanted), None)
 
 
 def digest(latent: torch.Tensor) -> str:

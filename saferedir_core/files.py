@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+
+# Names that Windows keeps for devices, whatever spaces or ending stand behind.
+DEVICES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?")
+LONGEST_PATH, LONGEST_PART = 1024, 255      # bytes
 
 
 @contextlib.contextmanager
@@ -34,6 +40,33 @@ def write_whole(path: Path, content: bytes | str, make_folder: bool = True) -> P
     with written_whole(path, make_folder) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path that somebody typed leads to a file below the folder that it is joined to, on every system.
+
+    False for '..', a root, a drive, a host, a stream, a device, what Windows reads as another name, and more than any
+    file system takes.  Links are the caller's to look at.
+    """
+    path = PureWindowsPath(name)
+    return (bool(path.name) and not path.anchor and len(name.encode("utf-8", "replace")) <= LONGEST_PATH
+            and not any(each < " " or each in ':<>"|?*\x7f' or "\ud800" <= each <= "\udfff" for each in name)
+            and not any(part == ".." or part.endswith((".", " ")) or DEVICES.fullmatch(part)
+                        or len(part.encode("utf-8", "replace")) > LONGEST_PART for part in path.parts))
+
+
+def text_of(content: bytes) -> str:
+    """The text of a file that a person wrote: UTF-8 with or without a byte-order mark, or UTF-16 with one.
+
+    ValueError with line and remedy for anything else.
+    """
+    coding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(coding)
+    except UnicodeDecodeError as error:
+        line = content[:error.start].count(b"\n") + 1
+        raise ValueError(f"line {line}: byte 0x{content[error.start]:02x} is not {coding[:6].upper().rstrip('-')}; "
+                         "expected UTF-8 text. Save the file as UTF-8.") from error
 
 
 def sha256(file: Path) -> str:

@@ -4,23 +4,22 @@
                  folder, progress=lambda done, total: ...)
 
 A file that is there already is returned without a look at the network.  What is fetched goes to a folder of its own
-under the system's temporary one, is compared with its pin, read as a redirector, converted to safetensors, and only
-then appears under its name, by one rename.  The transfer itself, its resumption, logins and proxies are the work of
-`huggingface_hub`, which is imported when a download starts, never before.
+under the system's temporary one, is compared with its pin, read as a redirector, and only then appears under its name,
+by one rename: byte by byte as it came, so that its pin can be looked at again.  The transfer itself, its resumption,
+logins and proxies are the work of `huggingface_hub`, which is imported when a download starts, never before.
 
 Environment: HF_ENDPOINT (another Hub), HF_TOKEN or a stored login (private repositories), HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from saferedir_core.bundle import load_redirectors, save_redirector
+from saferedir_core.bundle import load_redirectors
 from saferedir_core.checkpoint import write_file
 from saferedir_core.errors import CheckpointError, DownloadError, first_line
 from saferedir_core.hub_errors import PassingError
@@ -30,14 +29,13 @@ from saferedir_core.registry import Pin, Source, require_file_name
 TRUE = ("1", "on", "yes", "true")
 
 
-def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, provenance: Mapping[str, str] | None = None,
+def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *,
           progress: Progress = lambda done, total: None, patience: Patience = Patience()) -> Path:
     """The path of folder/file, downloaded and checked if it is not there yet.
 
-    file        its name in the folder, ending in .safetensors
+    file        its name in the folder, ending in .safetensors; the ending becomes that of the source
     sources     where it may come from, best first; the next is tried when one does not have it or cannot be reached
     pin         what the bytes at the source are; without hashes, the Hub's own word for them is taken
-    provenance  kept in the metadata of a file that had to be converted
     progress    called with bytes done and in all (None: unknown) several times a second, in the caller's thread; what
                 it raises ends the download
 
@@ -45,29 +43,33 @@ def fetch(file: str, sources: Sequence[Source], pin: Pin, folder: Path, *, prove
     both download it; the first to have all of it puts it into place.
     """
     require_file_name(file)
-    final = Path(folder) / file
-    if final.is_file():
-        return final
-    with contextlib.suppress(OSError):
-        final.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(final.parent, os.W_OK):
-        raise DownloadError(f"{final.parent}: cannot be written; expected a folder for redirectors that can be. Check "
-                            "its permissions.")
+    finals = [(Path(folder) / file).with_suffix(source.suffix) for source in sources]
+    for final in finals:
+        if final.is_file():
+            _require_meant(final, pin)
+            return final
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()      # Windows says of every folder that it can be written
+    except OSError as error:
+        raise DownloadError(f"{folder}: cannot be written ({error.strerror or error}); expected a folder for "
+                            "redirectors that can be. Check its permissions.") from error
     failures = []
-    for source in sources:
+    for source, final in zip(sources, finals):
         with tempfile.TemporaryDirectory(prefix="saferedir-", ignore_cleanup_errors=True) as scratch:
             try:
                 raw, content = _patiently(source, pin, Path(scratch), progress, patience)
             except DownloadError as error:
                 failures.append(str(error))
                 continue
-            if not final.is_file():     # another may have brought it meanwhile
-                _install(raw, content, source, final, dict(provenance or {}))
+            if not final.is_file():
+                _install(raw, content, source, final)
+            _require_meant(final, pin)      # another may have brought it meanwhile
             return final
     if not failures:
         raise DownloadError(f"{file}: has no source; expected a repository or an address. Put the file into "
-                            f"{final.parent} yourself.")
-    by_hand = f"Or get {sources[0]} some other way and save it as {final.with_suffix(sources[0].suffix)}."
+                            f"{folder} yourself.")
+    by_hand = f"Or get {sources[0]} some other way and save it as {finals[0]}."
     raise DownloadError("\n".join((*failures, by_hand)))
 
 
@@ -90,16 +92,21 @@ def _patiently(source: Source, pin: Pin, scratch: Path, progress: Progress, pati
     raise AssertionError("unreachable")
 
 
-def _install(raw: Path, content: bytes, source: Source, final: Path, provenance: dict[str, str]) -> None:
-    """Reads the file as a redirector, and puts it under its final name as safetensors."""
+def _require_meant(file: Path, pin: Pin) -> None:
+    if not pin.fits(file):
+        raise DownloadError(f"{file}: is there and is another file than the one that is asked for; expected the bytes "
+                            f"with {pin}. Remove it or rename it, and try again.")
+
+
+def _install(raw: Path, content: bytes, source: Source, final: Path) -> None:
+    """Reads the file as a redirector, and puts it under its final name."""
     try:
-        redirectors = load_redirectors(raw)
-        if source.suffix == ".safetensors":
-            write_file(final, content)      # as it is, so that its hash stays the published one
-        else:
-            _, redirector = redirectors.popitem()
-            redirector.metadata |= {**provenance, "source": str(source), "source_sha256": redirector.sha256 or ""}
-            save_redirector(redirector, final, redirector.metadata)
+        load_redirectors(raw)
+        try:
+            write_file(final, content)
+        except CheckpointError:
+            if not final.is_file():     # another server has brought it, and Windows replaces no file that is read
+                raise
     except CheckpointError as error:
         raise DownloadError(f"{source}: was downloaded and is not kept: "
                             f"{str(error).replace(str(raw), 'the file')}") from error

@@ -48,6 +48,7 @@ CAUSES = (
     Cause(("429",), "too many requests (429){again}; expected to be let in. Wait a while and queue again; a login "
           "raises the limit.", passes=True),
     Cause(("5xx",), "the server is in trouble ({status}); expected the file. Try again later.", passes=True),
+    Cause(("TooManyRedirects",), "is redirected without end; expected the file. A proxy may be in the way."),
     Cause(("answered",), "the server answered {status}; expected the file. Check the address."),
     Cause(("FileMetadataError",), "the answer does not come from a Hub; expected one with a commit. A login page of "
           "the network, a proxy or HF_ENDPOINT may be in the way: open a web page to see."),
@@ -55,11 +56,12 @@ CAUSES = (
           "SHA-256 or a git blob id. The file may be empty or too large."),
     Cause(("full disk",), "no space left in {folder} ({reason}); expected {needed} there. Free some space, or set "
           "TMPDIR (Windows: TEMP) to a folder on a larger disk."),
-    Cause(("TooManyRedirects",), "is redirected without end; expected the file. A proxy may be in the way."),
     Cause(("TimeoutException", "Timeout", "TimeoutError"), "no answer in time ({kind}); expected the file. Check the "
           "network, or try again later.", passes=True),
     Cause(("other size",), "what came has another size than announced ({line}); expected the whole file. A proxy may "
           "have replaced it, or the connection broke: try again.", passes=True),
+    Cause(("UnicodeEncodeError", "LocalProtocolError", "InvalidHeader"), "the request cannot be written; expected a "
+          "login of plain letters and digits. Check HF_TOKEN, or run 'hf auth login'."),
     Cause(("TransportError", "RequestException", "URLError", "IncompleteRead", "ConnectionError"), "the connection "
           "failed ({kind}: {line}); expected the file. Check the network and, behind a proxy, HTTPS_PROXY.",
           passes=True),

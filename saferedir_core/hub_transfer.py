@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import re
 import threading
 import time
 import urllib.request
@@ -71,7 +72,7 @@ def brought(source: Source, pin: Pin, scratch: Path, progress: Progress, patienc
     threading.Thread(target=bring, name="saferedir-download", daemon=True).start()
     try:
         while not concurrent.futures.wait([outcome], POLL).done:
-            if transfer.total is None:      # an old client, which tells nothing
+            if transfer.untold:
                 transfer.count_files(scratch)
             progress(transfer.done, transfer.total)
             transfer.require_pace(patience)
@@ -92,6 +93,7 @@ class _Transfer:
         self.source, self.most = source, most
         self.done, self.changed = 0, time.monotonic()
         self.total: int | None = None
+        self.untold = False     # an old client, which says nothing while it works
         self.ended = False      # nobody waits any more
 
     def tell(self, done: int) -> None:
@@ -126,8 +128,15 @@ class _Transfer:
 
 
 def endpoint() -> str | None:
-    """Another Hub than the usual one, as HF_ENDPOINT names it; read at each use, not at import."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    """Another Hub than the usual one, as HF_ENDPOINT names it; read at each use, not at import.
+
+    DownloadError for what is no address.
+    """
+    named = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    if named and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", named):
+        raise DownloadError(f"HF_ENDPOINT is {named[:200]!r}; expected the address of a Hub, such as "
+                            "https://hub.example.org. Correct it, or unset it for the usual one.")
+    return named or None
 
 
 def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, patience: Patience) -> tuple[Path, Pin]:
@@ -152,6 +161,8 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
                                 "check name and revision.")
     transfer.most = told.size or transfer.most
     told_by: dict = {"tqdm_class": _bar(transfer)} if "tqdm_class" in signature(hf_hub_download).parameters else {}
+    if not told_by:
+        transfer.untold, transfer.total = True, told.size
     return Path(hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch,
                                 endpoint=endpoint(), etag_timeout=patience.answer, **told_by)), told
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saferedir_core.errors import PairsError
+from saferedir_core.files import text_of
 
 COLUMNS = ("unsafe", "safe", "concept", "group")  # group may be left out
 _AGES = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
@@ -100,11 +101,9 @@ def _text_of(path: Path) -> str:
         raise PairsError(f"{path}: cannot be read ({error.strerror or error}); expected a file of prompt pairs. "
                          "Check the path.") from error
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[:error.start].count(b"\n") + 1
-        raise PairsError(f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; expected UTF-8 text. "
-                         "Save the file as UTF-8.") from error
+        text = text_of(content)
+    except ValueError as error:
+        raise PairsError(f"{path}, {error}") from error
     if not text.strip():
         raise _empty(path)
     return text

@@ -26,12 +26,13 @@ from urllib.parse import urlsplit
 from saferedir_core.checkpoint import LARGEST_FILE, TORCH_SUFFIXES
 from saferedir_core.config import PolicyConfig
 from saferedir_core.errors import CheckpointError, ConfigError
+from saferedir_core.files import stays_inside, text_of
 
 REGISTRY_VERSION = 1
 LARGEST_REGISTRY = 4 << 20      # bytes
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+LONGEST_NAME = 150      # bytes; file systems take 255, and an unfinished file has a longer name
 REPO_ID = re.compile(r"[A-Za-z0-9][\w\-.]*(/[A-Za-z0-9][\w\-.]*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -61,6 +62,10 @@ class Pin:
         """Whether it tells one content from every other."""
         return bool(self.sha256 or self.git_blob)
 
+    def __str__(self) -> str:
+        known = (("SHA-256", self.sha256), ("git blob", self.git_blob), ("size", self.size))
+        return ", ".join(f"{name} {value}" for name, value in known if value) or "any content"
+
     def check(self, content: bytes, what: str) -> None:
         """CheckpointError unless these are the bytes.  what: the file, for the message."""
         if self.size is not None and len(content) != self.size:
@@ -74,6 +79,19 @@ class Pin:
             if wanted not in (None, *found):
                 raise CheckpointError(f"{what}: its {kind} is {found[0]}; expected {wanted}. It is not the file that "
                                       "was checked when this hash was written down: do not use it, and get it again.")
+
+
+    def fits(self, path: Path) -> bool:
+        """Whether the file's bytes are these; True for any file where nothing is known of them."""
+        if not self:
+            return True
+        try:
+            if path.stat().st_size > (self.size or LARGEST_FILE):
+                return False
+            self.check(path.read_bytes(), str(path))
+        except (OSError, CheckpointError):
+            return False
+        return True
 
 
 def git_blob(content: bytes) -> str:
@@ -98,8 +116,8 @@ class HubSource:
         if not isinstance(self.repo_id, str) or not REPO_ID.fullmatch(self.repo_id) or len(self.repo_id) > 200:
             raise ConfigError(f"repo_id is {self.repo_id!r}; expected owner/name, as a repository's page shows it.")
         path = PurePosixPath(self.filename) if isinstance(self.filename, str) else None
-        if (path is None or not re.fullmatch(r"[\w\-. ()+,=@/]{1,400}", self.filename) or path.is_absolute()
-                or ".." in path.parts or str(path) != self.filename):
+        if (path is None or not re.fullmatch(r"[\w\-. ()+,=@/]{1,400}", self.filename)
+                or str(path) != self.filename or not stays_inside(self.filename)):
             raise ConfigError(f"filename is {self.filename!r}; expected the file's path in the repository, such as "
                               "ckpt/best_model.pt.")
         if path.suffix not in SUFFIXES:
@@ -189,9 +207,14 @@ class RegistryEntry:
 
 def require_file_name(name: str) -> None:
     """ConfigError unless it is a plain .safetensors name that every file system takes."""
-    if (not isinstance(name, str) or not re.fullmatch(r"[\w\-. ()]{1,150}\.safetensors", name) or name.startswith(".")
-            or WINDOWS_NAMES.fullmatch(name)):
+    if not isinstance(name, str) or not name.endswith(".safetensors") or not plain(name.removesuffix(".safetensors")):
         raise ConfigError(f"file is {name!r}; expected a name without folder that ends in .safetensors.")
+
+
+def plain(stem: str) -> bool:
+    """Whether every file system takes it as a file's name, before the ending: no folder, drive, stream or device."""
+    return (bool(re.fullmatch(r"[\w\-. ()]+", stem)) and not stem.startswith((".", " "))
+            and len(stem.encode()) <= LONGEST_NAME and stays_inside(stem))
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -204,7 +227,7 @@ def read_registry(path: Path) -> dict[str, RegistryEntry]:
             content = file.read(LARGEST_REGISTRY + 1)
         if len(content) > LARGEST_REGISTRY:
             raise ConfigError(f"{len(content)} bytes or more; expected at most {LARGEST_REGISTRY}.")
-        listed = json.loads(content)
+        listed = json.loads(text_of(content))
     except (OSError, ValueError, RecursionError) as error:      # ConfigError is a ValueError
         raise ConfigError(f"{path}: cannot be read ({str(error)[:200]}); expected a registry of redirectors as JSON. "
                           "Correct the file or remove it.") from error

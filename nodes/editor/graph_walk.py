@@ -7,6 +7,10 @@ import json
 from collections import deque
 from collections.abc import Iterator
 
+from comfy_execution.utils import get_executing_context
+
+from ..host import running_server
+
 
 def links(prompt: dict, node_id: str) -> Iterator[tuple[str, str, int]]:
     """(input, source node, source slot) of every linked input, in the order of the inputs."""
@@ -15,9 +19,12 @@ def links(prompt: dict, node_id: str) -> Iterator[tuple[str, str, int]]:
             yield name, value[0], value[1]
 
 
-def signature(prompt: dict, node_id: str) -> str:
-    """Of a node and everything that feeds it, whatever their ids: equal for the same work queued again."""
-    known: dict[str, str] = {}
+def signature(prompt: dict, node_id: str, known: dict[str, str] | None = None) -> str:
+    """Of a node and everything that feeds it, whatever their ids: equal for the same work queued again.
+
+    known: signatures of this prompt's nodes, which is added to
+    """
+    known = {} if known is None else known
 
     def of(current: str, path: tuple[str, ...]) -> str:
         if current in path:     # a loop, which the host refuses
@@ -31,6 +38,19 @@ def signature(prompt: dict, node_id: str) -> str:
         return known[current]
 
     return of(node_id, ())
+
+
+def executing_signature() -> str | None:
+    """Signature of the node that the host executes now; of one that a node brought, of that node.  None without."""
+    context, server = get_executing_context(), running_server()
+    if context is None or server is None:
+        return None
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    for _, prompt_id, prompt, *_ in running:
+        if prompt_id == context.prompt_id:
+            node_id = context.node_id if context.node_id in prompt else str(context.node_id).split(".")[0]
+            return signature(prompt, node_id)
+    return None
 
 
 def upstream(prompt: dict, node_id: str, through=lambda source, slot: True) -> list[str]:

@@ -8,6 +8,7 @@ node gets nothing.  That also holds when the host takes the Report's output from
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import OrderedDict
@@ -24,6 +25,8 @@ from .graph_walk import signature, upstream
 REPORT_NODE = "SafeRedirReport"
 PASSED_THROUGH = 0      # slot of the Report's `samples`
 REPORTS_KEPT = 64
+EXIF = 65533 - 1024     # bytes of a JPEG's EXIF segment, less its own tables and the names of the entries
+LEAST_ROOM = 4096       # even where prompt and workflow leave none: who saves those saves no JPEG
 
 log = logging.getLogger("saferedir")
 
@@ -43,8 +46,8 @@ def remember(prompt: dict | None, node_id: str | None, report: dict) -> None:
             _reports.popitem(last=False)
 
 
-def entry_for(prompt: dict, node_id: str) -> dict | None:
-    """The entry for what this node saves; None when no report is behind it."""
+def entry_for(prompt: dict, node_id: str, most: int | None = None) -> dict | None:
+    """The entry for what this node saves, in so many bytes of JSON; None when no report is behind it."""
     def follows(source: str, slot: int) -> bool:
         """A Report's plot and JSON are not the picture that it vouches for."""
         return source in prompt and (prompt[source].get("class_type") != REPORT_NODE or slot == PASSED_THROUGH)
@@ -55,7 +58,12 @@ def entry_for(prompt: dict, node_id: str) -> dict | None:
                 report = _reports.get(signature(prompt, source))
                 if report is not None:
                     found.append(report)
-    return png_entry(found, declared("version")) if found else None
+    return png_entry(found, declared("version"), most) if found else None
+
+
+def room_beside(prompt: dict, content: dict) -> int:
+    """Bytes for the entry in what a saver of JPEG or WebP pictures takes, prompt and workflow written as well."""
+    return max(LEAST_ROOM, EXIF - sum(len(json.dumps(each)) for each in (prompt, content)))
 
 
 class RidingInfo(Mapping, dict):
@@ -73,7 +81,7 @@ class RidingInfo(Mapping, dict):
         content, context = dict(dict.items(self)), get_executing_context()
         if context is not None and KEY not in content:
             try:
-                entry = entry_for(self._prompt, context.node_id)
+                entry = entry_for(self._prompt, context.node_id, room_beside(self._prompt, content))
             except Exception as error:     # a picture without the entry is better than none
                 log.warning("SafeRedir could not write its report into a picture's metadata: %s", error, exc_info=error)
             else:

@@ -102,7 +102,7 @@ class ClassifierDetector(Detector):
 
     def __init__(self, model: str, label: str) -> None:
         self.label = label
-        self.pipeline = _imported("transformers").pipeline("image-classification", model=model)
+        self.pipeline = _imported("transformers").pipeline("image-classification", model=model, trust_remote_code=False)
         known = list(self.pipeline.model.config.label2id)
         if label not in known:
             raise ConfigError(f"The classifier {model} has no label {label!r}; expected one of "
@@ -154,6 +154,7 @@ def detector_of(spec: str) -> Detector:
     nudenet[:THRESHOLD]               NudeNet
     classifier:MODEL:LABEL            an image classifier of the transformers library, by repository name or folder
     clip:MODEL:PHRASE;OTHER[;OTHER]   zero-shot CLIP; the first phrase is the concept's
+    The last two load what they name: only for somebody who may run programs here, never for a graph.
     ConfigError for anything else, for a library that is not installed and a model that cannot be loaded.
     """
     kind, _, rest = spec.partition(":")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saferedir_core.errors import ConfigError
+from saferedir_core.files import text_of
 from saferedir_core.pairs import Pair, read_pairs
 
 from .detectors import Detector
@@ -110,9 +111,21 @@ class Study:
         return image
 
 
+def _known_settings(path: Path) -> dict:
+    try:
+        known = json.loads(text_of(path.read_bytes()))
+        if isinstance(known, dict) and isinstance(known.get("methods", {}), dict):
+            return known
+        trouble = "it holds no settings by name"
+    except (OSError, ValueError) as error:
+        trouble = error
+    raise ConfigError(f"{path}: cannot be read ({str(trouble)[:200]}); expected what an evaluation wrote. Correct it, "
+                      "or choose another folder with --out.")
+
+
 def remember_settings(path: Path, settings: dict) -> None:
     """Writes settings.json, new methods added to those there.  ConfigError when the results there are of others."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = _known_settings(path) if path.is_file() else {}
     methods = {**known.get("methods", {}), **settings.get("methods", {})}
     for name, before, now in (
         *((key, known[key], settings[key]) for key in settings if key in known and key != "methods"),

@@ -26,6 +26,7 @@ import folder_paths
 
 from saferedir_core import ConfigError
 from saferedir_core.errors import first_line
+from saferedir_core.files import text_of
 from saferedir_core.pairs import normalised
 from saferedir_core.words.concept import KINDS, Concept
 
@@ -128,13 +129,12 @@ def _text_of(file: Path) -> str:
         if file.stat().st_size > LARGEST:
             raise ConfigError(f"{file} has {file.stat().st_size} bytes; expected at most {LARGEST}. A preset is a "
                               "short text file: choose another.")
-        return file.read_bytes().decode("utf-8-sig")
+        return text_of(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror or error}); expected a text file. Check its "
                           "permissions.") from error
-    except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
-        raise ConfigError(f"{file}, line {line}: is not UTF-8; expected a text file. Save it as UTF-8.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}, {error}") from error
 
 
 def _section(file: Path, text: str) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _line_told(text: str, message: str) -> int:
     if message.startswith("instead "):
         return _line_of(text, "instead")
     for number, line in enumerate(text.splitlines(), 1):
-        words = " ".join(line.split())
+        words = " ".join(line.split()).rstrip(" ,;")
         if words and not words.startswith(("#", ";")) and repr(words)[:40] in message:
             return number
     return _line_of(text, "remove")

@@ -67,14 +67,14 @@ def redirect_conditioning(conditioning: list, redirectors: Redirector | Mapping[
         require_judgeable({**options, "cross_attn": context}, redirector)
         pooled = options.get(POOLED_OUTPUT) if redirector.config.pooled_dim else None
         marker, run = _baked(context, redirectors, redirector, config, pooled)
-        options = {**options, MARKER: marker}
+        options = {**options, MARKER: marker.plain()}
         if pooled is not None:
             options[POOLED_OUTPUT] = marker.redirected_pooled
         if reads_any_model(redirector):
             options |= {name: _emptied(options[name], run) for name in EMPTIED if torch.is_tensor(options.get(name))}
         if options.get(CONTROLNET_CONTEXT) is not None:
             second, _ = _baked(options[CONTROLNET_CONTEXT], redirectors, redirector, config, pooled)
-            options |= {CONTROLNET_CONTEXT: second.redirected, CONTROLNET_MARKER: second}
+            options |= {CONTROLNET_CONTEXT: second.redirected, CONTROLNET_MARKER: second.plain()}
         out.append([marker.redirected, options])
     return out
 

@@ -19,7 +19,7 @@ from ..types import Marker
 from .architectures import FROM_WORDS, reads_any_model
 from .text_inputs import TRAINED, TextInputs
 
-MARKER = "saferedir"  # in a conditioning's dict: a Marker, left by SafeRedir Conditioning
+MARKER = "saferedir"  # in a conditioning's dict: a Marker as plain tensors, left by SafeRedir Conditioning
 CONTROLNET_MARKER = "saferedir.controlnet"  # the same of the ControlNet's prompt
 ISSUED = "saferedir.issued"  # in a cond's dict: {name of a context: Issued}, left by a guard for a second one
 CONTROLNET_CONTEXT = "cross_attn_controlnet"  # there too: a prompt of its own that a ControlNet reads instead

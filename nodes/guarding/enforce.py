@@ -5,6 +5,8 @@ Off unless the environment variable SAFEREDIR_ENFORCE names a JSON file:
     {"redirectors": ["demo-stripes"], "policy": {"alpha_scale": 1.25}, "on_unsafe": "redirect",
      "log": "decisions.jsonl"}
 
+docs/enforcement.md has all keys.
+
 The host has no extension point for all sampling of a server, only for one MODEL.  So two of its methods are wrapped
 when the pack is loaded, each around the host's own:
 
@@ -37,10 +39,11 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_execution.utils import get_executing_context
 
 from saferedir_core import ConfigError, ContextError, LatentError, PolicyConfig, Redirector, SafeRedirError
-from saferedir_core.bundle import load_redirectors
+from saferedir_core.files import text_of
+from saferedir_core.registry import Pin
 
 from ..types import LoadedRedirector, Recorder, RunListener
-from ..weights import catalogue
+from . import enforced_graph
 from .architectures import reads_any_model, require_fitting_model, text_inputs
 from .bridge import Guard
 from .conds import require_width
@@ -66,6 +69,8 @@ class Enforcement:
     if_it_remains  see Reaction; "again" is followed by "blank".  None: "again" where on_unsafe is "redirect", "blank"
                  where it is "blank" or "stop", and else "tell"
     witness      see Reaction
+    sha256       SHA-256 of redirectors by name; a file that is another one ends the start
+    nodes        ids of those of the pack's nodes that a graph may use
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # the file says nothing that is not understood
@@ -76,6 +81,8 @@ class Enforcement:
     log: Path | None = None
     if_it_remains: str | None = None
     witness: str = "redirected"
+    sha256: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[str, ...] = enforced_graph.DRAWING
 
     def __post_init__(self) -> None:
         if not self.redirectors or not all(isinstance(name, str) and name for name in self.redirectors):
@@ -85,6 +92,14 @@ class Enforcement:
             raise ConfigError(f"The policy's mode is {self.policy.mode!r}; expected 'guard', because the published "
                               "order never protects the first step.")
         self.reaction()
+        for name, digest in self.sha256.items():
+            if name not in self.redirectors:
+                raise ConfigError(f"sha256 has {name!r}; expected only names that stand under redirectors. Correct it.")
+            Pin(sha256=digest)
+        known = (*enforced_graph.DRAWING, *enforced_graph.OTHERS)
+        for name in self.nodes:
+            if name not in known:
+                raise ConfigError(f"nodes has {name!r}; expected only {', '.join(known)}. Correct it.")
 
     def reaction(self) -> Reaction:
         """ConfigError for settings that are unknown or contradict each other."""
@@ -98,12 +113,14 @@ class Enforcement:
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            made = TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
+            made = TypeAdapter(cls).validate_json(text_of(path.read_bytes()), strict=True)
         except OSError as trouble:
             raise ConfigError(f"{path} cannot be read ({trouble.strerror or trouble}); expected a JSON file. Correct "
                               f"{ENVIRONMENT}, or unset it to run without enforcement.") from trouble
         except ValidationError as trouble:
             raise ConfigError(f"{path}: {_in_words(trouble.errors()[0])}") from trouble
+        except ValueError as trouble:       # of the text
+            raise ConfigError(f"{path}: {trouble}") from trouble
         return made if made.log is None else replace(made, log=path.parent / made.log)
 
 
@@ -166,6 +183,10 @@ class DecisionLog(RunListener):
         self._write("finished", start, status=report["status"], verdict=report["verdict"],
                     reaction=report["reaction"]["taken"], completed=completed, **looked_at)
 
+    def loaded(self, redirector: LoadedRedirector) -> None:
+        """A redirector that runs are judged by from this start on."""
+        self._write("loaded", None, redirector=redirector.name, sha256=redirector.redirector.sha256)
+
     def refused(self, why: str) -> None:
         """A run that no guard could be put on."""
         self._write("refused", None, why=why)
@@ -194,8 +215,7 @@ class Enforcer:
     def from_file(cls, path: Path) -> Enforcer:
         """Reads settings and weights.  SafeRedirError when anything is missing or wrong."""
         settings = Enforcement.read(path)
-        loaded = tuple(LoadedRedirector.place(name, load_redirectors(catalogue.present(name)))
-                       for name in settings.redirectors)
+        loaded = tuple(enforced_graph.load(name, path.parent, settings.sha256) for name in settings.redirectors)
         if settings.if_it_remains not in (None, "tell"):
             require_someone_who_looks(loaded, settings.reaction())
         try:
@@ -203,6 +223,8 @@ class Enforcer:
         except OSError as trouble:
             raise ConfigError(f"The log {settings.log} cannot be written ({trouble}); expected a file of your own. "
                               f"Correct 'log' in {path}.") from trouble
+        for each in loaded:
+            decisions.loaded(each)
         return cls(settings, loaded, decisions)
 
     def install(self) -> None:
@@ -215,7 +237,8 @@ class Enforcer:
         guider.sample = self._guarding(guider.sample)
         model.apply_model = self._requiring(model.apply_model)
         log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
-                 ", ".join(self.settings.redirectors), self.settings.on_unsafe)
+                 ", ".join(f"{each.name}, SHA-256 {each.redirector.sha256}" for each in self.loaded),
+                 self.settings.on_unsafe)
         unseen = [concept for each in self.loaded for concept, redirector in each.redirectors.items()
                   if redirector.picture is None and (self.settings.witness == "off"
                                                      or not can_be_asked_about(redirector))]

@@ -79,8 +79,8 @@ class SamplingRun(Uncopied):
         with self.failing_closed("reading the prompts"):
             self._look_at_model()
             for side, conds in self.guider.conds.items():
-                self.prompts.markers += [cond[name] for cond in conds for name in (MARKER, CONTROLNET_MARKER)
-                                         if isinstance(cond.get(name), Marker)]
+                found = (Marker.read(cond.get(name)) for cond in conds for name in (MARKER, CONTROLNET_MARKER))
+                self.prompts.markers += [marker for marker in found if marker is not None]
                 if not draws(self.guider, side):
                     continue
                 if not conds:

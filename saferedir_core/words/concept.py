@@ -40,7 +40,7 @@ class Concept:
     def __post_init__(self) -> None:
         for name in ("remove", "keep"):
             object.__setattr__(self, name, tuple(dict.fromkeys(_lines(getattr(self, name)))))
-        object.__setattr__(self, "instead", " ".join(self.instead.split()))
+        object.__setattr__(self, "instead", _line(self.instead))
         self._require_wordings()
         if self.kind not in KINDS:
             raise ConfigError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}. Choose the one that comes "
@@ -110,4 +110,9 @@ def holds(text: str, wording: str) -> bool:
 def _lines(value: str | Sequence[str]) -> list[str]:
     """Lines of a text, or the texts of a sequence, without those that are empty."""
     lines = value.splitlines() if isinstance(value, str) else [line for each in value for line in each.splitlines()]
-    return [" ".join(line.split()) for line in lines if line.strip()]
+    return [_line(line) for line in lines if _line(line)]
+
+
+def _line(text: str) -> str:
+    """Without runs of white space, and without the comma behind it that lists have elsewhere."""
+    return " ".join(text.split()).rstrip(" ,;")

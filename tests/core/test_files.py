@@ -60,3 +60,28 @@ def test_it_needs_the_standard_library_only():
     code = "import sys, saferedir_core.files; print({'torch', 'numpy', 'safetensors'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a b (1).csv", "sub/a.csv", "sub\\a.csv", "\u00e9t\u00e9.csv", ".hidden",
+                                  "console.csv", "a" * 251 + ".csv", "com.csv", "a..b"])
+def test_a_path_below_a_folder_stays_inside(name):
+    assert files.stays_inside(name)
+
+
+@pytest.mark.parametrize("name", [
+    "", ".", "..", "../a", "a/../../b", "a\\..\\b", "/a", "\\a", "C:\\a", "C:a", "//host/share/a", "\\\\host\\share\\a",
+    "\\\\?\\C:\\a", "\\\\.\\NUL", "a\0b", "a\nb", "CON", "con.csv", "sub/aux.safetensors", "nul /a", "COM1.x",
+    "LPT\u00b2", "a.", "a ", "sub./a", "a:b", "a*", "a" * 256, "a/" * 600, "\ud800" * 2000])
+def test_what_leads_elsewhere_on_some_system_does_not(name):
+    assert not files.stays_inside(name)
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_text_is_read_with_and_without_a_byte_order_mark(coding):
+    assert files.text_of("a\r\n\u00e9".encode(coding)) == "a\r\n\u00e9"
+
+
+@pytest.mark.parametrize("content, line", [(b"a\n\xe9", 2), (b"\xff\xfe\x00\xd8", 1)])
+def test_what_is_no_text_is_refused_with_its_line(content, line):
+    with pytest.raises(ValueError, match=f"line {line}: byte 0x.. is not UTF-"):
+        files.text_of(content)

@@ -108,6 +108,21 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(written):
         ", line 3: byte 0xe9 is not UTF-8; expected UTF-8 text. Save the file as UTF-8.")
 
 
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_and_line_ends_of_windows_are_read(written, coding):
+    for name, text in (("pairs.csv", "unsafe,safe,concept\r\na,b,c\r\n"),
+                       ("pairs.jsonl", '{"unsafe": "a", "safe": "b", "concept": "c"}\r\n')):
+        (pair,) = read_pairs(written(name, text.encode(coding)))
+        assert (pair.text, pair.safe_text, pair.concept) == ("a", "b", "c")
+
+
+def test_commas_behind_a_row_are_refused_with_the_line(written):
+    assert refused(written("pairs.csv", "unsafe,safe,concept\na,b,c,\n")).startswith(
+        ", line 2: the row has 4 columns; expected 3")
+    for line in ('{"unsafe": "a", "safe": "b", "concept": "c",}', '{"unsafe": "a", "safe": "b", "concept": "c"},'):
+        assert refused(written("pairs.jsonl", "\n" + line)).startswith(", line 2: ")
+
+
 def test_a_missing_column_is_named(written):
     assert refused(written("pairs.csv", "unsafe,concept\na,b\n")) == (
         ", line 1: no column 'safe' among 'unsafe', 'concept'; expected unsafe, safe, concept and optionally group. "

@@ -1,5 +1,6 @@
 """The report in a PNG: written thin, read back, refused when it is not what it says."""
 
+import hashlib
 import json
 
 import pytest
@@ -40,6 +41,47 @@ def test_the_report_given_is_not_changed():
     before = json.dumps(REPORT)
     png_entry([REPORT], "1")
     assert json.dumps(REPORT) == before
+
+
+def long_report(steps, batch, **more):
+    decisions = [{"index": step, "step": step, "unsafe_probability": [0.123456] * batch, "unsafe": [False] * batch}
+                 for step in range(steps)]
+    items = [{"item": item, "status": "safe", "highest_unsafe_probability": 0.123456} for item in range(batch)]
+    return {**REPORT, "policy": {"threshold": 0.5}, "decisions": decisions, "items": items,
+            "redirector": {"sha256": "ab", "metadata": {"notes": "x" * 3000}, "config": {"tokens": 77}}, **more}
+
+
+@pytest.mark.parametrize("most", [60000, 8000, 4096, 1000])
+@pytest.mark.parametrize("report", [
+    long_report(1000, 16), long_report(20, 256),
+    long_report(200, 4, concepts=[{**long_report(200, 4), "concept": f"number {each}"} for each in range(40)],
+                verdict="Redirected. " * 3000)], ids=["steps", "batch", "concepts"])
+def test_an_entry_that_is_too_long_keeps_what_proves_the_run_and_names_the_rest(report, most):
+    entry = png_entry([report], "1", most)
+    (thin,) = entry["reports"]
+    assert len(json.dumps(entry)) <= max(most, 2000)
+    assert thin["status"] == "redirected" and thin["verdict"].startswith("Redirected.") and thin["policy"]
+    assert thin["redirector"]["sha256"] == "ab" and "decisions" in thin["left_out"]
+    assert thin["report_sha256"] == hashlib.sha256(json.dumps(report).encode()).hexdigest()
+
+
+def test_an_entry_that_there_is_room_for_is_whole():
+    report = long_report(20, 2)
+    assert png_entry([report], "1", 60000) == png_entry([report], "1")
+    assert "left_out" not in png_entry([report], "1")["reports"][0]
+
+
+def test_what_became_of_the_pictures_stays_when_the_looks_have_no_room():
+    picture = {"verdict": "clean", "said": "Clean.", "looks": [{"probability": [0.5]}] * 1000, "items": []}
+    (thin,) = png_entry([long_report(20, 2, picture=picture)], "1", 8000)["reports"]
+    assert thin["picture"] == {"verdict": "clean", "said": "Clean.", "left_out": ["looks"], "items": []}
+    assert len(picture["looks"]) == 1000
+
+
+def test_no_more_is_left_out_than_has_to_be():
+    report = long_report(100, 4)
+    (thin,) = png_entry([report], "1", len(json.dumps(png_entry([report], "1"))) - 1)["reports"]
+    assert thin["left_out"] == ["decisions"] and thin["items"] and thin["redirector"]["config"]
 
 
 def test_a_png_without_an_entry_has_no_report(tmp_path):

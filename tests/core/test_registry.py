@@ -64,7 +64,11 @@ class TestSources:
     @pytest.mark.parametrize("wrong", [
         {"repo_id": "../x"}, {"repo_id": "a/b/c"}, {"repo_id": "https://x/y"}, {"repo_id": ""}, {"repo_id": 3},
         {"filename": "../up.pt"}, {"filename": "/abs.pt"}, {"filename": "a\\b.pt"}, {"filename": "a.ckpt"},
-        {"filename": "a//b.pt"}, {"filename": "a.pt?x=1"}, {"filename": None}, {"revision": ""}, {"revision": "a b"},
+        {"filename": "a//b.pt"},
+        {"filename": "x/../b.pt"}, {"filename": "aux.pt"}, {"filename": "con/a.pt"},
+        {"filename": "a./b.pt"}, {"filename": "a\0.pt"}, {"filename": "C:a.pt"}, {"filename": "a/" * 300 + "b.pt"},
+        {"filename": "//host/share/a.pt"}, {"repo_id": "a/.."}, {"repo_id": "a/b\0"}, {"revision": "a\nb"},
+        {"filename": "a.pt?x=1"}, {"filename": None}, {"revision": ""}, {"revision": "a b"},
         {"revision": "../main"}, {"revision": "-x"}, {"revision": "a#b"}])
     def test_a_hub_source_that_is_no_file_of_a_repository_is_refused(self, wrong):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
@@ -95,7 +99,9 @@ class TestEntries:
 
     @pytest.mark.parametrize("change, cause", [
         ({"file": "../x.safetensors"}, "file is"), ({"file": "x.pt"}, "file is"),
-        ({"file": "CON.safetensors"}, "file is"),
+        ({"file": "CON.safetensors"}, "file is"), ({"file": "aux .x.safetensors"}, "file is"),
+        ({"file": "a..safetensors"}, "file is"), ({"file": "a .safetensors"}, "file is"),
+        ({"file": "C:a.safetensors"}, "file is"), ({"file": "\u00e9" * 100 + ".safetensors"}, "file is"),
         ({"file": None}, "file is"), ({"concept": ""}, "concept is"), ({"license": 3}, "license is"),
         ({"colour": "red"}, "has 'colour'"), ({"source": "me/mine"}, "source is a str"),
         ({"source": {"repo_id": "a/b"}}, "filename"), ({"source": {"url": "http://x.invalid/a.pt"}}, "url is"),
@@ -120,6 +126,19 @@ class TestEntries:
 
     def test_a_missing_file_is_refused(self, tmp_path):
         with pytest.raises(ConfigError, match="cannot be read"):
+            read_registry(tmp_path / "registry.json")
+
+    @pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_and_line_ends_of_windows_are_read(self, coding, tmp_path):
+        text = json.dumps({"version": 1, "redirectors": {"mine": ENTRY}}, indent=1).replace("\n", "\r\n")
+        (tmp_path / "registry.json").write_bytes(text.encode(coding))
+        assert [*read_registry(tmp_path / "registry.json")] == ["mine"]
+
+    @pytest.mark.parametrize("content, line", [(b'{"version": 1,\n "redirectors": {},\n}', 3),
+                                               (b'{"version": 1,\n"\xe9"}', 2)])
+    def test_a_trailing_comma_and_another_coding_are_refused_with_the_line(self, content, line, tmp_path):
+        (tmp_path / "registry.json").write_bytes(content)
+        with pytest.raises(ConfigError, match=f"registry.json: cannot be read .*line {line}"):
             read_registry(tmp_path / "registry.json")
 
     def test_an_entry_without_a_source_needs_no_pin(self):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from saferedir.lab.host.client import ComfyClient
+from saferedir.lab.host.client import ComfyClient, PromptRefused
 from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
 from saferedir.nodes.demo_world.judge import judge
+from saferedir.nodes.guarding.enforced_graph import OTHERS
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -90,3 +91,27 @@ def test_the_concept_in_the_negative_prompt_at_guidance_0_is_guarded(client):
     prompt = graph("a red fish", cfg=0.0)
     prompt["negative"]["inputs"]["text"] = "a striped red fish in the snow"
     assert striped(client, prompt) == 0
+
+
+def test_a_node_that_writes_is_refused_before_anything_of_its_graph_runs(client, enforced):
+    before = len(lines(enforced))
+    prompt = graph("a red fish") | {
+        "load": {"class_type": "SafeRedirLoader", "inputs": {"name": "demo-boat"}},
+        "save": {"class_type": "SafeRedirSave", "inputs": {
+            "saferedir": ["load", 0], "filename": "demo_stripes", "concept": ""}}}
+    del prompt["show"]
+    with pytest.raises(PromptRefused, match="SafeRedir Save is off on this server, which guards every run.*Take it"):
+        client.queue(prompt)
+    train = {"model": ["model", 0], "clip": ["model", 1], "pairs_file": "typed below", "pairs_text": "", "concept": "",
+             "variant": "token", "iterations": 1, "seed": 0, "steps": 2, "cfg": 4.0, "width": 64, "height": 64}
+    prompt["save"] = {"class_type": "SafeRedirTrain", "inputs": train}
+    prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["save", 1]}}
+    with pytest.raises(PromptRefused, match="SafeRedir Train is off on this server"):
+        client.queue(prompt)
+    assert len(lines(enforced)) == before and not list((enforced.base / "models").rglob("*.safetensors"))
+
+
+def test_the_editor_does_not_offer_what_is_off(client, server):
+    def off(known):
+        return {name for name, node in known.items() if name.startswith("SafeRedir") and node.get("dev_only")}
+    assert off(client.object_info()) == {*OTHERS} and not off(server.object_info())

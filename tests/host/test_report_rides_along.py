@@ -99,3 +99,38 @@ def test_words_that_are_given_win_over_those_found(server, graph):
     history = server.queue(given)
     report = history["outputs"][typed(graph, "SafeRedirReport")]["saferedir"][0]
     assert report["prompt"]["tokens"][1:3] == ["another ", "text "]
+
+
+def test_two_samplers_behind_one_guard_have_each_their_own_report_on_their_pictures(server, graph):
+    """Of every picture, in both orders of the queue; a guard that is bypassed leaves a graph that runs."""
+    sampler, guard = typed(graph, "KSampler"), typed(graph, "SafeRedirGuard")
+    decode, encode = typed(graph, "VAEDecode"), typed(graph, "CLIPTextEncode")
+    vae, clip = (graph[each]["inputs"][name] for each, name in ((decode, "vae"), (encode, "clip")))
+    base = {key: node for key, node in graph.items() if node["class_type"] in (
+        "SafeRedirDemoModel", "SafeRedirLoader", "SafeRedirGuard", "EmptyLatentImage")}
+    settings = {**graph[sampler]["inputs"], "model": [guard, 0], "seed": 516}
+    wanted = {"z": ("a striped red fish", "redirected"), "y": ("a red fish", "safe")}
+
+    def queued(names, bypassed=False):
+        made = dict(base)
+        for name in names:
+            made |= {
+                f"{name} text": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": wanted[name][0]}},
+                f"{name} empty": {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}},
+                f"{name} sample": {"class_type": "KSampler", "inputs": {
+                    **settings, "positive": [f"{name} text", 0], "negative": [f"{name} empty", 0],
+                    **({"model": base[guard]["inputs"]["model"]} if bypassed else {})}},
+                f"{name} decode": {"class_type": "VAEDecode", "inputs": {"samples": [f"{name} sample", 0], "vae": vae}}}
+        for name in names:
+            made[f"{name} report"] = {"class_type": "SafeRedirReport", "inputs": {
+                "samples": [f"{name} decode", 0], **({} if bypassed else {"trajectory": [guard, 1]})}}
+        if bypassed:
+            del made[guard]
+        history = server.queue(made)
+        return {name: history["outputs"][f"{name} report"]["saferedir"][0] for name in names}
+
+    for names in (("z", "y"), ("y", "z")):
+        settings["seed"] += 1
+        assert {name: report["status"] for name, report in queued(names).items()} == {
+            name: status for name, (_, status) in wanted.items()}
+    assert queued(("z",), bypassed=True)["z"]["verdict"].startswith("Not guarded: no SafeRedir Guard is connected")

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 for folder in (ROOT, Path(__file__).parent):
@@ -37,6 +38,12 @@ from saferedir_core.errors import SafeRedirError  # noqa: E402
 from saferedir_core.hub import Patience, fetch  # noqa: E402
 from saferedir_core.registry import HubSource, Pin, UrlSource, git_blob  # noqa: E402
 
+OTHER_CLIENTS = """\
+The oldest client that requirements.txt allows (0.34.0) was put through the same and ends every line alike, with the
+right file or none. Three lines it tells otherwise: a connection that is cut is begun again and not resumed, one that is
+cut each time is a "connection that failed", and a redirect without end "does not come from a Hub". With 1.33.0 every
+line is as below.
+"""      # run with that release on PYTHONPATH, in front of the environment's
 TABLE = ROOT / "docs" / "hub-faults.md"
 REPO = "owner/redirectors"
 FILE = "concept.safetensors"    # the final name
@@ -55,12 +62,11 @@ class Exploit:
 
 @dataclass(frozen=True)
 class Contents:
-    """Files of one small redirector.  large: more than one piece of the client's; half: float16 as .pt."""
+    """Files of one small redirector.  large: more than one piece of the client's."""
 
     plain: bytes
     published: bytes
     large: bytes
-    half: bytes
     code: bytes
     other: bytes = b"<html>not a redirector</html>" * 1000
 
@@ -82,7 +88,6 @@ class Contents:
         state = redirector.state_dict()
         return cls(saved({"concept": "test"}), pickled(state),
                    saved({"concept": "test", "notes": "x" * (PIECE - 1000)}),
-                   pickled({key: value.half() if value.is_floating_point() else value for key, value in state.items()}),
                    pickle.dumps({"pos_embed": Exploit()}, 2))
 
 
@@ -173,6 +178,10 @@ def no_token_elsewhere(hub: HubServer, contents: Contents) -> str:
     return f"token sent to the Hub: {'yes' if sent[0] else 'no'}, to the other host: {'yes' if sent[1] else 'no'}"
 
 
+def came_through(hub: HubServer, contents: Contents) -> str:
+    return f"asked for {sorted({urlsplit(path).netloc for _, path, _ in hub.requests})}"
+
+
 def two_at_once(call: Callable, hub: HubServer) -> str:
     """Two threads ask for the same file."""
     errors = []
@@ -200,20 +209,43 @@ def cancelled(call: Callable, hub: HubServer) -> str:
 
 def in_a_small_space(limit: int):
     """The same call in a process of its own that may write files of so many bytes: the system refuses more."""
-    def run(call: Callable, hub: HubServer) -> str:
-        done = subprocess.run([sys.executable, __file__, "--child", str(limit)], input=json.dumps(call.arguments),
-                              capture_output=True, text=True, timeout=1800, env={**os.environ, "PYTHONUTF8": "1"})
-        if done.returncode not in (0, 3):
-            raise RuntimeError(done.stderr[-2000:])
-        return done.stdout.strip()
-    return run
+    return lambda call, hub: in_processes(call, 1, limit)
+
+
+def by_itself(call: Callable, hub: HubServer) -> str:
+    """In a process of its own: the client asks for proxies once, when it is first used."""
+    return in_processes(call, 1)
+
+
+def two_servers(call: Callable, hub: HubServer) -> str:
+    """Two processes ask for the same file at once."""
+    return in_processes(call, 2)
+
+
+def in_processes(call: Callable, count: int, limit: int = 0) -> str:
+    """What they say.  limit: bytes of a file that each may write; 0: any number."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(subprocess.Popen(
+            [sys.executable, __file__, "--child", str(limit)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUTF8": "1"})) for _ in range(count)]
+        for process in processes:
+            process.stdin.write(json.dumps(call.arguments))
+            process.stdin.close()
+            process.stdin = None
+        said = []
+        for process in processes:
+            out, errors = process.communicate(timeout=1800)
+            if process.returncode not in (0, 3):
+                raise RuntimeError(errors[-2000:])
+            said.append(out.strip())
+        return "".join(said)
 
 
 MB = 1_000_000
 FAULTS = (
     Fault("first download, from a CDN on another host", environ={"HF_TOKEN": "hf_test"}, check=no_token_elsewhere),
     Fault("first download, a small file from the Hub itself", large=False),
-    Fault("first download of a published .pt, converted", serve="published",
+    Fault("first download of a published .pt, kept as it came", serve="published",
           source={"filename": "ckpt/best_model.pt"}),
     Fault("first download by branch, without a pin: the Hub's own hash is checked", pin="none"),
     Fault("pinned by git blob id", pin="blob"),
@@ -261,14 +293,22 @@ FAULTS = (
           arrange=on_body(lambda request, contents: request.send(contents.plain, drip=0.02)), patience=HURRIED),
     Fault("nobody listens at the address", ("the connection failed", "Check the network"),
           environ={"HF_ENDPOINT": "closed"}),
+    Fault("HF_ENDPOINT with a slash at its end", environ={"HF_ENDPOINT": "hub/"}),
+    Fault("HF_ENDPOINT without http", ("HF_ENDPOINT is 'hub.invalid'", "Correct it"),
+          environ={"HF_ENDPOINT": "hub.invalid"}),
+    Fault("through a proxy", large=False, run=by_itself, check=came_through,
+          environ={"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": "hub", "http_proxy": "hub"}),
+    Fault("a proxy that does not answer", ("the connection failed", "HTTPS_PROXY"), run=by_itself,
+          environ={"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": "closed", "http_proxy": "closed"}),
+    Fault("a token with letters that none has", ("cannot be written", "Check HF_TOKEN"),
+          environ={"HF_TOKEN": "hf_\u0142"}),
     Fault("HF_HUB_OFFLINE, the file is not there", ("HF_HUB_OFFLINE forbids",), environ={"HF_HUB_OFFLINE": "1"}),
     Fault("HF_HUB_OFFLINE, the file is there", present=True, environ={"HF_HUB_OFFLINE": "1"}),
     Fault("two graphs ask at once", run=two_at_once),
+    Fault("two servers with one folder ask at once", run=two_servers),
     Fault("Cancel in mid-file", ("Cancelled",), run=cancelled,
           arrange=on_body(lambda request, contents: request.send(contents.plain, drip=0.02))),
     Fault("full disk while downloading", ("no space left", "Free some space"), run=in_a_small_space(2 * MB)),
-    Fault("full disk while the converted file is written", ("cannot be written", "has space"), serve="half",
-          source={"filename": "half.pt"}, run=in_a_small_space(4 * MB)),
     Fault("a file of another kind", ("is not kept", "not a complete safetensors file"), serve="other"),
     Fault("a .pt that holds code", ("is not kept", "holds code"), serve="code", source={"filename": "model.pt"}),
     Fault("plain address: first download", url=True),
@@ -333,8 +373,9 @@ def suffer(fault: Fault, contents: Contents, folder: Path) -> Outcome:
         if fault.arrange:
             hub.behave = fault.arrange(hub, contents)
         endpoint = fault.environ.get("HF_ENDPOINT", hub.url)
-        environ = {"HF_TOKEN": "", **fault.environ,
-                   "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}" if endpoint == "closed" else endpoint}
+        places = {"closed": f"http://127.0.0.1:{free_port()}", "hub": hub.url, "hub/": f"{hub.url}/"}
+        environ = {name: places.get(value, value)
+                   for name, value in {"HF_TOKEN": "", **fault.environ, "HF_ENDPOINT": endpoint}.items()}
         stack.enter_context(changed(os.environ, environ))
         revision = "main" if fault.pin == "none" else commit
         source = (UrlSource(f"{hub.url}/{REPO}/resolve/main/{FILE}") if fault.url else
@@ -345,14 +386,14 @@ def suffer(fault: Fault, contents: Contents, folder: Path) -> Outcome:
             (folder / FILE).write_bytes(contents.plain)
         call = Call(FILE, source, pin_of(fault, content), folder, fault.patience)
         error = fault.run(call, hub) if fault.run else call()
-        there = (folder / FILE).exists()
-        sound = there and load_redirector(folder / FILE).config.prompt_dim == 8
-        if sound and source.suffix == ".safetensors":
-            sound = (folder / FILE).read_bytes() == content
+        final = (folder / FILE).with_suffix(source.suffix)
+        there = final.exists()
+        sound = (there and load_redirector(final).config.prompt_dim == 8
+                 and final.read_bytes() == (contents.plain if fault.present else content))
         asked: dict[str, int] = {}
         for method, _, _ in hub.requests:
             asked[method] = asked.get(method, 0) + 1
-        return Outcome(error, sound, there, sorted(path.name for path in folder.iterdir() if path.name != FILE), asked,
+        return Outcome(error, sound, there, sorted(path.name for path in folder.iterdir() if path != final), asked,
                        fault.check(hub, contents) if fault.check and not error else "")
 
 
@@ -375,10 +416,11 @@ def changed(environ, values: dict[str, str]):
 
 def child(limit: int) -> int:
     """What `in_a_small_space` runs; exit code 3 with the error's text on standard output."""
-    import resource
-
     given = json.loads(sys.stdin.read())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if limit:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     call = Call(FILE, HubSource(**given["source"]), Pin(**given["pin"]), Path(given["folder"]),
                 Patience(**given["patience"]))
     text = call()
@@ -432,7 +474,7 @@ def page(rows: list[str], left_out: list[str]) -> str:
         f"Each line was done to the real client (huggingface_hub {huggingface_hub.__version__}) and a Hub-like server "
         "of our own.",
         "*File* is what lies under the final name afterwards, *left* what else is in the folder. Each error closes",
-        "with the way by hand (\"Or get ... some other way and save it as ...\"), left out here.", "",
+        "with the way by hand (\"Or get ... some other way and save it as ...\"), left out here.", "", OTHER_CLIENTS,
         "| what happens | file | left | what the person reads |", "|---|---|---|---|", *rows]
     if left_out:
         lines += ["", f"Not run here: {'; '.join(left_out)}."]

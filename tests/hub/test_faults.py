@@ -1,6 +1,5 @@
 """Each fault of a download, done to the real client: what the person reads, and what lies in the folder afterwards."""
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hub_server import HubServer  # noqa: E402
 
 from saferedir_core.errors import DownloadError  # noqa: E402
 from saferedir_core.hub import fetch, upload  # noqa: E402
-from saferedir_core.registry import HubSource, Pin  # noqa: E402
+from saferedir_core.registry import HubSource, Pin, git_blob  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -74,17 +73,17 @@ def test_the_error_names_every_source_and_the_way_by_hand(tmp_path, monkeypatch)
     assert "a/one" in first and "a/two" in second and by_hand.endswith(f"save it as {tmp_path / 'x.pt'}.")
 
 
-def test_a_converted_file_says_where_it_came_from(contents, tmp_path, monkeypatch):
-    from saferedir_core import load_redirector
-
+def test_a_published_pt_is_kept_as_it_came_and_its_pin_is_looked_at_each_time(contents, tmp_path, monkeypatch):
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         commit = hub.put("a/b", {"ckpt/best.pt": contents.published})
-        source = HubSource("a/b", "ckpt/best.pt", commit)
-        metadata = load_redirector(fetch("x.safetensors", [source], Pin(), tmp_path,
-                                         provenance={"concept": "nudity", "license": "MIT"})).metadata
-    assert metadata["concept"] == "nudity" and metadata["source"] == str(source)
-    assert metadata["source_sha256"] == hashlib.sha256(contents.published).hexdigest()
+        asked = [HubSource("a/b", "ckpt/best.pt", commit)], Pin(git_blob=git_blob(contents.published)), tmp_path
+        path = fetch("x.safetensors", *asked)
+        assert path.name == "x.pt" and path.read_bytes() == contents.published
+        assert fetch("x.safetensors", *asked) == path
+        path.write_bytes(contents.plain)
+        with pytest.raises(DownloadError, match="is there and is another file.*expected the bytes with git blob"):
+            fetch("x.safetensors", *asked)
 
 
 def test_what_is_uploaded_comes_back_the_same(contents, tmp_path, monkeypatch):
@@ -92,6 +91,7 @@ def test_what_is_uploaded_comes_back_the_same(contents, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)   # the client's own switch
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)          # as the client reads it at import
         files = {"a.safetensors": contents.plain, "README.md": b"---\nlicense: mit\n---\n"}
         commit = upload("owner/made", files, "First")
         path = fetch("a.safetensors", [HubSource("owner/made", "a.safetensors", commit)], Pin(), tmp_path)

@@ -37,3 +37,12 @@ def scripted():
         return types.LoadedRedirector.place("scripted", redirector.eval().requires_grad_(False))
 
     return make
+
+
+@pytest.fixture(params=[
+    "../x", "..\\x", "a/../../x", "/etc/passwd", "C:\\x", "C:x", "//host/share/x", "\\\\host\\share\\x", "\\\\?\\C:\\x",
+    "\\\\.\\NUL", "CON", "aux", "x.", "x ", "x:stream", "a\0b", "a\nb", "a" * 5000, "\U00020000" * 200, "\ud800"],
+    ids=lambda name: ascii(name[:20]))
+def hostile(request):
+    """A name that leads somewhere else, on one system or another, or nowhere."""
+    return request.param

@@ -3,6 +3,7 @@ import torch
 
 import saferedir_core as core
 from saferedir.nodes import save, types
+from saferedir.nodes.weights import catalogue
 from saferedir_core import bundle
 
 
@@ -11,7 +12,9 @@ def folder(tmp_path, monkeypatch):
     import folder_paths
 
     wanted = tmp_path / "models" / "saferedir"
-    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(wanted)])
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, catalogue.FOLDER,
+                        ([str(wanted), str(catalogue.SHIPPED)], catalogue.EXTENSIONS))
+    folder_paths.filename_list_cache.pop(catalogue.FOLDER, None)
     return wanted
 
 
@@ -30,7 +33,18 @@ def test_a_file_is_never_overwritten(scripted, folder):
         "mine.safetensors", "mine_2.safetensors", "mine_3.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["", "  ", "../up", "a/b", "a\\b", ".hidden", "x" * 200, "a\0b", "c:d"])
+@pytest.mark.parametrize("name", ["demo_stripes", "demo-stripes.safetensors", "Demo_Boat", "mine-boat-0123abcd"])
+def test_a_known_redirectors_name_is_never_taken(scripted, folder, name):
+    before = catalogue.find("demo-stripes"), catalogue.find("demo-boat")
+    path = save.write(scripted(unsafe=False), name)
+    assert path.name == f"{name.removesuffix('.safetensors')}_2.safetensors"
+    assert (catalogue.find("demo-stripes"), catalogue.find("demo-boat")) == before
+
+
+@pytest.mark.parametrize("name", [
+    "", "  ", "..", "../up", "a/b", "a\\b", ".hidden", "x" * 200, "\U00020000" * 40, "a\0b", "c:d", "/abs", "C:\\abs",
+    "\\\\host\\share", "\\\\?\\C:\\a", "\\\\.\\NUL", "CON", "aux", "Nul.x", "COM1", "lpt\u00b9", "aux .x", "name.",
+    "a\nb", "demo_s~1", "a.safetensors:stream"])
 def test_a_name_that_is_no_plain_file_name_is_refused(scripted, folder, name):
     with pytest.raises(core.ConfigError, match="The filename is .*expected letters"):
         save.write(scripted(unsafe=True), name)

@@ -8,7 +8,7 @@ import torch
 import saferedir_core as core
 from saferedir.nodes import drawing, types
 from saferedir.nodes.guarding import bridge
-from saferedir.nodes.train import Live, SafeRedirTrain, pair_files
+from saferedir.nodes.train import Live, SafeRedirTrain, chosen_pairs, pair_files, work_folder
 from saferedir.nodes.weights import catalogue
 from saferedir.nodes.words import SafeRedirWords
 from saferedir_core.picture.judge import PictureConfig
@@ -140,3 +140,13 @@ def test_an_unknown_concept_or_file_is_named(train):
 def test_the_shipped_pair_sets_are_offered():
     catalogue.register_folder()
     assert {"shipped/demo_stripes.csv", "shipped/demo_boat.csv"} <= set(pair_files())
+
+
+def test_no_text_of_a_graph_leads_out_of_the_folders(train, tmp_path, hostile):
+    catalogue.register_folder()
+    for name in (hostile, f"{hostile}.csv", f"input/{hostile}", f"shipped/{hostile}.csv"):
+        with pytest.raises(core.ConfigError, match="There is no pair file"):
+            chosen_pairs(name, "")
+    folder = work_folder(hostile, "pairs", "model", {})
+    assert folder.parent == tmp_path / "saferedir_training" and len(folder.name.encode()) <= 200
+    assert all(letter.isalnum() or letter == "_" for letter in folder.name)

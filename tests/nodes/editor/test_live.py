@@ -148,3 +148,9 @@ def test_a_guard_that_only_observes_shows_nothing_as_redirected():
 def test_where_no_server_runs_nobody_listens(monkeypatch):
     monkeypatch.setattr(live, "running_server", lambda: None)
     assert live.listeners_of("9") == ()
+
+
+def test_a_clients_id_is_compared_and_nothing_else(server, start, hostile):
+    server.client_id = "mine"
+    live.LiveDisplay("9").started(start())
+    assert live.RUNS.of(hostile) == live.RUNS.of("") == live.RUNS.of("min") == {"version": 1, "runs": []}

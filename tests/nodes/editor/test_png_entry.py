@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from comfy_execution.utils import CurrentNodeContext
+from PIL import Image
 
 from saferedir.nodes.editor import png_entry as entry
 
@@ -85,3 +86,23 @@ def test_an_entry_of_the_clients_own_is_not_overwritten():
 def test_the_version_is_the_packs(info):
     version = re.search(r'^version = "(.+)"', PYPROJECT.read_text(encoding="utf-8"), re.M)[1]
     assert json.loads(saved_by("3", info)["saferedir"])["pack"] == version
+
+
+@pytest.mark.parametrize("workflow", [100, 40000, 200000])
+def test_a_long_runs_entry_leaves_jpeg_and_webp_savers_their_room(workflow, tmp_path):
+    report = {**REPORT, "decisions": [{"step": step, "unsafe_probability": [0.1] * 16} for step in range(1000)]}
+    entry.remember(PROMPT, "2", report)
+    given = {"prompt": PROMPT, "extra_data": {"extra_pnginfo": {"workflow": "x" * workflow}}}
+    saved = saved_by("3", entry.ride_along(given)["extra_data"]["extra_pnginfo"])
+    (found,) = json.loads(saved["saferedir"])["reports"]
+    assert found["verdict"] == "Safe." and found["left_out"] == ["decisions"]
+    assert len(saved["saferedir"]) <= entry.LEAST_ROOM
+    if workflow <= 40000:       # as the host's own savers write what is no PNG
+        exif = Image.Exif()
+        exif[0x0110] = f"prompt:{json.dumps(PROMPT)}"
+        for number, (key, value) in enumerate(saved.items()):
+            exif[0x010F - number] = f"{key}:{value}"
+        for kind in ("jpg", "webp"):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"a.{kind}", exif=exif)
+            with Image.open(tmp_path / f"a.{kind}") as image:
+                assert image.getexif()[0x010E] == f"saferedir:{saved['saferedir']}"

@@ -78,3 +78,12 @@ def test_results_of_other_settings_are_not_mixed(tmp_path):
         studies.remember_settings(path, {"steps": 20})
     with pytest.raises(ConfigError, match="method a was"):
         studies.remember_settings(path, {"steps": 10, "methods": {"a": {"sha256": "3"}}})
+
+
+def test_settings_that_a_person_has_edited_are_read_or_refused_with_the_line(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{\r\n "model": "demo"\r\n}\r\n')
+    studies.remember_settings(path, {"model": "demo"})
+    path.write_bytes(b'{\n "model": "demo",\n}\n')
+    with pytest.raises(ConfigError, match="settings.json: cannot be read .*line 3.*--out"):
+        studies.remember_settings(path, {"model": "demo"})

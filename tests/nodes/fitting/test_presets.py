@@ -75,6 +75,13 @@ def test_measured_figures_are_not_read_and_windows_files_are(folder):
     assert presets.preset_named("mine").concept.remove == ("cigarette", "cigar")
 
 
+def test_utf_16_and_commas_behind_the_lines_are_read(folder):
+    text = GOOD.replace("cigar\n", "cigar,\n").replace("cup of tea", "cup of tea,")
+    (folder / "mine.ini").write_bytes(text.encode("utf-16"))
+    concept = presets.preset_named("mine").concept
+    assert concept.remove == ("cigarette", "cigar") and concept.instead == "cup of tea"
+
+
 def test_the_fingerprint_changes_with_the_file_and_with_nothing_else(folder):
     file = folder / "mine.ini"
     file.write_text(GOOD)
@@ -87,6 +94,13 @@ def test_the_fingerprint_changes_with_the_file_and_with_nothing_else(folder):
 def test_a_name_that_is_not_there_is_named_with_those_that_are(folder):
     with pytest.raises(core.ConfigError, match="no preset 'gone'; expected one of: .*smoking.*models/saferedir_words"):
         presets.concept_of("", "", "", "auto", "gone")
+
+
+def test_no_name_leads_out_of_the_folders(folder, hostile):
+    (folder.parent / "x.ini").write_text(GOOD)
+    for name in (hostile, f"{hostile}.ini"):
+        with pytest.raises(core.ConfigError, match="There is no preset"):
+            presets.preset_named(name)
 
 
 @pytest.mark.parametrize(("content", "line", "message"), [

@@ -242,13 +242,40 @@ class TestConditioningNode:
         positive, other = prompts("a striped red fish"), prompts("at night")
         baked = bake(positive, scripted(unsafe=True))
         joined = torch.cat([baked[0][0], other[0][0]], dim=1)
-        restored = conds.restore_original(joined, [baked[0][1]["saferedir"]], 77)
+        restored = conds.restore_original(joined, [types.Marker.read(baked[0][1]["saferedir"])], 77)
         assert torch.equal(restored, torch.cat([positive[0][0], other[0][0]], dim=1))
 
     def test_a_context_changed_under_the_marker_stays_as_found(self, prompts, scripted, bake):
         baked = bake(prompts("a striped red fish"), scripted(unsafe=True))
         averaged = 0.5 * baked[0][0] + 0.5 * prompts("at night")[0][0]
-        assert conds.restore_original(averaged, [baked[0][1]["saferedir"]], 77) is averaged
+        assert conds.restore_original(averaged, [types.Marker.read(baked[0][1]["saferedir"])], 77) is averaged
+
+    def test_it_can_be_saved_and_loaded_by_the_hosts_dataset_nodes(self, prompts, scripted, bake, guard, tmp_path,
+                                                                   monkeypatch):
+        import folder_paths
+        from comfy_extras import nodes_dataset
+
+        for name in ("get_output_directory", "get_input_directory", "get_user_directory"):
+            monkeypatch.setattr(folder_paths, name, lambda: str(tmp_path))
+        for name in ("get_dataset_save_dir", "get_dataset_dir"):
+            if hasattr(nodes_dataset, name):
+                monkeypatch.setattr(nodes_dataset, name, lambda folder: str(tmp_path / folder))
+        positive, negative, loaded = prompts("a striped red fish"), prompts(""), scripted(unsafe=True)
+        baked = bake(positive, loaded)
+        nodes_dataset.SaveTrainingDataset.execute([{"samples": torch.zeros(1, 4, 8, 8)}], [baked], ["kept"], [10])
+        _, (again,) = nodes_dataset.LoadTrainingDataset.execute("kept").args
+        assert torch.equal(again[0][0], baked[0][0]) and {*again[0][1]} == {*baked[0][1]}
+        alone = sample(guard(loaded)[0], positive, negative)
+        assert torch.equal(sample(guard(loaded)[0], again, negative), alone)
+
+    @pytest.mark.parametrize("made_up", [
+        None, 3, {}, {"original": 1, "redirected": 2}, {"original": torch.zeros(1, 7, 8)},
+        {"original": torch.zeros(1, 7, 8), "redirected": torch.zeros(1, 7, 9)},
+        {"original": torch.zeros(7, 8), "redirected": torch.zeros(7, 8)},
+        {"original": torch.zeros(1, 7, 8), "redirected": torch.zeros(1, 7, 8), "more": torch.zeros(1)},
+        {"original": torch.zeros(1, 7, 8), "redirected": torch.zeros(1, 7, 8), "original_pooled": torch.zeros(1, 4)}])
+    def test_what_is_no_marker_is_none(self, made_up):
+        assert types.Marker.read(made_up) is None
 
     def test_an_empty_conditioning_is_refused(self, scripted, bake):
         with pytest.raises(core.ContextError, match="conditioning is empty; expected at least one prompt"):

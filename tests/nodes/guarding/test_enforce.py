@@ -167,8 +167,10 @@ def test_of_several_redirectors_those_that_fit_judge(demo_world, prompts, script
 def test_a_file_from_words_guards_every_run(demo_world, prompts, stripes_in_words, hosts_own, tmp_path, monkeypatch):
     import folder_paths
 
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, catalogue.FOLDER, ([str(tmp_path)], catalogue.EXTENSIONS))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, catalogue.FOLDER,
+                        ([str(tmp_path / "models")], catalogue.EXTENSIONS))
     path = save.write(stripes_in_words, "stripes in words")
+    path.rename(tmp_path / path.name)
     settings = tmp_path / "enforce.json"
     settings.write_text(json.dumps({"redirectors": [path.name], "log": "decisions.jsonl"}), encoding="utf-8")
     harmless, unsafe, negative = prompts("a red fish in the snow"), prompts("a striped red fish"), prompts("")
@@ -200,7 +202,8 @@ def test_the_graphs_model_is_as_before(demo_world, prompts, scripted, hosts_own)
 class TestSettings:
     def read(self, tmp_path, content):
         file = tmp_path / "enforce.json"
-        file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        content = content if isinstance(content, (bytes, str)) else json.dumps(content)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
         return enforce.Enforcement.read(file)
 
     def test_everything_that_can_be_said(self, tmp_path):
@@ -223,10 +226,20 @@ class TestSettings:
         ({"redirectors": ["demo-stripes"], "log": 3}, "log is 3"),
         ({"redirectors": ["demo-stripes"], "if_it_remains": "ask"}, "if_it_remains is 'ask'; expected one of"),
         ({"redirectors": ["demo-stripes"], "if_it_remains": "again", "on_unsafe": "observe"}, "expected on_unsafe"),
+        ({"redirectors": ["demo-stripes"], "sha256": {"demo-stripe": "0" * 64}}, "sha256 has 'demo-stripe'"),
+        ({"redirectors": ["demo-stripes"], "sha256": {"demo-stripes": "0"}}, "sha256 is '0'; expected 64"),
+        ({"redirectors": ["demo-stripes"], "nodes": ["SafeRedirSaves"]}, "nodes has 'SafeRedirSaves'"),
+        ('{\n "redirectors": ["demo-stripes"],\n}', "is not JSON: trailing comma at line 3"),
+        (b'{"redirectors": [\n"caf\xe9"]}', "line 2: byte 0xe9 is not UTF-8"),
     ])
     def test_what_is_wrong_is_named(self, tmp_path, content, message):
         with pytest.raises(core.ConfigError, match=message):
             self.read(tmp_path, content)
+
+    @pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_and_line_ends_of_windows_are_read(self, tmp_path, coding):
+        content = '{\r\n  "redirectors": [\r\n    "demo-stripes"\r\n  ]\r\n}\r\n'
+        assert self.read(tmp_path, content.encode(coding)).redirectors == ("demo-stripes",)
 
     def test_a_missing_file_or_redirector_ends_the_servers_start(self, tmp_path, monkeypatch):
         catalogue.register_folder()

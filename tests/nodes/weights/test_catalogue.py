@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 import saferedir_core as core
 from saferedir.nodes.weights import catalogue
@@ -46,6 +47,17 @@ def test_a_persons_own_entry_takes_the_place_of_the_packs(folders):
     assert catalogue.registry()["demo-boat"].file == "mine.safetensors"
 
 
+def test_what_is_written_goes_past_a_folder_that_cannot_be_written(folders, monkeypatch):
+    import folder_paths
+    (folders / "file").touch()
+    shared, own = folders / "file" / "shared", folders / "new" / "own"
+    for paths, expected in (([shared, own, catalogue.SHIPPED], own), ([own, shared, catalogue.SHIPPED], own),
+                            ([shared, catalogue.SHIPPED], shared)):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, "saferedir",
+                            ([*map(str, paths)], catalogue.EXTENSIONS))
+        assert catalogue.download_folder() == expected
+
+
 def test_a_broken_registry_of_a_person_is_told_and_left_out(folders, caplog):
     (folders / "registry.json").write_text("{")
     assert "demo-boat" in catalogue.choices()
@@ -54,14 +66,63 @@ def test_a_broken_registry_of_a_person_is_told_and_left_out(folders, caplog):
 
 def test_a_published_pt_that_was_put_there_by_hand_is_found_and_has_to_be_the_published_one(folders):
     (folders / "nudity_sd1_published.pt").write_bytes(b"something else")
-    path = catalogue.find("nudity-sd1-published")
-    assert path == folders / "nudity_sd1_published.pt"
-    with pytest.raises(core.CheckpointError, match="its git blob is"):
-        catalogue.require_published(catalogue.registry()["nudity-sd1-published"], path)
-    entry = registry.RegistryEntry("a", "b", "c", "x.safetensors", "MIT",
-                                   registry.Pin(git_blob=registry.git_blob(b"something else")),
-                                   (registry.HubSource("a/b", "x.pt", "a" * 40),))
-    catalogue.require_published(entry, path)
+    assert catalogue.find("nudity-sd1-published") is None
+    with pytest.raises(core.CheckpointError, match="is not the redirector 'nudity-sd1-published'; expected the bytes "
+                                                   "with git blob 8ffe2be.*Remove it"):
+        catalogue.present("nudity-sd1-published")
+    own_registry(folders, mine={**ENTRY, "git_blob": registry.git_blob(b"something else")})
+    (folders / "nudity_sd1_published.pt").rename(folders / "mine.pt")
+    assert catalogue.find("mine") == folders / "mine.pt"
+
+
+def test_a_file_that_only_has_an_entrys_name_is_offered_by_its_own(folders):
+    (folders / "nudity_sd1_published.safetensors").write_bytes(b"as 0.1.0 converted it")
+    (folders / "demo_boat.safetensors").write_bytes((catalogue.SHIPPED / "demo_boat.safetensors").read_bytes())
+    assert catalogue.choices()[4:] == ["nudity_sd1_published.safetensors"]
+    assert catalogue.find("nudity_sd1_published.safetensors") == folders / "nudity_sd1_published.safetensors"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_a_file_of_a_persons_never_stands_for_a_name_with_a_pin(folders, suffix):
+    (folders / f"demo_stripes{suffix}").write_bytes((catalogue.SHIPPED / "demo_boat.safetensors").read_bytes())
+    assert catalogue.find("demo-stripes") == catalogue.SHIPPED / "demo_stripes.safetensors"
+    redirectors = catalogue.read("demo-stripes", catalogue.present("demo-stripes"))
+    assert redirectors["stripes"].sha256 == catalogue.registry()["demo-stripes"].pin.sha256
+
+
+def test_a_pin_is_looked_at_again_when_a_file_was_read(folders):
+    with pytest.raises(core.CheckpointError, match="It was exchanged while it was read"):
+        catalogue.read("demo-stripes", catalogue.SHIPPED / "demo_boat.safetensors")
+
+
+def test_what_the_registry_knows_is_added_to_a_file_that_says_nothing_of_itself(folders):
+    own_registry(folders, mine=ENTRY)
+    torch.save(core.Redirector(core.RedirectorConfig(prompt_dim=8)).state_dict(), folders / "mine.pt")
+    redirectors = catalogue.read("mine", catalogue.present("mine"))
+    assert redirectors.popitem()[1].metadata == {"concept": "mine", "architecture": "demo", "license": "MIT"}
+
+
+@pytest.mark.parametrize("name", [
+    "../a.safetensors", "..\\a.safetensors", "/a.safetensors", "C:\\a.safetensors", "C:a.safetensors",
+    "a.safetensors\0", "\\\\host\\share\\a.safetensors", "//host/share/a.safetensors", "\\\\?\\C:\\a.safetensors",
+    "x/../../a.safetensors", "registry.json", "a.safetensors.", "a" * 5000 + ".safetensors", ""])
+def test_a_name_leads_to_no_other_folder_and_no_other_kind_of_file(folders, name):
+    for file in (folders.parent / "a.safetensors", folders / "registry.json"):
+        file.write_text("{}")
+    assert catalogue.find(name) is None
+    with pytest.raises(core.CheckpointError, match="No redirector named"):
+        catalogue.present(name)
+
+
+@pytest.mark.parametrize("name", [
+    "demo_stripes", "demo-stripes", "Demo_Stripes", "DEMO-STRIPES", "demo stripes", "demo.stripes", "demo__stripes",
+    "\uff44\uff45\uff4d\uff4f_stripes", "nudity_sd1_published", "theirs", "Theirs", "deep", "boat-0123abcd",
+    "X-0123ABCD"])
+def test_every_spelling_of_a_known_name_is_taken(folders, name):
+    (folders / "theirs.pt").write_bytes(b"")
+    (folders / "below").mkdir()
+    (folders / "below" / "deep.safetensors").write_bytes(b"")
+    assert catalogue.taken(name) and not catalogue.taken(f"{name}_2")
 
 
 @pytest.mark.parametrize("change", [{"repo_id": "c/d"}, {"filename": "e.pt"}, {"revision": "b" * 40}])
