@@ -91,9 +91,9 @@ def of_demo_world(part: dict) -> str:
     rows = part["found"]["rows"]
     concepts = [*dict.fromkeys(each["concept"] for each in rows)]
     of = {(each["part"], each["concept"], each["row"], each["method"]): each for each in rows}
-    said = ["## The demo world\n\nCaptions of test templates and test scenes, pixels judged (`lab/words/demo_world.py`)."
-            f" {part['machine']}, {part['date']}. *never typed*: captions with other words that mean it; *implied*: "
-            "with words that only imply it; *denied*: \"without stripes\"."]
+    said = ["## The demo world\n\nCaptions of test templates and test scenes, pixels judged "
+            f"(`lab/words/demo_world.py`). {part['machine']}, {part['date']}. *never typed*: captions with other words "
+            "that mean it; *implied*: with words that only imply it; *denied*: \"without stripes\"."]
     if any(each["part"] == "typed" for each in rows):
         said += ["### Four wordings typed", table(("", "target", *concepts), [
             (title, f"at least {100 * wanted:g} %" if wanted else "reported",

@@ -22,7 +22,6 @@ MOST_HARMLESS = 160     # of the same templates, beside the twins
 SEED = 20260112
 MORE_SUBJECTS = 200     # everyday words beside the builder's own subjects
 DESCRIBED = 0.5         # of the objects get an adjective
-PLACES = 1
 SPELLED_ALIKE = 3       # letters in common at the beginning
 NEUTRAL = "scene"   # stands where an object was that nothing takes the place of
 
@@ -120,11 +119,11 @@ def _settings(concept: Concept, denials: bool) -> list[BuilderConfig]:
     things = tuple(f"{article(words[at])}{words[at]}" for at in random.permutation(len(words))[:MORE_SUBJECTS])
     kind, count = concept.settled_kind, min(max(PAIRS_EACH * len(concept.remove), FEWEST_PAIRS), MOST_PAIRS)
     common = {"lookalikes": concept.keep, "seed": SEED, "denied": 0.25 if denials else 0.0,
-              "described": DESCRIBED}
+              "described": DESCRIBED if concept.instead else 0.0}
     if kind != "object" or concept.instead:
         subjects = tuple(f"beside {each}" for each in things) if kind == "object" else things
         return [BuilderConfig(concept.name, concept.remove, concept.instead, kind, count=2 * count,
-                              subjects=SUBJECTS[kind] * PLACES + subjects, **common)]
+                              subjects=SUBJECTS[kind] + subjects, **common)]
     beside = tuple(f"with {article(each)}{each}" for each in concept.remove)
     return [BuilderConfig(concept.name, concept.remove, NEUTRAL, kind, count=count, **common),
             BuilderConfig(concept.name, beside, "", "attribute", subjects=SUBJECTS["style"] + OTHERS + things,
