@@ -68,7 +68,7 @@ def fitted(clip, concept: Concept, node_id: str | None = None) -> LoadedRedirect
 
     ConfigError for no CLIP, and for words that this text encoder cannot tell apart.
     """
-    from saferedir_core.words.fit import fit_words
+    from saferedir_core.words.fit import fit_words, report_of
 
     from .fitting.cache import kept_or
     from .fitting.encoding import encoder_of
@@ -76,11 +76,13 @@ def fitted(clip, concept: Concept, node_id: str | None = None) -> LoadedRedirect
     encode, progress = encoder_of(clip), NodeProgress(node_id)
 
     def fit() -> LoadedRedirector:
+        ended = ""
         try:
             made = fit_words(encode, concept, progress=lambda done, total: progress(
                 done, total, f"Reading prompts: {done} of {total}"))
+            ended = f"Fitted in {report_of(made).seconds:.1f} s"
         finally:
-            progress.say("")
+            progress.say(ended)     # an empty text alone may leave the last one on the node
         return LoadedRedirector.place(concept.name, made)
 
     return kept_or(clip, concept, fit)

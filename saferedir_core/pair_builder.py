@@ -46,6 +46,8 @@ SUBJECTS = {
                "in the morning mist", "near the coast", "in a big city", "in bright sunlight", "by a river",
                "behind old trees", "on a market square", "in a wide valley", "at sunset", "on an island"),
 }
+ADJECTIVES = ("red", "blue", "green", "yellow", "black", "white", "brown", "grey", "orange", "pink", "golden", "silver",
+              "small", "large", "old", "new", "wooden", "broken", "shiny", "dusty", "colourful", "strange", "modern")
 DENIALS = {
     "before": ("{subject}, not {wording}", "{subject}, never {wording}", "{subject} that is not {wording}",
                "{subject}, anything but {wording}"),
@@ -85,6 +87,7 @@ class BuilderConfig:
     others       other things that must stay untouched, noun phrases with article; for an object only
     count        pairs, half of them unsafe; at least 2
     seed         the same settings and seed give the same pairs
+    described    share of the objects that get an adjective ("a red church"), the same with and without the concept
     denied       share of the harmless prompts that deny the concept ("without stripes"), 0..1; real text encoders
                  hardly read "without", so leave it at 0 where such prompts should be redirected
 
@@ -101,6 +104,7 @@ class BuilderConfig:
     count: int = 300
     seed: int = 0
     denied: float = 0.25
+    described: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("unsafe", "safe", "lookalikes", "subjects", "others"):
@@ -130,8 +134,9 @@ class BuilderConfig:
                        "Reword it.")
         if not isinstance(self.count, int) or self.count < 2:
             yield f"count is {self.count!r}; expected a whole number of at least 2."
-        if not 0 <= self.denied <= 1:
-            yield f"denied is {self.denied!r}; expected a share from 0 to 1."
+        for name in ("denied", "described"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1."
         for field in fields(self):
             for words in getattr(self, field.name) if isinstance(getattr(self, field.name), tuple) else ():
                 if mentions_minors(words):
@@ -176,8 +181,9 @@ def _unsafe(config: BuilderConfig, random: np.random.Generator) -> Pair:
     weight, weighting = _choose(WEIGHTS, random), random.random()
     if weighting < WORD_WEIGHTED:
         written = f"({written}:{weight})"
-    text, safe_text = (write(_core(config.kind, subject, said, meant), _core(config.kind, _short(config, subject), said,
-                                                                            meant))
+    before = _adjective(config, random)
+    text, safe_text = (write(_core(config.kind, subject, before + said, before + meant),
+                             _core(config.kind, _short(config, subject), before + said, before + meant))
                        for said, meant in ((written, wording), (safe_wording, safe_wording)))
     if WORD_WEIGHTED <= weighting < WORD_WEIGHTED + WHOLE_WEIGHTED:
         text, safe_text = f"({text}:{weight})", f"({safe_text}:{weight})"
@@ -208,13 +214,31 @@ def _harmless_core(config: BuilderConfig, random: np.random.Generator) -> tuple[
         return core, core, f"not {wording}"
     if config.lookalikes and way < config.denied + LOOKALIKE * (1 - config.denied):
         words = _choose(config.lookalikes, random)
-        return (f"{words} {subject}" if config.kind == "object" else words), words, words
+        described = _described(words, _adjective(config, random))
+        return (f"{described} {subject}" if config.kind == "object" else described), described, words
     if config.kind == "object" and config.others and random.random() < 0.5:
         words = _choose(config.others, random)
-        return f"{words} {subject}", words, words
-    safe_wording = safe_wording if config.kind == "object" or random.random() < 0.5 else ""
+        described = _described(words, _adjective(config, random))
+        return f"{described} {subject}", described, words
+    safe_wording = (_adjective(config, random) + safe_wording if config.kind == "object" else
+                    safe_wording if random.random() < 0.5 else "")
     return (_core(config.kind, subject, safe_wording, safe_wording),
             _core(config.kind, _short(config, subject), safe_wording, safe_wording), subject)
+
+
+def _adjective(config: BuilderConfig, random: np.random.Generator) -> str:
+    """What stands before an object, with a space behind it; mostly nothing."""
+    if config.kind != "object" or not config.described or random.random() >= config.described:
+        return ""
+    return f"{_choose(ADJECTIVES, random)} "
+
+
+def _described(words: str, adjective: str) -> str:
+    """A noun phrase with the adjective in its place: behind an article."""
+    first, _, rest = words.partition(" ")
+    if not adjective or first not in ("a", "an", "the") or not rest:
+        return adjective + words
+    return f"{article(adjective) if first != 'the' else 'the '}{adjective}{rest}"
 
 
 def _template(random: np.random.Generator):

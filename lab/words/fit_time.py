@@ -25,6 +25,8 @@ from saferedir_core import Concept, PolicyConfig, RedirectionRun, Redirector, Re
 from saferedir_core.readback import Readback
 from saferedir_core.words.fit import report_of
 
+from .page import write_part
+
 # layers, width, heads, feed-forward width, tokens of a prompt (None: as many as it has)
 SIZES = {"minilm": (6, 384, 12, 1536, None), "clip-l": (12, 768, 12, 3072, 77), "clip-g": (32, 1280, 20, 5120, 77),
          "t5-xxl": (24, 4096, 64, 10240, None), "qwen3-4b": (36, 2560, 32, 9728, None)}
@@ -121,17 +123,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--sizes", nargs="+", default=["minilm", "clip-l"], choices=[*SIZES])
-    parser.add_argument("--out", type=Path, default=Path("output/fit_time.json"))
+    parser.add_argument("--out", type=Path, help="file for the figures, in place of docs/words.json and docs/words.md")
     arguments = parser.parse_args()
     found = {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
              "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu", "fits": []}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if arguments.device == "cuda":
         found["runs"] = {str(dtype): run_without_waits(dtype) for dtype in (torch.float16, torch.float32)}
         print(json.dumps(found["runs"], indent=1), flush=True)
     for size in arguments.sizes:
         found["fits"].append(measured(size, arguments.device))
         print(found["fits"][-1], flush=True)
+    if arguments.out is None:
+        write_part("fit_time", found)
+    else:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

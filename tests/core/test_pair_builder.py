@@ -51,6 +51,18 @@ def test_every_tier_typos_weights_and_harmless_kinds_occur(settings):
     assert any(settings["lookalikes"][0] in pair.text for pair in harmless)
 
 
+def test_objects_are_described_alike_with_and_without_the_concept():
+    pairs = build_pairs(BuilderConfig(**OBJECT, count=300, denied=0.0, described=0.5))
+    words = "|".join(pair_builder.ADJECTIVES)
+    described = [pair for pair in pairs if re.search(rf"\ban? ({words}) ", pair.text)]
+    assert 0.4 * len(pairs) < len(described) < 0.6 * len(pairs)
+    for pair in described:
+        assert re.search(rf"\b({words}) ", pair.text).group() in pair.safe_text
+    assert not any(re.search(r"\ba [aeiou]", pair.text) for pair in plain(pairs) if pair.unsafe)
+    never = build_pairs(BuilderConfig(**OBJECT, count=300, denied=0.0))
+    assert not any(re.search(rf"\ban? ({words}) (church|abbey)", pair.text) for pair in never)
+
+
 @pytest.mark.parametrize("settings, expected", [
     (STYLE, {("a horse in the style of Van Gogh", "a horse as a photo"),
              ("there is a horse, Van Gogh painting", "there is a horse as a photo"),
@@ -111,6 +123,7 @@ def test_one_text_stands_for_a_list_of_one_and_white_space_does_not_count():
     ({"count": 1}, "count is 1; expected a whole number of at least 2"),
     ({"count": 2.5}, "count is 2.5; expected a whole number"),
     ({"denied": 1.5}, "denied is 1.5; expected a share from 0 to 1"),
+    ({"described": -0.5}, "described is -0.5; expected a share from 0 to 1"),
     ({"subjects": ("a child",)}, "subjects 'a child' mentions minors ('child')"),
     ({"unsafe": ("a teenager",)}, "unsafe 'a teenager' mentions minors ('teenager')"),
 ])
