@@ -10,7 +10,6 @@ from .evaluate import SafeRedirEvaluate
 from .fitting import presets
 from .guard import SafeRedirGuard
 from .guarding import host_check
-from .guarding.enforce import enforce_if_asked
 from .guarding.enforce import Enforcer, enforce_if_asked
 from .guarding.enforced_graph import offered
 from .loader import SafeRedirHubLoader, SafeRedirLoader

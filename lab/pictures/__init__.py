@@ -1,1 +1,1 @@
-"""What the looks at pictures are worth: the diffusion model as witness, pixels judged in the demo world."""
+"""What looking at the picture is worth: what leaves a guard that looks, in the demo world and on real latents."""

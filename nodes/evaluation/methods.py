@@ -11,6 +11,7 @@ import numpy as np
 from saferedir_core import PolicyConfig, Redirector, load_redirector
 
 from ..guarding.bridge import guard_model
+from ..guarding.reaction import Reaction
 from ..types import LoadedRedirector, Recorder
 from .stage import Batch
 
@@ -64,17 +65,19 @@ class Guarded:
 
     redirector: a file, or what flows along a SAFEREDIR wire.
     policy: PolicyConfig, or None for the strength and the threshold that the file recommends.
+    reaction: what the guard does about an unsafe run, and about a finished picture that shows the concept.
     """
 
-    def __init__(self, name: str, redirector: Path | LoadedRedirector, policy: PolicyConfig | None = None) -> None:
-        self.name = name
+    def __init__(self, name: str, redirector: Path | LoadedRedirector, policy: PolicyConfig | None = None,
+                 reaction: Reaction = Reaction()) -> None:
+        self.name, self.reaction = name, reaction
         self.loaded = redirector if isinstance(redirector, LoadedRedirector) else LoadedRedirector.place(
             redirector.stem, load_redirector(redirector))
         self.policy = policy or default_policy(self.loaded.redirector)
 
     def change(self, batch: Batch, stage) -> Batch:
         recorder = Recorder()
-        model = guard_model(batch.model, self.loaded, self.policy, recorder)
+        model = guard_model(batch.model, self.loaded, self.policy, recorder, reaction=self.reaction)
         model.set_attachments(RECORDER, recorder)
         return replace(batch, model=model)
 
