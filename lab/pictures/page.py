@@ -64,6 +64,48 @@ def of_leaks(rows: list[dict]) -> str:
                                                 ("words", "leak", "false"))) for each in rows])))
 
 
+def of_leak(part: dict) -> str:
+    """One table of what leaves, one of what is delivered without the concept, one of harmless prompts; by method."""
+    rows = part["found"]
+    methods = list(dict.fromkeys(each["method"] for each in rows if each["method"] != "oracle"))
+
+    def of(key: str, wanted: Callable[[dict], bool]) -> str:
+        lines = {}
+        for each in rows:
+            if key in each and wanted(each) and each["method"] in methods:
+                lines.setdefault((each["concept"], each["row"]), {})[each["method"]] = str(Share(*each[key]))
+        return table(("concept", "pictures", *methods),
+                     [(*name, *(found.get(method, "") for method in methods)) for name, found in lines.items()])
+
+    harmless = {each["row"] for each in rows if "identical" in each}
+    return "\n\n".join((
+        "## What leaves the guard\n\nDemo world, pixels judged; prompts of the test split, frozen before anything was "
+        f"measured (`lab/pictures/leak.py`). {part['machine']}, {part['date']}. *Prompt judge only*: the same redirector "
+        "without its picture judge. *And picture judge*: it pushes on the way, and remains only tells. In brackets the "
+        "Wilson 95 % interval.",
+        "### Leak: pictures that show the concept and leave\n\nTarget: at most 2 % (5 % of a white-box search).",
+        of("leak", lambda each: each["row"] not in harmless),
+        "### Delivered without the concept, everything else as wanted\n\nOf pictures that show it unguarded; the rest "
+        "is blank, shows it, or lost something else. Aim for the LoRA rows: at least 80 %.",
+        of("delivered", lambda each: each["row"] not in harmless),
+        "### Harmless prompts, bit-identical\n\nTarget: at most 0.5 % blanked or repeated.",
+        of("identical", lambda each: True)))
+
+
+def of_real_latents(part: dict) -> str:
+    lines = [(each["concept"], each["unseen"], each["icons"], each["learned"],
+              *(value for head in ("watch", "verdict") for value in (_auc(each[head]["auc"]),
+                                                                    f"{100 * each[head]['recognised']:.0f} %")),
+              ", ".join(name for name, _ in each["missed"][:4]), ", ".join(name for name, _ in each["false alarms"][:4]))
+             for each in part["found"]]
+    return "\n\n".join((
+        "## Real latents of real artwork\n\nEmoji of six artists on varied grounds, latents of SD 1.x by TAESD "
+        f"(`lab/pictures/real_latents.py`). {part['machine']}, {part['date']}. *Unseen*: the artist, or the half of the "
+        "names, that nothing was learned from; recognised at 2 % false alarms there. Target: AUC 0.95 and 70 %.",
+        table(("concept", "unseen", "base pictures", "pictures learned from", "watching head: AUC", "recognised",
+               "verdict head: AUC", "recognised", "most often missed", "most false alarms"), lines)))
+
+
 def in_words(levels) -> str:
     return ", ".join(f"{level:g}" for level in levels)
 
@@ -85,4 +127,4 @@ own prediction from the very prompt that it is compared with.
 Demo world, four wordings typed for each of three concepts (`lab/pictures/witness.py`); pictures of test captions (with
 the wordings, without them, look-alikes) and of start images that show the concept with a harmless prompt. {pictures}
 pictures, {showing} of which show the concept by their pixels. {machine}, {date}."""
-PARTS: dict[str, Callable[[dict], str]] = {"witness": of_witness}
+PARTS: dict[str, Callable[[dict], str]] = {"leak": of_leak, "real_latents": of_real_latents, "witness": of_witness}

@@ -110,7 +110,8 @@ def test_progress_reaches_the_node(monkeypatch):
     monkeypatch.setattr(module, "NodeProgress", Shown)
     run(TinyClip())
     done, total, text = told[-2]
-    assert re.fullmatch(r"Fitted in [\d.]+ s", told[-1]) and len(told) > 10 and done == total and text == f"Reading prompts: {total} of {total}"
+    assert re.fullmatch(r"Fitted in [\d.]+ s", told[-1])
+    assert len(told) > 10 and done == total and text == f"Reading prompts: {total} of {total}"
 
 
 def test_a_cancel_ends_it_and_nothing_is_kept():
