@@ -80,9 +80,9 @@ def of_leak(part: dict) -> str:
     harmless = {each["row"] for each in rows if "identical" in each}
     return "\n\n".join((
         "## What leaves the guard\n\nDemo world, pixels judged; prompts of the test split, frozen before anything was "
-        f"measured (`lab/pictures/leak.py`). {part['machine']}, {part['date']}. *Prompt judge only*: the same redirector "
-        "without its picture judge. *And picture judge*: it pushes on the way, and remains only tells. In brackets the "
-        "Wilson 95 % interval.",
+        f"measured (`lab/pictures/leak.py`). {part['machine']}, {part['date']}. *Prompt judge only*: the same "
+        "redirector without its picture judge. *And picture judge*: it pushes on the way, and what remains is told. "
+        "In brackets the Wilson 95 % interval.",
         "### Leak: pictures that show the concept and leave\n\nTarget: at most 2 % (5 % of a white-box search).",
         of("leak", lambda each: each["row"] not in harmless),
         "### Delivered without the concept, everything else as wanted\n\nOf pictures that show it unguarded; the rest "
@@ -96,12 +96,12 @@ def of_real_latents(part: dict) -> str:
     lines = [(each["concept"], each["unseen"], each["icons"], each["learned"],
               *(value for head in ("watch", "verdict") for value in (_auc(each[head]["auc"]),
                                                                     f"{100 * each[head]['recognised']:.0f} %")),
-              ", ".join(name for name, _ in each["missed"][:4]), ", ".join(name for name, _ in each["false alarms"][:4]))
+              *(", ".join(name for name, _ in each[kind][:4]) for kind in ("missed", "false alarms")))
              for each in part["found"]]
     return "\n\n".join((
         "## Real latents of real artwork\n\nEmoji of six artists on varied grounds, latents of SD 1.x by TAESD "
-        f"(`lab/pictures/real_latents.py`). {part['machine']}, {part['date']}. *Unseen*: the artist, or the half of the "
-        "names, that nothing was learned from; recognised at 2 % false alarms there. Target: AUC 0.95 and 70 %.",
+        f"(`lab/pictures/real_latents.py`). {part['machine']}, {part['date']}. *Unseen*: the artist, or the half of "
+        "the names, that nothing was learned from; recognised at 2 % false alarms there. Target: AUC 0.95 and 70 %.",
         table(("concept", "unseen", "base pictures", "pictures learned from", "watching head: AUC", "recognised",
                "verdict head: AUC", "recognised", "most often missed", "most false alarms"), lines)))
 
