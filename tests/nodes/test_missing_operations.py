@@ -128,6 +128,7 @@ def test_the_text_encoders_part_of_a_fit_and_that_the_rest_is_on_the_cpu(demo_wo
     assert encoded.context.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_training(tmp_path):
     def data(name, seed):
         random = torch.Generator().manual_seed(seed)
