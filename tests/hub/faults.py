@@ -217,11 +217,6 @@ def by_itself(call: Callable, hub: HubServer) -> str:
     return in_processes(call, 1)
 
 
-def two_servers(call: Callable, hub: HubServer) -> str:
-    """Two processes ask for the same file at once."""
-    return in_processes(call, 2)
-
-
 def in_processes(call: Callable, count: int, limit: int = 0) -> str:
     """What they say.  limit: bytes of a file that each may write; 0: any number."""
     with contextlib.ExitStack() as stack:
@@ -305,7 +300,6 @@ FAULTS = (
     Fault("HF_HUB_OFFLINE, the file is not there", ("HF_HUB_OFFLINE forbids",), environ={"HF_HUB_OFFLINE": "1"}),
     Fault("HF_HUB_OFFLINE, the file is there", present=True, environ={"HF_HUB_OFFLINE": "1"}),
     Fault("two graphs ask at once", run=two_at_once),
-    Fault("two servers with one folder ask at once", run=two_servers),
     Fault("Cancel in mid-file", ("Cancelled",), run=cancelled,
           arrange=on_body(lambda request, contents: request.send(contents.plain, drip=0.02))),
     Fault("full disk while downloading", ("no space left", "Free some space"), run=in_a_small_space(2 * MB)),

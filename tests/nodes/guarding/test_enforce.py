@@ -106,8 +106,7 @@ class TestPictures:
         assert settings.reaction().after_all == ("blank" if then == "again" else then)
 
     def test_a_setting_that_no_redirector_can_see_to_ends_the_start(self, tmp_path, monkeypatch, scripted):
-        monkeypatch.setattr(enforce, "load_redirectors", lambda path: scripted(unsafe=False).redirectors)
-        monkeypatch.setattr(enforce.catalogue, "present", lambda name: name)
+        monkeypatch.setattr(enforce.enforced_graph, "load", lambda name, beside, digests: scripted(unsafe=False))
         file = tmp_path / "enforce.json"
         file.write_text('{"redirectors": ["demo-stripes"], "if_it_remains": "blank"}', encoding="utf-8")
         with pytest.raises(core.ConfigError, match="no redirector has a picture judge"):
@@ -231,6 +230,8 @@ class TestSettings:
         ({"redirectors": ["demo-stripes"], "nodes": ["SafeRedirSaves"]}, "nodes has 'SafeRedirSaves'"),
         ('{\n "redirectors": ["demo-stripes"],\n}', "is not JSON: trailing comma at line 3"),
         (b'{"redirectors": [\n"caf\xe9"]}', "line 2: byte 0xe9 is not UTF-8"),
+        ({"redirectors": ["demo-stripes"], "if_it_remains": "ask"}, "if_it_remains is 'ask'; expected one of"),
+        ({"redirectors": ["demo-stripes"], "if_it_remains": "again", "on_unsafe": "observe"}, "expected on_unsafe"),
     ])
     def test_what_is_wrong_is_named(self, tmp_path, content, message):
         with pytest.raises(core.ConfigError, match=message):
