@@ -218,7 +218,8 @@ def _batch(pictures: Pictures, angles: Tensor, disturbance: Disturbance, size: i
     above, share = (below + 1).clamp(max=last), place - below
 
     def at_place(rows: Tensor) -> Tensor:
-        return torch.lerp(*(pictures.x0[rows, at].float() for at in (below, above)), share[:, None, None, None])
+        first, second = (pictures.x0[rows, at].float() for at in (below, above))
+        return torch.lerp(first, second, share[:, None, None, None])
     over = kinds[1][torch.randint(len(kinds[1]), (size,), generator=random)]
     own = torch.where(_drawn(random, size) < disturbance.mixed, 1 - (1 - LEAST) * _drawn(random, size), 1.0)
     x0 = torch.lerp(at_place(over), at_place(rows), own[:, None, None, None])

@@ -183,17 +183,16 @@ class PictureHead(nn.Module):
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return F.conv2d(x, _usable(layer.weight, x), _usable(layer.bias, x), layer.stride, layer.padding)
+    return layer._conv_forward(x, _usable(layer.weight, x), _usable(layer.bias, x))
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, _usable(layer.weight, x), _usable(layer.bias, x))
 
 
-def _usable(weight: Tensor | None, x: Tensor) -> Tensor | None:
+def _usable(weight: Tensor | None, x: Tensor) -> Tensor:
     """A weight as x needs it.  What a host moved in inference mode no gradient goes through, so it is copied."""
-    if weight is None:
-        return None
+    assert weight is not None       # all layers here have a bias
     weight = weight.to(x)
     return weight.clone() if weight.is_inference() and not torch.is_inference_mode_enabled() else weight
 
