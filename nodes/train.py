@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -18,6 +20,7 @@ from .progress import NodeProgress
 from .types import CATEGORY, LoadedRedirector, SafeRedirType
 from .weights.catalogue import FOLDER
 
+WORDS = "words"  # the variant that is fitted as SafeRedir Words fits, with a picture judge
 TYPED = "typed below"  # the choice of the combo that stands for the text
 PACK_PAIRS = Path(__file__).resolve().parent.parent / "models" / "pairs"
 ENDINGS = (".csv", ".jsonl")
@@ -58,9 +61,10 @@ class SafeRedirTrain(io.ComfyNode):
                                         "empty unsafe marks a prompt that must stay untouched."),
                 io.String.Input("concept", default="", tooltip="Which concept of the pairs to train, if there are "
                                                                "several."),
-                io.Combo.Input("variant", options=["token", "published"], default="token",
-                               tooltip="token: the network whose shift sees each token. published: the network of the "
-                                       "paper."),
+                io.Combo.Input("variant", options=[WORDS, "token", "published"], default=WORDS,
+                               tooltip="words: what SafeRedir Words makes, and a judge that looks at the pictures. "
+                                       "token: the network of 0.1.0, whose shift sees each token. published: the "
+                                       "network of the paper."),
                 io.Int.Input("iterations", default=400, min=1, max=100000, tooltip="Optimiser steps at the maximum."),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1,
                              tooltip="Of weights and batches; the trajectories stay the same."),
@@ -70,6 +74,9 @@ class SafeRedirTrain(io.ComfyNode):
                                tooltip="Guidance of a trajectory, as images are made with."),
                 io.Int.Input("width", default=512, min=16, max=4096, step=8, tooltip="Of the sampled images, pixels."),
                 io.Int.Input("height", default=512, min=16, max=4096, step=8, tooltip="Of the sampled images, pixels."),
+                SafeRedirType.Input("saferedir", optional=True,
+                                    tooltip="A redirector from SafeRedir Words, for the variant words: it gets a judge "
+                                            "that looks at the pictures, and the pairs are not read."),
             ],
             outputs=[
                 SafeRedirType.Output(display_name="saferedir",
@@ -87,36 +94,103 @@ class SafeRedirTrain(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, pairs_file, pairs_text, concept, variant, iterations, seed, steps, cfg, width,
-                height) -> io.NodeOutput:
+                height, saferedir=None) -> io.NodeOutput:
+        if saferedir is not None and variant != WORDS:
+            raise ConfigError(f"The variant is {variant!r} and a redirector is connected; expected the variant "
+                              f"{WORDS!r}, which adds to it. Choose that, or disconnect it.")
+        live = Live(cls.hidden.unique_id if cls.hidden else None, iterations)
+        with torch.inference_mode(False):
+            from .training.procedure import collection_of
+
+            pairs, source = ([], "") if saferedir is not None else chosen_pairs(pairs_file, pairs_text)
+            collection = collection_of(model, width, height, steps=steps, cfg=cfg,
+                                       batch=25 if width * height <= 128 * 128 else 4)
+            training = Training(model, clip, pairs, source, concept.strip(), iterations, seed, collection, live)
+            name, redirector, picture, text = (training.of_words(saferedir) if variant == WORDS else
+                                               training.of_network(variant))
+        # (1, H, W, 3)
+        return io.NodeOutput(LoadedRedirector.place(name, redirector), picture.float()[None] / 255, text)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the inputs of the node say.  Both ways give name, redirector, plot (H, W, 3) uint8 and JSON."""
+
+    model: Any
+    clip: Any
+    pairs: list
+    source: str
+    concept: str
+    iterations: int
+    seed: int
+    collection: Any
+    live: Live
+
+    def of_words(self, given: LoadedRedirector | None) -> tuple:
+        """Prompt judge and shift as from words, and a picture judge."""
+        from saferedir_core.picture.fit import PictureFit
+        from saferedir_core.report import picture_plot, training_json
+
+        from .training import words
+        from .training.collect import X0, digest_of
+
+        redirector = None if given is None else words.given_redirector(given.redirectors)
+        concept, pairs = self._concept(redirector)
+        if redirector is None:
+            words.require_enough(pairs, self.source)
+        made = words.prompt_part(self.clip, pairs, redirector, self.live.read)
+        prompts = words.picture_pairs(self.clip, pairs, redirector)
+        collection = replace(self.collection, keeps=X0)
+        work, metadata = self._place(concept, digest_of(prompts), collection)
+        words.collect_pictures(self.model, self.clip, prompts, work, collection, told=self.live.collected)
+        report = words.with_picture_judge(made, work, PictureFit(steps=self.iterations, seed=self.seed), free_device(),
+                                          self.live.fitted)
+        made.metadata = {**made.metadata, **metadata}
+        return concept, made, picture_plot(report), training_json([], words.scores_of(report), made.metadata)
+
+    def of_network(self, variant: str) -> tuple:
+        """The network of the paper, or of 0.1.0."""
         from saferedir_core.report import training_json, training_plot
         from saferedir_core.training import TrainingConfig
 
-        from .guarding.architectures import host_name
         from .training import procedure
         from .training.collect import digest_of
 
-        live = Live(cls.hidden.unique_id if cls.hidden else None, iterations)
-        with torch.inference_mode(False):
-            pairs, source = chosen_pairs(pairs_file, pairs_text)
-            concept, pairs = procedure.concept_of(pairs, source, concept.strip())
-            parts = procedure.split(pairs, 0.15, source)
-            procedure.require_prompts_fit(clip, pairs, source)
-            collection = procedure.collection_of(model, width, height, steps=steps, cfg=cfg,
-                                                 batch=25 if width * height <= 128 * 128 else 4)
-            config = TrainingConfig(variant=variant, iterations=iterations, seed=seed, validate=min(100, iterations))
-            model_digest = procedure.model_digest(model, clip)
-            work = work_folder(concept, digest_of(pairs), model_digest, collection.settings())
-            procedure.collect_parts(model, clip, parts, work, collection, told=live.collected)
-            device = comfy.model_management.get_torch_device()
-            comfy.model_management.unload_all_models()
-            trained = procedure.train_parts(work, config, device, live.learned)
-        metadata = {**trained.metadata(),
-                    **procedure.provenance(concept, host_name(model), model_digest, digest_of(pairs),
-                                          collection, "SafeRedir Train")}
-        trained.redirector.to("cpu").metadata = metadata
-        picture = training_plot(trained.log).float()[None] / 255  # (1, H, W, 3)
-        return io.NodeOutput(LoadedRedirector.place(concept, trained.redirector), picture,
-                             training_json(trained.log, trained.scores, metadata))
+        concept, pairs = self._concept(None)
+        parts = procedure.split(pairs, 0.15, self.source)
+        config = TrainingConfig(variant=variant, iterations=self.iterations, seed=self.seed,
+                                validate=min(100, self.iterations))
+        work, metadata = self._place(concept, digest_of(pairs), self.collection)
+        procedure.collect_parts(self.model, self.clip, parts, work, self.collection, told=self.live.collected)
+        trained = procedure.train_parts(work, config, free_device(), self.live.learned)
+        made, metadata = trained.redirector.to("cpu"), {**trained.metadata(), **metadata}
+        made.metadata = metadata
+        return concept, made, training_plot(trained.log), training_json(trained.log, trained.scores, metadata)
+
+    def _concept(self, redirector) -> tuple[str, list]:
+        """Its name, and its checked pairs; none of a redirector's."""
+        from .training import procedure
+
+        if redirector is not None:
+            return self.concept or redirector.metadata["concept"], []
+        concept, pairs = procedure.concept_of(self.pairs, self.source, self.concept)
+        procedure.require_prompts_fit(self.clip, pairs, self.source)
+        return concept, pairs
+
+    def _place(self, concept: str, pairs: str, collection) -> tuple[Path, dict[str, str]]:
+        """The work folder, and what the redirector's file says of its training.  pairs: their digest."""
+        from .guarding.architectures import host_name
+        from .training import procedure
+
+        model = procedure.model_digest(self.model, self.clip)
+        return work_folder(concept, pairs, model, collection.settings()), procedure.provenance(
+            concept, host_name(self.model), model, pairs, collection, "SafeRedir Train")
+
+
+def free_device() -> torch.device:
+    """The host's device, with its models taken off."""
+    comfy.model_management.unload_all_models()
+    return comfy.model_management.get_torch_device()
 
 
 def chosen_pairs(pairs_file: str, pairs_text: str) -> tuple[list, str]:
@@ -145,6 +219,12 @@ class Live:
 
     def collected(self, part: str, done: int, total: int) -> None:
         self._show(done, total, f"{part} trajectories: part {done} of {total}")
+
+    def read(self, done: int, total: int) -> None:
+        self._show(done, total, f"Reading prompts: {done} of {total}")
+
+    def fitted(self, done: int, total: int) -> None:
+        self._show(done, total, f"Learning from pictures: {done} of {total}")
 
     def learned(self, step: int, losses: dict[str, float]) -> None:
         shown = "\n".join(f"{name} {value:.4f}" for name, value in losses.items())

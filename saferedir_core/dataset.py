@@ -23,6 +23,7 @@ from torch import Tensor
 from saferedir_core.architecture import USUAL
 from saferedir_core.errors import TrainingError
 from saferedir_core.files import write_whole, written_whole
+from saferedir_core.picture.fit import Pictures
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -63,10 +64,12 @@ class Shard:
     contexts, safe_contexts  (P, T, D), the safe one aligned with the other (see `alignment`)
     order                    (P, T) that alignment: token i of the aligned context is token order[i] of the safe prompt
     unsafe                   (P,) bool; a harmless pair has equal contexts
-    latents                  (M, S, C, h, w), of unit variance as the diffusion model sees them
+    latents                  (M, S, C, h, w), of unit variance as the diffusion model sees them; of a collection for a
+                             picture judge what it predicts the clean latent to be (x0)
     pair                     (M,) which of the P pairs a trajectory belongs to
     timesteps                (S,), in the units of the training schedule
     pooled, safe_pooled      (P, W) the pooled vectors of a model that reads one, else None
+    sigmas                   (S,) noise level of every x0 in the model's own schedule; None of other collections
     """
 
     contexts: Tensor
@@ -78,6 +81,7 @@ class Shard:
     timesteps: Tensor
     pooled: Tensor | None = None
     safe_pooled: Tensor | None = None
+    sigmas: Tensor | None = None
 
 
 def open_folder(folder: Path, manifest: Manifest) -> list[int]:
@@ -195,6 +199,21 @@ class TrajectoryDataset:
     def tokens(self) -> int:
         """Tokens that are judged together; contexts have one or more such chunks, of one text encoder each."""
         return self.manifest.settings.get("tokens", self.contexts.shape[1])
+
+    def pictures(self) -> Pictures:
+        """What a picture judge learns from; those of one pair are one group.
+
+        TrainingError for a collection that holds no x0.
+        """
+        sigmas = self._shards[0].sigmas
+        if sigmas is None:
+            raise TrainingError(f"{self.folder}: holds noisy latents; expected predicted clean ones. Collect them for "
+                                "the variant 'words', in another folder.")
+        # An unsafe pair's trajectories take turns: with its own context, with the safe one.
+        rows = [(self._shards[number].latents[row], pair, bool(self.unsafe[pair]) and at % 2 == 0)
+                for pair, known in enumerate(self._of_pair) for at, (number, row) in enumerate(known)]
+        x0, groups, unsafe = zip(*rows)
+        return Pictures(torch.stack(x0), sigmas, torch.tensor(unsafe), torch.tensor(groups))
 
     def latent(self, pair: int, trajectory: int, step: int) -> Tensor:
         """(C, h, w), float32.  trajectory counts the pair's own ones."""

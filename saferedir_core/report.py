@@ -215,6 +215,25 @@ def training_plot(log: list[dict]) -> Tensor:
     return chart.pixels()
 
 
+def picture_plot(content: dict) -> Tensor:
+    """Picture of a picture judge's report (`picture.fit.report_of`): (400, 640, 3) uint8.
+
+    Of each step: how well the two kinds of pictures can be told apart, and how many of each the watching head calls
+    unsafe.
+    """
+    verdict, steps = content["verdict"], content["steps"]
+    chart = Chart(f"Finished pictures: {verdict['recognised']:.1%} recognised, {verdict['false_alarms']:.1%} of "
+                  "harmless ones; at each step", WIDTH, TRAINING_HEIGHT)
+    panel = Panel(chart, LEFT, TOP, WIDTH - RIGHT, TRAINING_HEIGHT - BOTTOM, (0, max(1, len(steps) - 1)))
+    panel.quarters()
+    _draw_curves(panel, list(range(len(steps))), {name: [step[name] for step in steps]
+                                                  for name in ("recognised", "auc", "false_alarms")})
+    for at, step in enumerate(steps):
+        chart.text(panel.x(at) - 8, panel.bottom + 8, f"{step['sigma']:.2f}")
+    chart.text(panel.right + 10, panel.bottom + 8, "sigma")
+    return chart.pixels()
+
+
 def _draw_curves(panel: Panel, steps: list[int], named: dict[str, list[float]]) -> None:
     """Curves over the steps, their names at the right."""
     for number, (name, values) in enumerate(named.items()):

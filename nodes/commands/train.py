@@ -2,6 +2,7 @@
 
     --model demo                        the demo world
     --model sd15.safetensors            any checkpoint the host loads
+    --words pistol.safetensors          what the command words made, in the place of --pairs
 
 Interrupted at any point, the same command goes on where it was.  On several machines: `--collect-only --shard 0/2` and
 `--shard 1/2` collect half each; `--merge FOLDER FOLDER` brings the work folders together and trains.
@@ -12,17 +13,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saferedir_core.bundle import save_redirector
+from torch import Tensor
+
+from saferedir_core.bundle import load_redirectors, save_redirector
+from saferedir_core.ensemble import AnyRedirector
 from saferedir_core.errors import ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
 from saferedir_core.pairs import read_pairs
-from saferedir_core.report import training_json, training_plot
+from saferedir_core.picture.fit import PictureFit
+from saferedir_core.report import picture_plot, training_json, training_plot
 from saferedir_core.training import TrainingConfig
 
 from .arguments import ConsoleProgress, exit_code, require_writable_names, say, shard
 
+WORDS = "words"
 DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
 CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
 
@@ -31,12 +38,17 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="saferedir.py train", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True, help="'demo', or a checkpoint file")
-    made.add_argument("--pairs", type=Path, required=True, help="prompt pairs, .csv or .jsonl")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pairs", type=Path, help="prompt pairs, .csv or .jsonl")
+    source.add_argument("--words", type=Path, metavar="FILE",
+                        help="a redirector from words, which gets a picture judge")
     made.add_argument("--out", type=Path, help="redirector to write, .safetensors (not with --collect-only)")
     made.add_argument("--work", type=Path, help="folder of trajectories and state (default: beside --out)")
     made.add_argument("--concept", default="", help="which of several concepts of the file")
-    made.add_argument("--variant", choices=("token", "published"), default="token", help="of the network")
-    made.add_argument("--iterations", type=int, default=400, help="most optimiser steps (400)")
+    made.add_argument("--variant", choices=(WORDS, "token", "published"), default=WORDS,
+                      help="words: fitted as from words, with a picture judge (default); else of the network")
+    made.add_argument("--iterations", type=int, default=400, help="most optimiser steps, of each head of a picture "
+                                                                  "judge (400)")
     made.add_argument("--seed", type=int, default=0, help="of weights and batches; not of the trajectories")
     made.add_argument("--steps", type=int, help="of a trajectory (demo 6, else 12)")
     made.add_argument("--cfg", type=float, help="guidance of a trajectory (demo 4, else 7.5)")
@@ -78,54 +90,131 @@ def run(arguments, argv: list[str]) -> int:
     started, out = time.monotonic(), arguments.out and arguments.out.resolve()
     work = (arguments.work or out.with_name(f"{out.stem}_work")).resolve()
     require_writable_names(out)
-    pairs = read_pairs(arguments.pairs)
+    require_usable(arguments)
+    pairs = read_pairs(arguments.pairs) if arguments.pairs else []
     prepare()
-    from comfy.model_management import get_torch_device
-
-    from ..guarding.architectures import host_name
     from ..training import procedure as training
-    from ..training.collect import digest_of
 
-    concept, chosen = training.concept_of(pairs, arguments.pairs, arguments.concept)
-    parts = training.split(chosen, arguments.validation_share, arguments.pairs)
-    config = TrainingConfig(
-        variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
-        adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
-    if arguments.steps is not None and arguments.steps < 1 or arguments.trajectories < 1:
-        raise ConfigError(f"--steps is {arguments.steps} and --trajectories {arguments.trajectories}; expected 1 or "
-                          "more. Change the settings.")
     model, clip, _ = load_model(arguments.model, with_vae=False)
     usual = DEMO if arguments.model == "demo" else CHECKPOINT
     collection = training.collection_of(model, *(arguments.size or usual["size"]), batch=usual["batch"],
                                         steps=arguments.steps or usual["steps"], trajectories=arguments.trajectories,
                                         cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg)
-    say(f"{concept}: {len(parts['training'])} pairs to learn from, {len(parts['validation'])} to choose by")
-    training.require_prompts_fit(clip, chosen, arguments.pairs)
+    way = (Words if arguments.variant == WORDS else Network)(arguments, clip, pairs, collection)
+    say(f"{way.concept}: " + ", ".join(f"{len(part)} pairs for {name}" for name, part in way.parts.items()))
     if arguments.merge:
-        training.merge_parts(arguments.merge, work)
-    training.collect_parts(model, clip, parts, work, collection, shard=arguments.shard, told=collected(parts))
+        training.merge_parts(arguments.merge, work, way.parts)
+    training.collect_parts(model, clip, way.parts, work, way.collection, shard=arguments.shard,
+                           told=collected(way.parts))
     if arguments.collect_only:
         say(f"collected in {work}, {time.monotonic() - started:.0f} s")
         return 0
-    trained = training.train_parts(work, config, get_torch_device(), learned(config.iterations))
-    write(out, trained, {**trained.metadata(), **training.provenance(
-        concept, "demo" if arguments.model == "demo" else host_name(model),
-        f"{Path(arguments.model).name} {training.model_digest(model, clip)}", digest_of(chosen), collection,
-        "python saferedir.py train " + " ".join(argv))})
+    trained = way.trained(work)
+    metadata = {**trained.metadata, **way.provenance(model, clip, "python saferedir.py train " + " ".join(argv))}
+    write(out, trained, metadata)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
     say(f"written {out}, {time.monotonic() - started:.0f} s: {scores}")
     return 0
 
 
-def write(out: Path, trained, metadata: dict[str, str]) -> None:
+def require_usable(arguments) -> None:
+    """ConfigError for settings that no training has."""
+    numbers = {"--steps": arguments.steps, "--trajectories": arguments.trajectories,
+               "--iterations": arguments.iterations}
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; expected 1 or more. Change the setting.")
+    if arguments.words and arguments.variant != WORDS:
+        raise ConfigError(f"--variant is {arguments.variant} and --words is given; expected the variant {WORDS}, which "
+                          "adds to a redirector. Leave one of them out.")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a training gives, to be written.  plot: (H, W, 3) uint8."""
+
+    redirector: AnyRedirector
+    metadata: dict[str, str]
+    log: list[dict]
+    scores: dict[str, float]
+    plot: Tensor
+
+
+class Network:
+    """The network of the paper or of 0.1.0, from noisy latents."""
+
+    def __init__(self, arguments, clip, pairs: list, collection):
+        from ..training import procedure as training
+
+        self.concept, self.pairs = training.concept_of(pairs, arguments.pairs, arguments.concept)
+        self.parts = training.split(self.pairs, arguments.validation_share, arguments.pairs)
+        self.collection = collection
+        training.require_prompts_fit(clip, self.pairs, arguments.pairs)
+        self.model_name = arguments.model
+        self.config = TrainingConfig(
+            variant=arguments.variant, iterations=arguments.iterations, seed=arguments.seed, inputs=arguments.inputs,
+            adversarial=arguments.adversarial, validate=max(1, min(100, arguments.iterations)))
+
+    def trained(self, work: Path) -> Made:
+        from comfy.model_management import get_torch_device
+
+        from ..training import procedure as training
+
+        found = training.train_parts(work, self.config, get_torch_device(), learned(self.config.iterations))
+        return Made(found.redirector.half(), found.metadata(), found.log, found.scores, training_plot(found.log))
+
+    def provenance(self, model, clip, command: str) -> dict[str, str]:
+        """What the file says of its training."""
+        from ..guarding.architectures import host_name
+        from ..training import procedure as training
+        from ..training.collect import digest_of
+
+        return training.provenance(
+            self.concept, "demo" if self.model_name == "demo" else host_name(model),
+            f"{Path(self.model_name).name} {training.model_digest(model, clip)}", digest_of(self.pairs),
+            self.collection, command)
+
+
+class Words(Network):
+    """Fitted as from words, with a picture judge from predicted clean latents."""
+
+    def __init__(self, arguments, clip, pairs: list, collection):
+        from ..training import procedure as training
+        from ..training import words
+        from ..training.collect import X0
+
+        given = words.given_redirector(load_redirectors(arguments.words)) if arguments.words else None
+        self.concept = arguments.concept or (given.metadata["concept"] if given else "")
+        if given is None:
+            self.concept, pairs = training.concept_of(pairs, arguments.pairs, self.concept)
+            training.require_prompts_fit(clip, pairs, arguments.pairs)
+            words.require_enough(pairs, arguments.pairs)
+        self.pairs, self.collection = words.picture_pairs(clip, pairs, given), replace(collection, keeps=X0)
+        self.parts = {words.PICTURES: self.pairs}
+        self.model_name, self.fit = arguments.model, PictureFit(steps=arguments.iterations, seed=arguments.seed)
+        # First, because it says within seconds whether the concept can be told at all.
+        self.redirector = None if arguments.collect_only else words.prompt_part(
+            clip, pairs, given, ConsoleProgress("reading prompts", "prompt"))
+
+    def trained(self, work: Path) -> Made:
+        from comfy.model_management import get_torch_device
+
+        from ..training import words
+
+        report = words.with_picture_judge(self.redirector, work, self.fit, get_torch_device(),
+                                          ConsoleProgress("learning from pictures", "step"))
+        return Made(self.redirector, self.redirector.metadata, [], words.scores_of(report), picture_plot(report))
+
+
+def write(out: Path, trained: Made, metadata: dict[str, str]) -> None:
     """The redirector, its log and its plot; each whole or not at all."""
     from PIL import Image
 
-    save_redirector(trained.redirector.half(), out, metadata)
+    save_redirector(trained.redirector, out, metadata)
     try:
         write_whole(out.with_suffix(".json"), training_json(trained.log, trained.scores, metadata))
         with written_whole(out.with_suffix(".png")) as file:
-            Image.fromarray(training_plot(trained.log).numpy()).save(file)
+            Image.fromarray(trained.plot.numpy()).save(file)
     except OSError as error:
         raise TrainingError(f"{out.parent}: log and plot cannot be written ({error.strerror or error}); expected some "
                             f"space. The redirector {out.name} is written; run the same command again for the "

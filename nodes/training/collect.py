@@ -21,6 +21,7 @@ from saferedir_core.redirect import to_chunks
 from .. import drawing
 from ..guarding.architectures import timestep_of
 
+X_T, X0 = "x_t", "x0"
 SHARD = 50  # pairs in a shard: about 30 to 60 MB at 512 x 512 and 12 steps
 
 
@@ -36,6 +37,7 @@ class CollectConfig:
     batch         images sampled at a time
     architecture  name of the model's kind; its latents, timesteps, tokens and pooled vector are collected
     tokens        that are judged together, of each of the model's text encoders; None: as usual for the kind
+    keeps         of every step: "x_t", what the model sees, or "x0", what it predicts the clean latent to be
     """
 
     steps: int = 12
@@ -49,6 +51,7 @@ class CollectConfig:
     batch: int = 4
     architecture: str = USUAL
     tokens: int | None = None
+    keeps: str = X_T
 
     @property
     def kind(self) -> Architecture:
@@ -59,10 +62,11 @@ class CollectConfig:
         return self.tokens or self.kind.tokens
 
     def settings(self) -> dict:
-        """For the manifest; without what older folders of Stable Diffusion 1.x do not have."""
+        """For the manifest; without what older folders do not have, of Stable Diffusion 1.x above all."""
         content = {**asdict(self), "shape": list(self.shape), "tokens": self.chunk}
+        left_out = ("architecture", "tokens") if self.architecture == USUAL else ()
         return {name: value for name, value in content.items()
-                if self.architecture != USUAL or name not in ("architecture", "tokens")}
+                if name not in left_out and (name, value) != ("keeps", X_T)}
 
 
 def collect(model, clip, pairs: Sequence[Pair], folder: Path, config: CollectConfig, name: str, *,
@@ -98,7 +102,7 @@ def sampled(model, clip, pairs: Sequence[Pair], config: CollectConfig) -> Shard:
     negative = drawing.conditioning(clip, [config.negative])
     parts = []
     for part in batches(jobs, config.batch):
-        latents, timesteps = trajectories(model, [prompt for _, prompt, _ in part], negative,
+        latents, timesteps, sigmas = trajectories(model, [prompt for _, prompt, _ in part], negative,
                                           [seed for _, _, seed in part], config)
         parts.append(latents.half())
     own, safe, orders = zip(*prompts)
@@ -106,7 +110,8 @@ def sampled(model, clip, pairs: Sequence[Pair], config: CollectConfig) -> Shard:
                            for side in (own, safe))
     return Shard(padded(own, config.chunk), padded(safe, config.chunk), torch.tensor(orders),
                  torch.tensor([pair.unsafe for pair in pairs]), torch.cat(parts),
-                 torch.tensor([row for row, _, _ in jobs]), timesteps, pooled, safe_pooled)
+                 torch.tensor([row for row, _, _ in jobs]), timesteps, pooled, safe_pooled,
+                 sigmas if config.keeps == X0 else None)
 
 
 def batches(jobs: list, size: int) -> list[list]:
@@ -138,8 +143,8 @@ def padded(prompts: Sequence[Encoded], tokens: int) -> torch.Tensor:
 
 
 def trajectories(model, prompts: Sequence[Encoded], negative: list, seeds: Sequence[int],
-                 config: CollectConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model sees at every step, (N, S, C, h, w), and timesteps as a redirector reads them (S,).
+                 config: CollectConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What is kept of every step, (N, S, C, h, w), timesteps as a redirector reads them (S,), and sigmas (S,).
 
     prompts: N of one length.  negative: the host's conditioning.
     """
@@ -148,11 +153,13 @@ def trajectories(model, prompts: Sequence[Encoded], negative: list, seeds: Seque
     latents = []
 
     def keep(step, denoised, x, total_steps):
-        latents.append(model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x).cpu())
+        kept = denoised if config.keeps == X0 else model_sampling.calculate_input(sigmas[step].to(x).expand(len(x)), x)
+        latents.append(kept.cpu())
 
     drawing.sample(model, [drawing.entry([(each.context, each.pooled) for each in prompts])], negative, seeds,
                    config.steps, config.cfg, config.sampler, config.scheduler, shape=config.shape, callback=keep)
-    return torch.stack(latents, 1).clone(), timestep_of(config.kind, model_sampling, sigmas[:-1]).float().cpu()
+    return (torch.stack(latents, 1).clone(), timestep_of(config.kind, model_sampling, sigmas[:-1]).float().cpu(),
+            sigmas[:-1].float().cpu())
 
 
 def prompts_of(clip, pair: Pair, kind: Architecture, chunk: int) -> tuple[Encoded, Encoded, list[int]]:

@@ -1,6 +1,6 @@
 """From prompt pairs to a trained redirector on any MODEL and CLIP: what the command line and the Train node share.
 
-    work/training, work/validation   trajectories, see `saferedir_core.dataset`
+    work/training, work/validation   trajectories, see `saferedir_core.dataset`; for a picture judge work/pictures
     work/state_....pt                a training in progress, one for each choice of settings
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -79,17 +79,17 @@ def collection_of(model, width: int, height: int, **settings) -> CollectConfig:
 
 def collect_parts(model, clip, parts: dict[str, list[Pair]], work: Path, config: CollectConfig, *,
                   shard: tuple[int, int] = (0, 1), told: Callable[[str, int, int], None] | None = None) -> None:
-    """Collects what is missing of both parts.  told(part, shards done, shards in all)."""
+    """Collects what is missing of each part.  told(part, shards done, shards in all)."""
     name = model_digest(model, clip)
-    for part in PARTS:
+    for part, pairs in parts.items():
         each = replace(config, seed=config.seed + (VALIDATION_SEED if part == "validation" else 0))
-        collect(model, clip, parts[part], Path(work) / part, each, name, shard=shard,
+        collect(model, clip, pairs, Path(work) / part, each, name, shard=shard,
                 progress=None if told is None else lambda done, total, part=part: told(part, done, total))
 
 
-def merge_parts(sources: Sequence[Path], work: Path) -> None:
+def merge_parts(sources: Sequence[Path], work: Path, parts: Iterable[str]) -> None:
     """Brings the trajectories of several work folders together, each collected with its own `shard`."""
-    for part in PARTS:
+    for part in parts:
         merge([Path(source) / part for source in sources], Path(work) / part)
 
 

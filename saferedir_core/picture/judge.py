@@ -4,8 +4,9 @@ Two networks of one shape that share nothing and were fitted to different pictur
 run, and what it sees can be pushed away against its gradient; what it then no longer sees, "verdict" may still see,
 which looks at the finished latent and is never pushed against.
 
-    x0 ─ [1x1 where many channels] ─ 3x3 ─ 3x3, half size ─ 3x3 ─ 3x3, half size ─ mean and largest over places ─ logit
-                                      └──── scale and shift of every layer from the noise level
+    x0 ─ [1x1 where many channels] ─ 3x3 ─ 3x3 ─┬─ 3x3, half size ─┬─ 3x3, half size ─┐
+                noise level ─ scale and shift of every layer         │                  │
+                              mean and largest over places of each ──┴──────────────────┴─ logit
 
 N: pictures, C: channels of the latent, f: frames, W: width.
 """
@@ -21,8 +22,10 @@ from saferedir_core.architecture import FLOW, USUAL, architecture
 from saferedir_core.config import LARGEST_SIZE, integer, require_fitting
 from saferedir_core.errors import ConfigError, LatentError, TimestepError
 
-STRIDES = (1, 2, 1, 2)
-MOST_CHANNELS = 16          # that a 3x3 convolution reads; of more a 1x1 convolution makes so many
+STRIDES = (1, 1, 2, 2)       # of the convolutions; small latents show fine patterns in their first size only
+NARROW = 0.75               # of the width have those in the first size, which cost most
+READ = (1, 2, 3)            # layers whose mean and largest values are looked at
+MOST_CHANNELS = 10          # that a 3x3 convolution reads; of more a 1x1 convolution makes so many
 WAVES = 4                   # of the code of a noise level
 LEVELS = 17                 # noise levels that thresholds are kept at, from clean to pure noise; between them a line
 SMALLEST_NORM = 1e-12
@@ -34,7 +37,7 @@ class PictureConfig:
 
     channels      of the latent, C
     architecture  kind of diffusion model whose latents it reads, a name in `architecture.ARCHITECTURES`
-    width         channels of its convolutions, W
+    width         channels of its widest convolutions, W
     """
 
     channels: int
@@ -155,24 +158,25 @@ class PictureHead(nn.Module):
 
     def __init__(self, config: PictureConfig):
         super().__init__()
-        width, read = config.width, min(config.channels, MOST_CHANNELS)
+        read = min(config.channels, MOST_CHANNELS)
+        self.widths = [config.width if stride > 1 else max(1, round(NARROW * config.width)) for stride in STRIDES]
         self.reduce = nn.Conv2d(config.channels, read, 1) if read < config.channels else None
-        self.layers = nn.ModuleList(nn.Conv2d(width if number else read, width, 3, stride, padding=1)
-                                    for number, stride in enumerate(STRIDES))
-        self.level = nn.Linear(2 * WAVES, 2 * width * len(STRIDES))
-        self.read = nn.Linear(2 * width, width)
-        self.evidence = nn.Linear(width, 1)
+        self.layers = nn.ModuleList(nn.Conv2d(wide, width, 3, stride, padding=1) for wide, width, stride
+                                    in zip([read, *self.widths], self.widths, STRIDES))
+        self.level = nn.Linear(2 * WAVES, 2 * sum(self.widths))
+        self.read = nn.Linear(2 * sum(self.widths[at] for at in READ), config.width)
+        self.evidence = nn.Linear(config.width, 1)
 
     def forward(self, frames: Tensor, angles: Tensor) -> Tensor:
         waves = math.pi * angles[:, None] * torch.arange(1, WAVES + 1, device=angles.device)
         level = _linear(self.level, torch.cat([waves.sin(), waves.cos()], -1).to(frames))
-        scales, shifts = level[..., None, None].chunk(2, 1)                            # (N, layers * W, 1, 1) each
-        x = frames if self.reduce is None else _convolution(self.reduce, frames)
-        for layer, scale, shift in zip(self.layers, scales.chunk(len(self.layers), 1),
-                                       shifts.chunk(len(self.layers), 1), strict=True):
-            x = F.silu(_convolution(layer, x) * (1 + scale) + shift)                   # (N, W, ., .)
-        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], -1)                       # (N, 2 W)
-        return _linear(self.evidence, F.silu(_linear(self.read, pooled)))[:, 0]
+        scales, shifts = (part.split(self.widths, 1) for part in level[..., None, None].chunk(2, 1))
+        x, seen = frames if self.reduce is None else _convolution(self.reduce, frames), []
+        for at, layer in enumerate(self.layers):
+            x = F.silu(_convolution(layer, x) * (1 + scales[at]) + shifts[at])         # (N, W or less, ., .)
+            if at in READ:
+                seen += [x.mean((2, 3)), x.amax((2, 3))]
+        return _linear(self.evidence, F.silu(_linear(self.read, torch.cat(seen, -1))))[:, 0]
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:

@@ -174,10 +174,12 @@ class PictureRun:
         except SafeRedirError as error:
             self.failure = error
             return
-        look = Look(len(self.looks), attempt, step, values["sigma"][0] if "sigma" in values else sigma,
-                    *({name: kind(values[f"{what} {name}"]) for name in self.judges} for what, kind in
-                      (("probability", tuple), ("threshold", lambda value: value[0]), ("unsafe", tuple))),
-                    tuple(values["pushed"]))
+        look = Look(
+            index=len(self.looks), attempt=attempt, step=step, sigma=values["sigma"][0] if "sigma" in values else sigma,
+            probability={name: tuple(values[f"probability {name}"]) for name in self.judges},
+            threshold={name: values[f"threshold {name}"][0] for name in self.judges},
+            unsafe={name: tuple(values[f"unsafe {name}"]) for name in self.judges},
+            pushed=tuple(values["pushed"]))
         self.looks.append(look)
         if self._on_look is not None:
             self._on_look(look)

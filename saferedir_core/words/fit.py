@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saferedir_core.errors import ConfigError
+from saferedir_core.pairs import Pair
 from saferedir_core.policy import THRESHOLD_KEY, USUAL_THRESHOLD
 from saferedir_core.words.concept import Concept, holds
 from saferedir_core.words.encoded import Encode, Tokens, Twins, checked, encoded, encoded_pairs, joined, text_of
+from saferedir_core.words.given import given_texts
 from saferedir_core.words.judge import ALIKE, SHRINKAGES, Evidence, Whitening, fit_evidence, near
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 from saferedir_core.words.shift import fit_other_shift, fit_pooled_shift, fit_word, fit_word_shift
@@ -87,8 +89,20 @@ def fit_words(encode: Encode, concept: Concept, *, progress: Progress | None = N
     ConfigError for a concept that this text encoder cannot tell from harmless prompts; ContextError and EvaluationError
     for an encoder that gives something else than finite contexts.
     """
+    return _fit(encode, concept, texts_of(concept, denials), progress)
+
+
+@torch.no_grad()
+def fit_pairs(encode: Encode, pairs: Sequence[Pair], *, progress: Progress | None = None) -> WordsRedirector:
+    """The same from pairs of prompts that somebody wrote, unsafe and harmless ones; `given` reads their words off them.
+
+    Errors as of `fit_words`.
+    """
+    return _fit(encode, *given_texts(pairs), progress)
+
+
+def _fit(encode: Encode, concept: Concept, texts: Texts, progress: Progress | None) -> WordsRedirector:
     began = time.monotonic()
-    texts = texts_of(concept, denials)
     count = 2 * len(texts.pairs) + len(texts.harmless) + len(texts.background)
     told = _counting(progress, count + NEAREST_LISTS * WORDS_IN_LINE)
     pairs = encoded_pairs(encode, texts.pairs, told)
@@ -131,6 +145,16 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
 def report_of(redirector: WordsRedirector) -> Report:
     """What `fit_words` found out about it."""
     return Report(**json.loads(redirector.metadata[WORDS_KEY])["report"])
+
+
+def concept_of(redirector: WordsRedirector) -> Concept:
+    """What it was fitted to.  ConfigError where its file does not say."""
+    try:
+        known = json.loads(redirector.metadata[WORDS_KEY])
+        return Concept(known["remove"], known["instead"], known["keep"], known["kind"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError("The redirector's file does not say which words it was fitted to; expected them in its "
+                          "metadata. Make it anew with SafeRedir Words.") from error
 
 
 def rank_for(width: int, pooled: Tensor | None) -> int:
@@ -195,7 +219,8 @@ class _Scores:
     @classmethod
     def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
                  harmless: Tokens, doubtful: Tensor, kept: Tensor, alike: Tensor) -> _Scores:
-        wording = torch.tensor([concept.remove.index(each) for each in texts.wordings])
+        number = {each: at for at, each in enumerate(dict.fromkeys((*concept.remove, *texts.wordings)))}
+        wording = torch.tensor([number[each] for each in texts.wordings])
         typed = torch.tensor([holds(pair.text, each) for pair, each in zip(texts.pairs, texts.wordings)])
         # A pair's twin, and whatever else is the same prompt, stays on one side.
         fold_of_pair = torch.arange(pairs.own.count) % FOLDS

@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from saferedir_core import CheckpointError, ConfigError, Redirector, RedirectorConfig, load_redirector, save_redirector
 from saferedir_core.bundle import load_redirectors, save_bundle
+from saferedir_core.picture.judge import LEVELS, PictureConfig, PictureJudge
+from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 
 SMALL = RedirectorConfig(latent_dim=4, prompt_dim=8, tokens=5, rank=2, timestep_dim=8, variant="token")
 
@@ -151,3 +153,73 @@ class TestHostileFiles:
         content = bundle.read_bytes()
         bundle.write_bytes(content[:int(share * len(content))])
         assert "not a complete safetensors file" in refused(bundle)
+
+
+class TestPictureJudges:
+    @pytest.fixture
+    def seeing(self, redirectors):
+        torch.manual_seed(1)
+        redirectors["boat"].picture = PictureJudge(PictureConfig(4, width=8)).eval().requires_grad_(False)
+        redirectors["boat"].picture.thresholds.fill_(1.5)
+        return redirectors
+
+    def test_it_is_in_the_file_of_one(self, seeing, tmp_path):
+        path, x0 = tmp_path / "one.safetensors", torch.randn(2, 4, 8, 8)
+        save_redirector(seeing["boat"], path)
+        loaded = load_redirector(path, dtype=torch.float16)
+        assert loaded.picture.config == PictureConfig(4, width=8) and loaded.dtype == torch.float16
+        assert torch.equal(loaded.judge_picture(x0, 1.0), seeing["boat"].judge_picture(x0, 1.0))   # still in float32
+        assert loaded.picture.thresholds.tolist() == [1.5] * LEVELS and not loaded.picture.training
+        assert not set(loaded.metadata) & {"saferedir_picture"}
+
+    def test_it_is_in_the_file_of_several_where_a_concept_has_one(self, seeing, tmp_path):
+        path = tmp_path / "several.safetensors"
+        save_bundle(seeing, path)
+        loaded = load_redirectors(path)
+        assert [each.picture is not None for each in loaded.values()] == [False, True, False]
+        for key, value in seeing["boat"].picture.state_dict().items():
+            assert torch.equal(loaded["boat"].picture.state_dict()[key], value)
+
+    def test_it_goes_with_a_redirector_of_words(self, seeing, tmp_path):
+        path, words = tmp_path / "words.safetensors", WordsRedirector(WordsConfig(8)).eval()
+        words.picture = seeing["boat"].picture
+        save_redirector(words, path)
+        assert load_redirector(path).picture.config == PictureConfig(4, width=8)
+
+    @pytest.mark.parametrize("config", ["", "[]", "4", '{"channels": 0}', '{"width": 8}', '{"channels": 4, "x": 1}',
+                                        '{"channels": 4, "architecture": "sd9"}', "[" * 100_000])
+    def test_a_config_that_no_judge_has_is_refused(self, seeing, tmp_path, config):
+        path = tmp_path / "one.safetensors"
+        save_redirector(seeing["boat"], path)
+        assert "saferedir_picture is not usable" in rewritten(path, saferedir_picture=config)
+
+    @pytest.mark.parametrize(("config", "message"), [
+        ('{"channels": 16, "width": 8}', "wrong shape: picture.watch"),
+        ('{"channels": 4, "width": 65536}', "its sizes make a network of")])
+    def test_tensors_of_another_judge_are_refused(self, seeing, tmp_path, config, message):
+        path = tmp_path / "one.safetensors"
+        save_redirector(seeing["boat"], path)
+        assert message in rewritten(path, saferedir_picture=config)
+
+    def test_tensors_and_config_belong_together(self, seeing, tmp_path):
+        path = tmp_path / "one.safetensors"
+        save_redirector(seeing["boat"], path)
+        changed = {"missing: picture.thresholds": lambda state: {
+            key: value for key, value in state.items() if key != "picture.thresholds"},
+            "not finite: picture.verdict_threshold": lambda state: state | {
+                "picture.verdict_threshold": torch.tensor(torch.nan)}}
+        content = path.read_bytes()
+        for message, change in changed.items():
+            path.write_bytes(content)
+            assert message in rewritten(path, change)
+        seeing["boat"].picture = None
+        save_redirector(seeing["boat"], path)
+        assert "missing: picture." in rewritten(path, saferedir_picture='{"channels": 4}')
+
+    def test_a_bundle_names_one_that_is_not_usable(self, seeing, tmp_path):
+        path = tmp_path / "several.safetensors"
+        save_bundle(seeing, path)
+        with safe_open(path, "pt") as file:
+            listed = file.metadata()["saferedir_concepts"]
+        assert "saferedir_concepts is not usable" in rewritten(
+            path, saferedir_concepts=listed.replace('"width": 8', '"width": "8"'))

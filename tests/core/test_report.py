@@ -71,6 +71,25 @@ def test_tokens_are_one_number_each(observed):
     assert tokens == {"decision": 0, "token_mask": [0, 0.25, 0.5, 0.75, 1], "alpha": [1, 0.875, 0.75, 0.625, 0.5]}
 
 
+@pytest.mark.parametrize(("verdict", "strongest"), [("clean", 1), ("remains", 0)])
+def test_the_plot_shows_the_picture_judges_curve_and_their_verdict_in_colour(observed, verdict, strongest):
+    content = observed((SAFE,), (SAFE,), (SAFE,))
+    without = plot(content)
+    for each, value in zip(content["decisions"], (0.9, 0.8, 0.7), strict=True):
+        each["picture_probability"] = [value]
+    content["picture"] = {"verdict": verdict, "said": "Picture: so.", "looks": [
+        {"index": index, "attempt": index // 2} for index in range(3)]}
+    content["verdict"] += " Picture: so."
+    picture = plot(content)
+    coloured, grey = (each[:36].flatten(0, 1).int() for each in (picture, without))         # (pixels, 3)
+    coloured = coloured[coloured.amax(1) - coloured.amin(1) > 60]
+    assert len(coloured) and (coloured.argmax(1) == strongest).all()       # green, or orange
+    assert (grey.amax(1) - grey.amin(1) < 20).all()
+    blue = torch.tensor([0, 114, 178], dtype=torch.uint8)
+    highest = [(each[:254] == blue).all(-1).nonzero()[:, 0].min() for each in (picture, without)]
+    assert highest[0] < 90 < highest[1]                                    # pixel rows count from the top
+
+
 def test_the_plot_is_a_picture_that_shows_the_curve(observed):
     safe, unsafe = plot(observed((SAFE,), (SAFE,))), plot(observed((UNSAFE,), (UNSAFE,)))
     assert safe.shape == (320, 640, 3) and safe.dtype == torch.uint8

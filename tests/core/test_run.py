@@ -470,3 +470,32 @@ class TestRunsThatNeverWait:
         for item, run in enumerate(runs):
             alone = RedirectionRun(_networks(2), PolicyConfig(), context[[item]])
             assert alone.observe(latent, 500).unsafe_probability == run.trajectory[0].unsafe_probability
+
+
+class TestSuspects:
+    """What is known of the pictures."""
+
+    def test_prompts_that_hint_at_it_are_redirected_where_their_pictures_show_it(self, scripted, contexts, latents):
+        hinting, context = -1.5, contexts(3)                # a probability of 0.18: below the threshold, above the hint
+        run = RedirectionRun(scripted, PolicyConfig(), context)
+        assert not run.observe(latents(hinting, hinting, -2.0), 900).intervenes
+        run.suspect(torch.tensor([[True, False, True]]))
+        decision = run.observe(latents(hinting, hinting, -3.0), 800)
+        assert decision.redirected == (True, False, False)
+        moved = run.redirect(context)
+        assert not torch.equal(moved[0], context[0]) and torch.equal(moved[1:], context[1:])
+
+    def test_with_a_strength_they_are_redirected_whatever_the_prompt_says_and_so_many_times_as_far(
+            self, scripted, contexts, latents):
+        context, moved = contexts(2), []
+        for strength in (1.0, 1.5):
+            run = RedirectionRun(scripted, PolicyConfig(), context)
+            run.suspect(torch.tensor([[True, False]]), strength)
+            assert run.observe(latents(-3.0, -3.0), 900).redirected == (True, False)
+            moved.append(run.redirect(context) - context)
+        assert torch.allclose(moved[1], 1.5 * moved[0], atol=1e-5) and moved[0][0].any()
+
+    def test_the_published_order_knows_nothing_of_pictures(self, scripted, contexts, latents):
+        run = RedirectionRun(scripted, PolicyConfig(mode="upstream"), contexts(1))
+        run.suspect(torch.tensor([[True]]), 1.0)
+        assert not run.observe(latents(-3.0), 900).intervenes

@@ -9,6 +9,8 @@ import saferedir_core as core
 from saferedir.nodes.editor import live
 from saferedir.nodes.types import RunStart
 from saferedir_core import Decision
+from saferedir_core.picture.run import Look
+from saferedir_core.picture.verdict import Attempt, Verdict
 
 
 class Server:
@@ -76,6 +78,27 @@ def test_fast_runs_are_told_in_few_messages_and_nothing_is_lost(server, start):
         assert message["first"] == len(steps)
         steps += [each["step"] for each in message["decisions"]]
     assert steps == list(range(1000))
+
+
+def test_what_the_picture_judges_saw_is_told_with_every_attempt_and_the_verdict(server, start):
+    display, run = live.LiveDisplay("9"), start()
+    display.started(run)
+    verdict = Verdict({"bright": "picture judge"}, {"bright": (0.9, 0.1)}, {"bright": 0.5}, {"bright": (True, False)})
+    for index in range(3):
+        display.looked(run, Look(index, 0, index, 1.0, {"bright": (0.123456, 0.9)}, {"bright": 0.5},
+                                 {"bright": (False, True)}, (False, True)))
+    display.attempted(run, Attempt("", (0, 1), verdict, (0, 1)))
+    picture = {"verdict": "remains", "looks": [1, 2, 3]}
+    display.finished(run, {"status": "redirected", "verdict": "Redirected.", "picture": picture}, True)
+    messages, looks = [data for _, data, _ in server.sent], []
+    for message in messages:
+        assert message["first_look"] == len(looks)
+        looks += message["looks"]
+    assert looks == [{"attempt": 0, "step": step, "unsafe": [False, True], "probability": [0.1235, 0.9],
+                      "pushed": [False, True]} for step in range(3)]
+    assert messages[-1]["attempts"] == [{"images": [0, 1], "remains": [True, False]}]
+    assert messages[-1]["finished"]["picture"] == {"verdict": "remains", "looks": []}
+    assert messages[0]["attempts"] == [] and live.RUNS.get(run.run_id).message()["looks"] == looks
 
 
 def test_a_page_that_comes_late_gets_everything_of_its_own_client_and_nothing_of_others(server, start):

@@ -27,8 +27,8 @@ def hosts_own(monkeypatch):
 @pytest.fixture
 def enforced(scripted, hosts_own, tmp_path):
     """enforced(loaded, ...): installs enforcement with a redirector; its log is tmp_path/decisions.jsonl."""
-    def make(*loaded, on_unsafe="redirect"):
-        settings = enforce.Enforcement(("scripted",), on_unsafe=on_unsafe, log=tmp_path / "decisions.jsonl")
+    def make(*loaded, **said):
+        settings = enforce.Enforcement(("scripted",), log=tmp_path / "decisions.jsonl", **said)
         enforce.Enforcer(settings, loaded, enforce.DecisionLog(settings.log)).install()
         return lambda: [json.loads(line) for line in settings.log.read_text(encoding="utf-8").splitlines()]
     return make
@@ -67,6 +67,55 @@ def test_a_safe_run_is_bit_identical(demo_world, prompts, scripted, enforced):
     before = sample(demo_world[0], positive, negative)
     enforced(scripted(unsafe=False))
     assert torch.equal(sample(demo_world[0], positive, negative), before)
+
+
+class TestPictures:
+    """A latent's first channel is what the picture judge sees; the guidance draws it, and no prompt asks for it."""
+
+    @staticmethod
+    def bright(model, calls=range(1000), channel=0):
+        model, made = model.clone(), []
+
+        def brighten(args):
+            made.append(None)
+            latent = args["denoised"].clone()
+            latent[:, channel] += 1.0 if len(made) - 1 in calls else 0.0
+            return latent
+        model.set_model_sampler_post_cfg_function(brighten)
+        return model
+
+    def test_what_remains_is_drawn_again_and_then_blanked(self, demo_world, prompts, scripted, enforced, bright_judge):
+        loaded = scripted(unsafe=False)
+        loaded.redirector.picture = bright_judge(5.0, verdict_line=0.6, verdict_channel=1)
+        lines = enforced(loaded)
+        image = sample(self.bright(demo_world[0], channel=1), prompts("a fish"), prompts(""))
+        assert not image.any()
+        assert [line["event"] for line in lines()] == ["started", *[*["decided", "looked"] * STEPS, "attempted"] * 3,
+                                                       "finished"]
+        assert lines()[-1]["picture"] == "remains" and lines()[-1]["images"] == ["blanked"]
+        assert lines()[1 + 2 * STEPS]["remains"] == [True] and len(lines()[2]["picture_probability"]["scripted"]) == 1
+        assert sample(self.bright(demo_world[0], range(STEPS), 1), prompts("a fish"), prompts("")).any()
+        assert lines()[-1]["picture"] == "clean" and lines()[-1]["images"] == ["nothing"]
+
+    @pytest.mark.parametrize(("on_unsafe", "said", "then"), [
+        ("redirect", None, "again"), ("blank", None, "blank"), ("stop", None, "blank"), ("observe", None, "tell"),
+        ("redirect", "tell", "tell"), ("redirect", "stop", "stop")])
+    def test_what_happens_unless_the_file_says_otherwise(self, on_unsafe, said, then):
+        settings = enforce.Enforcement(("demo-stripes",), on_unsafe=on_unsafe, if_it_remains=said)
+        assert settings.reaction().if_it_remains == then
+        assert settings.reaction().after_all == ("blank" if then == "again" else then)
+
+    def test_a_setting_that_no_redirector_can_see_to_ends_the_start(self, tmp_path, monkeypatch, scripted):
+        monkeypatch.setattr(enforce, "load_redirectors", lambda path: scripted(unsafe=False).redirectors)
+        monkeypatch.setattr(enforce.catalogue, "present", lambda name: name)
+        file = tmp_path / "enforce.json"
+        file.write_text('{"redirectors": ["demo-stripes"], "if_it_remains": "blank"}', encoding="utf-8")
+        with pytest.raises(core.ConfigError, match="no redirector has a picture judge"):
+            enforce.Enforcer.from_file(file)
+
+    def test_the_start_names_those_that_see_no_pictures(self, scripted, enforced, caplog):
+        enforced(scripted(unsafe=False))
+        assert "judges prompts only, and no picture, for scripted" in caplog.text
 
 
 def test_a_guard_node_that_only_observes_does_not_switch_it_off(demo_world, prompts, scripted, enforced):
@@ -172,6 +221,8 @@ class TestSettings:
         ({"redirectors": ["demo-stripes"], "policy": {"mode": "upstream"}}, "expected 'guard'"),
         ({"redirectors": ["demo-stripes"], "on_unsafe": "ignore"}, "on_unsafe is 'ignore'"),
         ({"redirectors": ["demo-stripes"], "log": 3}, "log is 3"),
+        ({"redirectors": ["demo-stripes"], "if_it_remains": "ask"}, "if_it_remains is 'ask'; expected one of"),
+        ({"redirectors": ["demo-stripes"], "if_it_remains": "again", "on_unsafe": "observe"}, "expected on_unsafe"),
     ])
     def test_what_is_wrong_is_named(self, tmp_path, content, message):
         with pytest.raises(core.ConfigError, match=message):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from saferedir.nodes import drawing
 from saferedir.nodes.training import collect
 from saferedir_core import dataset
 from saferedir_core.errors import TrainingError
@@ -32,6 +33,29 @@ def test_a_shard_holds_what_the_model_saw_at_every_step(demo_world, pairs, confi
     # Both trajectories of a pair begin with the same noise and part afterwards.
     assert torch.equal(shard.latents[0, 0], shard.latents[1, 0])
     assert not torch.equal(shard.latents[0, 1], shard.latents[1, 1])
+
+
+def test_for_a_picture_judge_the_predicted_clean_latent_of_every_step_is_kept(demo_world, pairs, config, tmp_path):
+    config = replace(config, steps=3, keeps=collect.X0)
+    collect.collect(demo_world[0], demo_world[1], pairs, tmp_path, config, "demo")
+    pictures = dataset.TrajectoryDataset(tmp_path).pictures()
+    assert pictures.x0.shape == (5, 3, 4, 8, 8)
+    assert pictures.unsafe.tolist() == [True, False, False, True, False]    # with its own and with the safe context
+    assert pictures.group.tolist() == [0, 0, 1, 2, 2] and pictures.sigmas[0] > 14 > 1 > pictures.sigmas[2]
+    prompt, _, _ = collect.prompts_of(demo_world[1], pairs[1], config.kind, config.chunk)
+    final = drawing.sample(demo_world[0], [drawing.entry([(prompt.context, prompt.pooled)])],
+                           drawing.conditioning(demo_world[1], [""]), [collect.seed_of(pairs[1], 0, 0)], 3, 4.0,
+                           "euler", "normal", shape=(4, 8, 8))
+    scaled = demo_world[0].get_model_object("latent_format").process_in(final)[0]
+    assert torch.allclose(pictures.x0[2, -1].float(), scaled, atol=0.02)     # the last one is the finished latent
+
+
+def test_noisy_latents_are_no_pictures(demo_world, pairs, config, tmp_path):
+    collect.collect(demo_world[0], demo_world[1], pairs, tmp_path, config, "demo")
+    with pytest.raises(TrainingError, match="holds noisy latents; expected predicted clean ones"):
+        dataset.TrajectoryDataset(tmp_path).pictures()
+    with pytest.raises(TrainingError, match="with other settings"):
+        collect.collect(demo_world[0], demo_world[1], pairs, tmp_path, replace(config, keeps=collect.X0), "demo")
 
 
 def test_the_same_pairs_give_the_same_trajectories_and_another_seed_others(demo_world, pairs, config):
