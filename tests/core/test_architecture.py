@@ -89,10 +89,10 @@ class TestPromptsOfAnyLength:
         assert torch.equal(from_chunks(chunks, 2, length), context)
         assert torch.equal(chunks[-1, -1], context[-1, -1])
 
-    def test_prompts_of_clip_are_still_whole_chunks(self):
+    def test_prompts_of_clip_are_read_in_whole_chunks(self):
         config = dataclasses.replace(FLUX, architecture="sdxl")
-        with pytest.raises(ContextError, match="k = 1, 2"):
-            chunks_per_item(torch.zeros(1, 7, 8), config)
+        assert chunks_per_item(torch.zeros(1, config.tokens, 8), config) == 1
+        assert chunks_per_item(torch.zeros(1, config.tokens + 1, 8), config) == 2
 
     def test_a_run_redirects_what_is_there(self):
         context = torch.randn(2, 8, 8)

@@ -80,7 +80,7 @@ def test_preset(name):
     assert text.startswith("# ") and "To make a concept of your own" in text.partition("[concept]")[0]
     assert [line for line in text.splitlines() if mentions_minors(line)] == []
     parser = preset(name)
-    assert parser.sections() == ["concept"]
+    assert parser.sections() == ["concept", "measured"]
     section = parser["concept"]
     assert list(section) == KEYS
     assert section["title"]
