@@ -23,6 +23,8 @@ from saferedir_core.config import LARGEST_SIZE, integer, require_fitting
 from saferedir_core.errors import ConfigError, LatentError, TimestepError
 
 STRIDES = (1, 1, 2, 2)       # of the convolutions; small latents show fine patterns in their first size only
+# Of one model call.  Those of all calls add up: with 0.3, which a trial took, pictures lost their colour or object.
+PUSHES, PUSH = 3, 0.1
 NARROW = 0.75               # of the width have those in the first size, which cost most
 READ = (1, 2, 3)            # layers whose mean and largest values are looked at
 MOST_CHANNELS = 10          # that a 3x3 convolution reads; of more a 1x1 convolution makes so many
@@ -99,7 +101,7 @@ class PictureJudge(nn.Module):
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def pushed(self, x0: Tensor, sigma: Tensor | float, steps: int = 3, size: float = 0.3) -> Tensor:
+    def pushed(self, x0: Tensor, sigma: Tensor | float, steps: int = PUSHES, size: float = PUSH) -> Tensor:
         """x0 moved to where the watching head sees less of the concept; each frame by itself.
 
         size  length of each of `steps` steps against the gradient, in lengths of the frame

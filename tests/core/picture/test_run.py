@@ -37,7 +37,7 @@ class TestLook:
         run, x0 = PictureRun({"bright": judge}), pictures(0.0, 1.0)
         moved = run.look(x0, SIGMA, step=3)
         assert torch.equal(moved[0], x0[0]) and torch.equal(moved[1], judge.pushed(x0, SIGMA)[1])
-        assert not judge.unsafe(moved, SIGMA).any()
+        assert judge.probability(moved, SIGMA)[1] < judge.probability(x0, SIGMA)[1]
         assert (run.looks[0].step, run.looks[0].sigma, run.looks[0].pushed) == (3, 1.0, (False, True))
 
     @pytest.mark.parametrize("sticky", [True, False])
