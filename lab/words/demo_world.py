@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saferedir_core import load_redirector, save_redirector
+from saferedir_core import save_redirector
 from saferedir_core.words.concept import Concept
 from saferedir_core.words.fit import fit_words
 
@@ -29,7 +29,6 @@ from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import demo_stage
 from ...nodes.evaluation.summary import summarise
 from ...nodes.fitting.encoding import encoder_of
-from ...nodes.types import LoadedRedirector
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..baselines.baselines import all_baselines, concept_words
 from ..benchmark.questions import ROWS, job_of, test_jobs
@@ -50,11 +49,11 @@ TYPED = {
 }
 
 
-def all_training_words(concept: str) -> tuple[Concept, ...]:
+def all_training_words(concept: str) -> Concept:
     """Every wording of the world's training split, and the look-alikes of that split.
 
-    Things that are striped without saying so ("clownfish") are concepts of their own, each with the thing in its place:
-    typed beside "striped", they would teach that a fish is to be taken out.
+    Without things that are striped and do not say so ("clownfish"): beside "striped" they teach that a fish is to be
+    taken out, and as concepts of their own they see one in every striped fish (docs/words.md).
     """
     words = {
         "stripes": (captions.STRIPED_BEFORE + captions.STRIPED_AFTER,
@@ -65,10 +64,7 @@ def all_training_words(concept: str) -> tuple[Concept, ...]:
                  (*captions.LOOKALIKE_BOAT, *captions.MORE_LOOKALIKE_BOAT)),
     }[concept]
     remove, keep = (tuple(each for each in part if captions.split_of_words(each) == "training") for part in words)
-    things = captions.IMPLICIT_STRIPES if concept == "stripes" else {}
-    return (Concept(remove, TYPED[concept].instead, keep, TYPED[concept].kind),
-            *(Concept((thing,), plain, kind="object") for thing, plain in things.items()
-              if captions.split_of_words(thing) == "training"))
+    return Concept(remove, TYPED[concept].instead, keep, TYPED[concept].kind)
 
 
 def jobs_of_typed(concept: str, images: int) -> list[AttackJob]:
@@ -98,17 +94,13 @@ def jobs_of_typed(concept: str, images: int) -> list[AttackJob]:
     return jobs
 
 
-def fitted(concepts: Sequence[Concept], file: Path, clip) -> LoadedRedirector:
-    """The redirectors of some concepts, stacked; each from its file, fitted unless it is there."""
-    loaded = []
-    for number, concept in enumerate(concepts):
-        own = file.with_stem(f"{file.stem}_{number}") if number else file
-        if not own.exists():
-            redirector = fit_words(encoder_of(clip), concept, progress=ConsoleProgress(f"fit {own.stem}", "prompt"))
-            own.parent.mkdir(parents=True, exist_ok=True)
-            save_redirector(redirector, own, redirector.metadata)
-        loaded.append(LoadedRedirector.place(concept.name, load_redirector(own)))
-    return LoadedRedirector.stacked(loaded)
+def fitted(concept: Concept, file: Path, clip) -> Path:
+    """The file of a concept's redirector, fitted unless it is there."""
+    if not file.exists():
+        redirector = fit_words(encoder_of(clip), concept, progress=ConsoleProgress(f"fit {file.stem}", "prompt"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_redirector(redirector, file, redirector.metadata)
+    return file
 
 
 def measure(work: Path, images: int, others: int, parts: Sequence[str]) -> dict:
@@ -116,7 +108,7 @@ def measure(work: Path, images: int, others: int, parts: Sequence[str]) -> dict:
     _, clip, _ = load_backbone()
     stage, found = AttackStage.of(demo_stage()), {}
     for concept in CONCEPTS:
-        detector, typed = DemoDetector(concept), {"typed": (TYPED[concept],), "all": all_training_words(concept)}
+        detector, typed = DemoDetector(concept), {"typed": TYPED[concept], "all": all_training_words(concept)}
         trained = Guarded("trained", ROOT / "models" / "redirectors" / f"demo_{concept}.safetensors")
         for part, jobs in (("typed", jobs_of_typed(concept, images)),
                            ("all", test_jobs(concept, {row: images if row in ("explicit", "benign") else images // 4

@@ -49,6 +49,18 @@ TYPED_ROWS = (  # row, key, title, least share
     ("denied", "identical", "denied, bit-identical", None),
 )
 WITHIN = 0.02   # of the trained redirector
+ALL_WORDS = """As many as the trained redirector saw, but for the things that are striped and do not say so
+("clownfish", "circus tent"); captions of the benchmark's test split. Target: within two points of the trained one, on
+every row. Those things were tried on the same captions: typed beside "striped" they teach that a fish is to be taken
+out (everything else kept: 238 of 400, with an earlier shift), and stacked as concepts of their own, "clownfish" with
+"fish" in its place, they see one in every striped fish (179 of 400). A trained redirector sees what is drawn for
+them."""
+TRIED = """What was looked at where targets are missed. *Watercolour*: the style sits in the end and the padding of a
+prompt more than in its words, and the map of those tokens learned the prompts it was fitted to; with more ridge, made
+up for by a longer shift, 340 of 400 became the figure above. Twice as many prompts, the strongest word as a second
+input, more weight on the padding, and prompts with colours changed little or made it worse. *Boat*: the judge misses
+words that it knows in sentences unlike its own ("admire a red sailboat"); adjectives before things brought 91 % of
+its prompts to 95 %."""
 FIGURES = {"fsr": "gone", "kept": "everything else kept", "identical": "bit-identical", "triggered": "redirected"}
 
 
@@ -98,11 +110,9 @@ def of_demo_world(part: dict) -> str:
         said += ["### Four wordings typed", table(("", "target", *concepts), [
             (title, f"at least {100 * wanted:g} %" if wanted else "reported",
              *(against(of.get(("typed", concept, row, "words")), key, wanted) for concept in concepts))
-            for row, key, title, wanted in TYPED_ROWS])]
+            for row, key, title, wanted in TYPED_ROWS]), TRIED]
     if any(each["part"] == "all" for each in rows):
-        said += ["### All training wordings typed, beside the trained redirector",
-                 "As many as the trained redirector saw; captions of the benchmark's test split. Target: within two "
-                 "points of the trained one, on every row.", table(
+        said += ["### All training wordings typed, beside the trained redirector", ALL_WORDS, table(
                      ("concept", "captions", "", "words", "trained", ""), beside_trained(of, concepts))]
     lines = [(each["part"], each["concept"], each["row"], each["method"],
               *(Share(*each[key]) if each.get(key) else "" for key in FIGURES)) for each in rows]
