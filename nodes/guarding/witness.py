@@ -64,7 +64,7 @@ class Witness:
         conds = self.run.as_the_model_sees(guider.conds[side], x, sigma)
         asked = [[asked_with(cond, redirector, self.run.inputs, len(x), told) for cond in conds]
                  for told in (True, False)]
-        with self.run.door.opened(asked):
+        with self.run.door.opened(asked, len(x)):
             return tuple(comfy.samplers.calc_cond_batch(guider.inner_model, asked, x, sigma,
                                                         undisturbed(finished.extra_args["model_options"])))
 
