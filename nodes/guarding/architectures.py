@@ -90,11 +90,11 @@ def require_fitting_model(model, loaded: LoadedRedirector) -> None:
         inputs = text_inputs(model, loaded.redirector)
         return _require_widths(model, loaded, inputs.rest if inputs.pooled == POOLED else None, FROM_WORDS)
     found, wanted = require_known(model), architecture(loaded.redirector.config.architecture)
-    require_known_schedule(wanted, model.get_model_object("model_sampling"))
     if found is not wanted:
         raise ContextError(f"The model is {found.title} ({found.conditioning}) and the redirector {loaded.name!r} was "
                            f"made for {wanted.title} ({wanted.conditioning}); expected the same. Load a redirector for "
                            f"{found.title}, or train one with SafeRedir Train.")
+    require_known_schedule(wanted, model.get_model_object("model_sampling"))
     return _require_widths(model, loaded, found.pooled_rest, "Load a redirector for this kind of model.")
 
 
