@@ -66,6 +66,8 @@ def made_smaller(command: str, pack: Path) -> list[str]:
         arguments = ["words", "--model", "demo", *arguments[arguments.index("--type") + 2:]]
     if name == "words" and "--keep" in arguments:     # the demo world's encoder tells no kinds of pistols apart
         del arguments[arguments.index("--keep"):arguments.index("--keep") + 2]
+    if name == "train" and "--variant" not in arguments:    # nor painters, of whom the default reads
+        arguments += ["--variant", "token"]
     for number, word in enumerate(arguments):
         if word in PLACEHOLDERS or word.startswith("PATH/TO/"):
             arguments[number] = "demo"
