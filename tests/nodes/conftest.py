@@ -7,6 +7,14 @@ import saferedir_core as core
 from saferedir.nodes import types
 
 
+@pytest.fixture(autouse=True)
+def no_dead_models():
+    """Models whose handle is gone while a test still holds them make the host collect garbage at every prompt."""
+    import comfy.model_management as management
+
+    management.current_loaded_models[:] = [each for each in management.current_loaded_models if not each.is_dead()]
+
+
 @pytest.fixture(scope="session")
 def prompts(demo_world):
     """prompts(text): its conditioning, as CLIP Text Encode of the demo world gives it."""
