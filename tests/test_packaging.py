@@ -34,10 +34,10 @@ import comfy.model_management, comfy.model_patcher, comfy.patcher_extension, com
 import comfy_api.latest, folder_paths, numpy, PIL.Image, torch
 import nodes as host_nodes
 asked, real = set(), builtins.__import__
-def noted(name, globals=None, *rest):
+def noted(name, globals=None, *rest, **named):
     if globals and str(globals.get("__file__", "")).startswith(project) and "/tests/" not in globals["__file__"]:
         asked.add(name.split(".")[0])
-    return real(name, globals, *rest)
+    return real(name, globals, *rest, **named)
 builtins.__import__ = noted
 before, began = set(sys.modules), time.perf_counter()
 import saferedir
