@@ -91,7 +91,6 @@ def test_what_is_uploaded_comes_back_the_same(contents, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)   # the client's own switch
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)          # as the client reads it at import
         files = {"a.safetensors": contents.plain, "README.md": b"---\nlicense: mit\n---\n"}
         commit = upload("owner/made", files, "First")
         path = fetch("a.safetensors", [HubSource("owner/made", "a.safetensors", commit)], Pin(), tmp_path)
