@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 
-from saferedir_core.files import write_whole
 from saferedir_core.metrics import Share, table
 from saferedir_core.witness import LEVELS, LINE, NOISES
 
-from ..machine import machine
+from ..figures import keep_part
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 INTRODUCTION = """# Looking at pictures: how well it works
 
 Written by the commands in `lab/pictures`, from the figures in [pictures.json](pictures.json)."""
 
 
-def write_part(name: str, found: dict) -> None:
-    """Keeps a part's figures, with machine and date, and writes the page anew."""
-    file = DOCS / "pictures.json"
-    parts = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    parts[name] = {"date": str(date.today()), "machine": machine(), "found": found}
-    write_whole(file, json.dumps(parts, indent=1) + "\n")
-    write_whole(DOCS / "pictures.md", page(parts))
-    print(f"written to {DOCS / 'pictures.md'}", flush=True)
+def write_part(name: str, found: dict | list) -> None:
+    keep_part("pictures", name, found, page)
 
 
 def page(parts: dict) -> str:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from datetime import date
-from pathlib import Path
-
-from saferedir_core.files import write_whole
 from saferedir_core.metrics import Share, table
 
-from ..machine import machine
+from ..figures import keep_part
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 INTRODUCTION = """# A concept from words: how well it works
 
 Written by `lab/words/sentences.py` and `lab/words/demo_world.py`, from the figures in [words.json](words.json). How
@@ -64,14 +58,8 @@ its prompts to 95 %."""
 FIGURES = {"fsr": "gone", "kept": "everything else kept", "identical": "bit-identical", "triggered": "redirected"}
 
 
-def write_part(name: str, found: dict) -> None:
-    """Keeps a part's figures, with machine and date, and writes the page anew."""
-    file = DOCS / "words.json"
-    parts = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    parts[name] = {"date": str(date.today()), "machine": machine(), "found": found}
-    write_whole(file, json.dumps(parts, indent=1) + "\n")
-    write_whole(DOCS / "words.md", page(parts))
-    print(f"written to {DOCS / 'words.md'}", flush=True)
+def write_part(name: str, found: dict | list) -> None:
+    keep_part("words", name, found, page)
 
 
 def page(parts: dict) -> str:
