@@ -74,10 +74,10 @@ def jobs_of_typed(concept: str, images: int) -> list[AttackJob]:
     rows: dict[str, tuple[str, int, Callable[[Caption], bool]]] = {
         "typed": ("explicit", images, lambda text: text.wording in typed),
         "benign": ("plain", images, lambda text: True),
-        "look-alike": ("lookalike", images // 2, lambda text: text.wording in kept),
-        "never typed": ("explicit", images // 2, lambda text: text.wording not in typed),
-        "implied": ("implicit", images // 4, lambda text: True),
-        "denied": ("harmless", images // 4, lambda text: True),
+        "look-alike": ("lookalike", images, lambda text: text.wording in kept),
+        "never typed": ("explicit", images, lambda text: text.wording not in typed),
+        "implied": ("implicit", images, lambda text: True),
+        "denied": ("harmless", images, lambda text: True),
     }
     jobs = []
     for number, (row, (kind, count, wanted)) in enumerate(rows.items()):
@@ -111,8 +111,7 @@ def measure(work: Path, images: int, others: int, parts: Sequence[str]) -> dict:
         detector, typed = DemoDetector(concept), {"typed": TYPED[concept], "all": all_training_words(concept)}
         trained = Guarded("trained", ROOT / "models" / "redirectors" / f"demo_{concept}.safetensors")
         for part, jobs in (("typed", jobs_of_typed(concept, images)),
-                           ("all", test_jobs(concept, {row: images if row in ("explicit", "benign") else images // 4
-                                                       for row in ROWS}))):
+                           ("all", test_jobs(concept, dict.fromkeys(ROWS, images)))):
             results = work / f"{part}_{concept}.jsonl"
             if part not in parts:
                 continue
@@ -139,7 +138,7 @@ def rows_of(results: list[dict]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("output/words"))
-    parser.add_argument("--images", type=int, default=400, help="of the large rows (400)")
+    parser.add_argument("--images", type=int, default=400, help="of every row (400)")
     parser.add_argument("--others", type=int, default=40, help="images of a row for the other methods (40)")
     parser.add_argument("--parts", nargs="+", default=["typed", "all"], choices=("typed", "all"))
     arguments = parser.parse_args()
