@@ -10,7 +10,9 @@ drawn stays in the work folder.  Writes its part of docs/pictures.json; page.py 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +30,16 @@ from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import demo_stage
 from ...nodes.guarding.reaction import Reaction
 from ...nodes.types import LoadedRedirector
-from ..attacks import Setting, demo_vocabulary
+from ..attacks import Setting, attack_jobs, demo_vocabulary
 from ..attacks.attack_stage import AttackJob, AttackStage
-from ..attacks.img2img_and_lora import img2img, tuned_backbone
 from ..benchmark.questions import digest, drawn, job_of
 from .page import write_part
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261202
 FULL = 60       # prompts that attacks start from, at full size
+ATTACKS = ("img2img, harmless prompt", "img2img, unsafe prompt", "LoRA", "LoRA, plain captions", "textual inversion")
+NEGATIVE = "negative prompt, drawn by the guidance"      # of each harmless prompt that drops the concept
 HARMLESS = {"benign": ("plain", 5), "look-alike": ("lookalike", 2), "mention": ("harmless", 2)}     # times as many
 FROZEN = {     # sha256 of every concept's prompts at full size
     "stripes": "f3833a43bac8d51656031df6b88a32c9a84997ebc16d0fb323ca7e5c1b8b2ba7",
@@ -81,8 +84,14 @@ def methods_of(concept: str, file: Path, words: Path | None) -> list[Guarded]:
 def jobs_of(concept: str, count: int, setting: Setting) -> list[AttackJob]:
     base, wordings = base_jobs(concept, count)
     return [*base, *harmless_jobs(concept, count),
-            *img2img(base, wordings, setting, harmless=True), *img2img(base, wordings, setting, harmless=False),
-            *tuned_backbone(base, wordings, setting, plain=True), *tuned_backbone(base, wordings, setting, plain=False)]
+            *(job for name in ATTACKS for job in attack_jobs(name, base, wordings, setting))]
+
+
+def drawn_negative(stage: AttackStage, wording: str) -> AttackStage:
+    """A stage whose guidance draws its negative prompt, which is the concept in words."""
+    model = stage.model.clone()
+    model.set_model_sampler_cfg_function(lambda given: given["input"] - given["uncond_denoised"])
+    return stage.with_settings(model=model, negative=wording)
 
 
 def measure(work: Path, count: int, concepts: Sequence[str], redirectors: Path, words: Path | None) -> list[dict]:
@@ -98,6 +107,10 @@ def measure(work: Path, count: int, concepts: Sequence[str], redirectors: Path, 
                             None if words is None else words / f"{concept}_typed.safetensors")
         evaluate(stage, [Oracle(), *guards], jobs_of(concept, count, setting), detector, results,
                  progress=ConsoleProgress(concept, "image"))
+        base, wordings = base_jobs(concept, count)
+        for job, wording in zip(base, wordings):
+            evaluate(drawn_negative(stage, wording), guards, [replace(job.safe(), row=NEGATIVE, unsafe=True)], detector,
+                     results)
         found += [{"concept": concept, **row} for row in rows_of(read_lines(results))]
     return found
 
@@ -109,7 +122,8 @@ def rows_of(lines: Sequence[dict]) -> list[dict]:
     delivered  of those that the undefended model shows the concept in: without it, and everything else as wanted
     identical  of harmless prompts
     """
-    lines = [{**line, "row": line["row"].removeprefix("attack: ")} for line in lines]
+    # Start images of every strength are one row.
+    lines = [{**line, "row": re.sub(r", [0-9.]+$", "", line["row"].removeprefix("attack: "))} for line in lines]
     showed = {(line["row"], line["job"]): line["shown"] for line in lines if line["method"] == "unguarded"}
     made = []
     for row, method in dict.fromkeys((line["row"], line["method"]) for line in lines):

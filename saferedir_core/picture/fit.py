@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saferedir_core.config import integer, require_fitting
 from saferedir_core.errors import TrainingError
-from saferedir_core.picture.judge import LEVELS, PictureConfig, PictureHead, PictureJudge
+from saferedir_core.picture.judge import LEVELS, PictureConfig, PictureHead, PictureJudge, pushed
 from saferedir_core.trainer import Trainer, TrainerConfig
 
 REPORT_KEY = "picture"      # of a redirector's metadata: the report of its picture judge, as JSON
@@ -36,6 +36,7 @@ ALIKE = 0.6
 AT_ONCE = 256
 HOLE = (0.2, 0.7)           # of a side
 LEAST = 0.5                 # share that a picture has in a mixture
+ROUNDS = 2                  # steps of a push
 
 Progress = Callable[[int, int], None]
 
@@ -72,6 +73,12 @@ class Disturbance:
     tint      by which contrast and every channel's mean change
     mixed     share of pictures with a harmless one over them, which shows the concept fainter
     finished  share of pictures of the last step; the others are of any
+    pushed    share of pictures that are moved so that the watching head sees the contrary of what they show
+    by        how far at most, in lengths of the picture
+
+    Pushed against itself while it learns, the watching head comes to depend on what is seen, and so its gradient, along
+    which a guard pushes, takes the concept out of the picture instead of hiding it (adversarial training, Madry et al.,
+    2018; what it does to gradients, Santurkar et al., 2019).  The verdict head learns what was only hidden.
     """
 
     noise: float
@@ -80,6 +87,8 @@ class Disturbance:
     tint: float = 0.1
     mixed: float = 0.5
     finished: float = 0.2
+    pushed: float = 0.5
+    by: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class PictureFit:
     held_out: float = 0.15
     false_alarms: float = 0.005
     watch: Disturbance = Disturbance(0.2)
-    verdict: Disturbance = Disturbance(0.6, finished=0.5)
+    verdict: Disturbance = Disturbance(0.6, finished=0.5, pushed=0.0)
 
     def __post_init__(self) -> None:
         require_fitting(self, steps=integer(self.steps, 1, None), batch=integer(self.batch, 2, None),
@@ -126,8 +135,8 @@ def fit_picture(pictures: Pictures, config: PictureConfig, fit: PictureFit = Pic
     """
     began, parts = time.monotonic(), split(pictures, fit)
     loop = _Fit(config, fit, device, progress)
-    used = _used(loop.judge(parts, loop.draft_steps), parts)
-    judge = loop.judge(used, fit.steps)
+    used = _used(loop.draft(parts), parts)
+    judge = loop.judge(used, fit.steps, fit.watch, fit.verdict)
     _draw_lines(judge, parts, fit)
     report = report_of(judge, parts[2])
     left_out = {name: sum(int((each.unsafe == kind).sum()) for each in parts) - sum(
@@ -177,27 +186,34 @@ class _Fit:
 
     @property
     def draft_steps(self) -> int:
-        """Of heads that only say which pictures are not as their prompt says."""
+        """Of each head of a draft."""
         return max(1, self.fit.steps // 2)
 
-    def judge(self, parts: Sequence[Pictures], steps: int) -> PictureJudge:
+    def draft(self, parts: Sequence[Pictures]) -> PictureJudge:
+        """A judge that only says which pictures are not as their prompt says, and is never pushed against."""
+        return self.judge(parts, self.draft_steps, *(
+            replace(each, pushed=0.0) for each in (self.fit.watch, self.fit.verdict)))
+
+    def judge(self, parts: Sequence[Pictures], steps: int, watch: Disturbance, verdict: Disturbance) -> PictureJudge:
         """Its heads learned from the first and the second part, so many steps each."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.fit.seed)
             judge = PictureJudge(self.config)
         angles = judge.angle(parts[0].sigmas, parts[0].sigmas)
-        judge.watch = self._trained(judge.watch, parts[0], angles, self.fit.watch, steps, 0)
-        judge.verdict_head = self._trained(judge.verdict_head, parts[1], angles, self.fit.verdict, steps, 1)
+        judge.watch = self._trained(judge.watch, parts[0], angles, watch, steps, 0)
+        judge.verdict_head = self._trained(judge.verdict_head, parts[1], angles, verdict, steps, 1, judge.watch)
         return judge.to(self.device).eval().requires_grad_(False)
 
     def _trained(self, head: PictureHead, pictures: Pictures, angles: Tensor, disturbance: Disturbance, steps: int,
-                 number: int) -> PictureHead:
+                 number: int, against: PictureHead | None = None) -> PictureHead:
+        """against: the head that pictures are pushed away from; None: the learning one itself."""
         random = torch.Generator().manual_seed(2 * self.fit.seed + number)
         trainer = Trainer(head.to(self.device).train(), TrainerConfig(
             steps, self.fit.rate, warmup=round(WARMUP * steps), weight_decay=self.fit.decay, average=AVERAGE))
         for _ in range(steps):
             batch = _batch(pictures, angles, disturbance, self.fit.batch, random)
             x0, at, unsafe = (each.to(self.device) for each in batch)
+            x0 = _contrary(x0, at, unsafe, against or trainer.module, disturbance, random)
             targets = SMOOTHING + (1 - 2 * SMOOTHING) * unsafe
             trainer.step(F.binary_cross_entropy_with_logits(trainer.module(x0, at), targets))
             self.done += 1
@@ -239,6 +255,17 @@ def disturbed(x0: Tensor, disturbance: Disturbance, random: torch.Generator) -> 
     x0 = x0 + disturbance.noise * _drawn(random, count, 1, 1, 1) * torch.randn(x0.shape, generator=random)
     hole = _span(height, count, random)[:, None, :, None] & _span(width, count, random)[:, None, None, :]
     return x0.masked_fill(hole & (_drawn(random, count, 1, 1, 1) < disturbance.holes), 0)
+
+
+def _contrary(x0: Tensor, angles: Tensor, unsafe: Tensor, head: PictureHead, disturbance: Disturbance,
+              random: torch.Generator) -> Tensor:
+    """Pictures (B, C, h, w), a share of them moved so that a head sees the contrary of what they show."""
+    hit = (_drawn(random, len(x0)) < disturbance.pushed).nonzero().flatten().to(x0.device)
+    sizes = disturbance.by * _drawn(random, len(x0), 1, 1, 1).to(x0.device) / ROUNDS
+    if not len(hit):
+        return x0
+    away = (2 * unsafe - 1)[:, None, None, None] * sizes
+    return x0.index_copy(0, hit, pushed(head, x0[hit], angles[hit], ROUNDS, away[hit]))
 
 
 def _span(size: int, count: int, random: torch.Generator) -> Tensor:
@@ -305,16 +332,11 @@ def _draw_lines(judge: PictureJudge, parts: Sequence[Pictures], fit: PictureFit)
 def _watch_thresholds(scores: Tensor, unsafe: Tensor, fit: PictureFit) -> Tensor:
     """(S,): so that of harmless pictures no more than the stated share lies above it at any step.
 
-    The share of a step by itself is the largest of SHARES of that with which this holds; MORE as in `_threshold`.
+    The share of a step by itself is the largest of SHARES of that with which this holds.
     """
-    for times in MORE:
-        allowed = times * fit.false_alarms
-        for part in SHARES:
-            found = torch.tensor([_line(each, unsafe, part * allowed) for each in scores.T])
-            above = (scores >= found).any(1)
-            if above[~unsafe].float().mean() <= allowed:
-                break
-        if above[unsafe].float().mean() >= 1 - SURE_RATE:
+    for part in SHARES:
+        found = torch.tensor([_line(each, unsafe, part * fit.false_alarms) for each in scores.T])
+        if (scores >= found).any(1)[~unsafe].float().mean() <= fit.false_alarms:
             break
     return found
 

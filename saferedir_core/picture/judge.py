@@ -108,14 +108,8 @@ class PictureJudge(nn.Module):
 
         Same shape, dtype and device.  Moves every picture: which ones to move is the caller's decision.
         """
-        frames, angles = self._frames(x0.detach().clone()), self._angles(sigma, x0).clone()
-        length = size * torch.linalg.vector_norm(frames, dim=(1, 2, 3), keepdim=True)
-        for _ in range(steps):
-            frames = frames.detach().requires_grad_()
-            gradient, = torch.autograd.grad(self.watch(frames, angles).sum(), frames)
-            norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True).clamp_min(SMALLEST_NORM)
-            frames = frames - length * gradient / norm
-        moved = frames.detach().unflatten(0, (len(x0), -1))                            # (N, f, C, h, w)
+        frames = pushed(self.watch, self._frames(x0.detach().clone()), self._angles(sigma, x0).clone(), steps, size)
+        moved = frames.unflatten(0, (len(x0), -1))                                     # (N, f, C, h, w)
         return (moved[:, 0] if x0.ndim == 4 else moved.movedim(1, 2)).to(x0.dtype)
 
     def verdict(self, x0: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -182,6 +176,20 @@ class PictureHead(nn.Module):
             if at in READ:
                 seen += [x.mean((2, 3)), x.amax((2, 3))]
         return _linear(self.evidence, F.silu(_linear(self.read, torch.cat(seen, -1))))[:, 0]
+
+
+def pushed(head: PictureHead, frames: Tensor, angles: Tensor, steps: int, size: float | Tensor) -> Tensor:
+    """Frames (N, C, h, w) at noise angles (N,), moved in so many steps to where a head sees less of the concept.
+
+    size  of a step, in lengths of the frame; of all, or of each (N, 1, 1, 1).  Below 0: to where it sees more.
+    """
+    length = size * torch.linalg.vector_norm(frames, dim=(1, 2, 3), keepdim=True)
+    for _ in range(steps):
+        frames = frames.detach().requires_grad_()
+        gradient, = torch.autograd.grad(head(frames, angles).sum(), frames)
+        norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True).clamp_min(SMALLEST_NORM)
+        frames = frames - length * gradient / norm
+    return frames.detach()
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:

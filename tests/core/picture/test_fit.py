@@ -48,6 +48,19 @@ def test_pushing_at_every_call_takes_away_what_it_sees(fitted):
     assert judge.unsafe(moved, 0.03).sum() < 0.1 * judge.unsafe(shown, 0.03).sum()
 
 
+def test_a_head_that_was_pushed_against_while_it_learned_pushes_along_the_concept(fitted):
+    """Otherwise a push hides the concept from the head, and leaves it in the picture."""
+    fit = replace(QUICK, watch=replace(QUICK.watch, pushed=0.0))
+    unpushed, _ = fit_picture(pictures_of(), PictureConfig(4), fit)
+    shown, clean = pictures_of(seed=1).x0[::2, -1], torch.zeros(4, 8, 8)
+    clean[0] = pictures_of(seed=1).x0[::2, -1, 0].mean(0)      # the pattern
+
+    def along(judge):
+        moved = shown - judge.pushed(shown, 0.03)
+        return torch.cosine_similarity(moved.flatten(1), clean.flatten()[None]).mean()
+    assert along(fitted[0]) > along(unpushed) + 0.05
+
+
 def test_the_report_is_of_held_out_pictures_and_can_be_kept_as_json(fitted):
     _, report = fitted
     assert json.loads(json.dumps(report)) == report | {"settings": json.loads(json.dumps(report["settings"]))}
