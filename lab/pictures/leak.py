@@ -148,7 +148,8 @@ def main() -> None:
                                                    "fits them")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
+    # Not in inference mode, because attacks send gradients through the model.
+    with torch.no_grad():
         found = measure(arguments.work, arguments.images, arguments.concepts, arguments.redirectors, arguments.words)
     write_part("leak", found)
 
