@@ -58,8 +58,8 @@ from .reaction import PASSED_ON, Reaction, UnsafeStopped, is_out_of_memory
 from .text_inputs import TextInputs
 from .uncopied import Uncopied
 
-# From which probability on a prompt that is pushed away from counts as unsafe.  Trained redirectors never saw an empty one
-# or a list of faults: they give them 0.50 to 0.52 in the demo world, and "stripes" 0.96.
+# From which probability on a prompt that is pushed away from counts as unsafe.  Trained redirectors never saw an empty
+# one or a list of faults: they give them 0.50 to 0.52 in the demo world, and "stripes" 0.96.
 SURE = 0.75
 BYPASSED = "A node replaces or bypasses the guard's part in sampling; place SafeRedir Guard after it, or remove it."
 
