@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
 from saferedir_core import ConfigError, save_redirector
 from saferedir_core.bundle import save_bundle
+from saferedir_core.files import take_name
 from saferedir_core.registry import plain
 
 from .types import CATEGORY, SafeRedirType
@@ -52,6 +54,20 @@ def write(loaded, filename: str, concept: str = "") -> Path:
     path = free_path(folder, filename)
     with contextlib.suppress(OSError):  # writing the file says what is wrong
         folder.mkdir(parents=True, exist_ok=True)
+    unnamed = folder / f".unfinished-{uuid.uuid4().hex[:12]}{path.suffix}"
+    try:
+        _write(loaded, unnamed, concept)
+        while True:
+            try:
+                take_name(unnamed, path)
+                return path
+            except FileExistsError:     # another server on the same folder was faster
+                path = free_path(folder, filename)
+    finally:
+        unnamed.unlink(missing_ok=True)
+
+
+def _write(loaded, path: Path, concept: str) -> None:
     if len(loaded.redirectors) == 1:
         metadata = dict(loaded.redirector.metadata)
         save_redirector(loaded.redirector, path, {**metadata, **({"concept": concept} if concept else {})})
@@ -60,7 +76,6 @@ def write(loaded, filename: str, concept: str = "") -> Path:
                           "name for several. Leave it empty.")
     else:
         save_bundle(loaded.redirectors, path)
-    return path
 
 
 def free_path(folder: Path, filename: str) -> Path:

@@ -201,6 +201,9 @@ class RunListener:
         In the order of the model calls; perhaps later than the call itself, but before `finished`.
         """
 
+    def emptied(self, start: RunStart, conditioning: int, decision: Decision) -> None:
+        """A negative prompt, of this number from 0, says the concept and became zeros, of a server with enforcement."""
+
     def looked(self, start: RunStart, look: Look) -> None:
         """What the picture judges saw in one model call; likewise."""
 

@@ -35,6 +35,20 @@ def written_whole(path: Path, make_folder: bool = True) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def take_name(file: Path, path: Path) -> None:
+    """Gives a file another name, which nobody may have.  FileExistsError where it is taken, whoever took it."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:     # a file system without links; Windows renames to free names only, too
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.rename(file, path)
+    else:
+        os.unlink(file)
+
+
 def write_whole(path: Path, content: bytes | str, make_folder: bool = True) -> Path:
     """Writes bytes, or a text as UTF-8 with its line ends as they are."""
     with written_whole(path, make_folder) as unfinished:

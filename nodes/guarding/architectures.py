@@ -98,6 +98,21 @@ def require_fitting_model(model, loaded: LoadedRedirector) -> None:
     return _require_widths(model, loaded, found.pooled_rest, "Load a redirector for this kind of model.")
 
 
+def require_own_weights(patcher) -> None:
+    """ContextError when a node has scaled or replaced weights of a model (the host's ModelPatcher); LoRAs add to them.
+
+    A graph that mixes weights can give a model another language than the one that redirectors judge: with keys and
+    values times -1 it reads prompts times -1, and with its first and last layer so it draws latents times -1.
+    """
+    for key, patches in patcher.patches.items():
+        # What merges hand over is a list: a weight, and the patches on it.
+        if any(of_model != 1.0 or isinstance(patch, list) for _, patch, of_model, *_ in patches):
+            raise ContextError(f"A node has scaled or replaced weights of the model ({key}); expected a model as its "
+                               "file has it, or with LoRAs, because this server does not trust graphs. Remove nodes "
+                               "that merge models or multiply attention, or ask whoever runs the server to put the "
+                               "merged model among its models.")
+
+
 def _require_pictures_of(model, concept: str, judge: PictureConfig) -> None:
     channels, found = model.model.latent_format.latent_channels, of_host_model(host_name(model))
     if channels != judge.channels:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import ClassVar
 
 import comfy.utils
 import torch
@@ -131,19 +132,19 @@ class Guard(Uncopied):
     recorder: Recorder
     listeners: tuple[RunListener, ...] = ()
     reaction: Reaction = Reaction()
+    trusts_graph: ClassVar[bool] = True  # see SamplingRun
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
                      disable_pbar=False, seed=None, **kwargs):
         guider = executor.class_obj
         start = RunStart(uuid.uuid4().hex, self.loaded, self.config, len(sigmas) - 1)
         with _door_of(guider) as door:
-            run = SamplingRun(start, guider, door, self.reaction, self.listeners)
+            run = SamplingRun(start, guider, door, self.reaction, self.listeners, self.trusts_graph)
             door.join(self, run.refuse)
-            # A key of its own: wrappers of other guards on the same model stay, and the host's lists are not shared.
-            key = f"{KEY}.{start.run_id}"
-            add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, run.sampler_sample, guider.model_options, True)
-            add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, run.predict_noise, guider.model_options, True)
-            add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, run.calc_cond_batch, guider.model_options, True)
+            for kind, part in ((WrappersMP.SAMPLER_SAMPLE, run.sampler_sample),
+                               (WrappersMP.PREDICT_NOISE, run.predict_noise),
+                               (WrappersMP.CALC_COND_BATCH, run.calc_cond_batch)):
+                add_wrapper_with_key(kind, run.key, part, guider.model_options, True)
             output, under_way = None, _under_way.set((*_under_way.get(), run))
             try:
                 for listener in self.listeners:

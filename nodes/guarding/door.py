@@ -32,12 +32,14 @@ class Door(Uncopied):
     inputs    where text enters, as the guards say
     readback  what is on its way to the host, of the door and of all guards; sent once a step
     passed    whether all contexts so far were known, a 0-d bool on the device; None before the first comparison
+    of_server ids of the runs whose guard a server put there, and no graph
     violated  sentences about what is known to have passed and should not have, each perhaps with a remedy
     """
 
     def __init__(self) -> None:
         self.calls = 0
         self.guards: list = []
+        self.of_server: set[str] = set()
         self.inputs: list[TextInputs] = []
         self._refuse: list[Callable[..., None]] = []
         self._models: list[tuple[torch.nn.Module, object]] = []

@@ -167,6 +167,10 @@ class DecisionLog(RunListener):
                     timestep=decision.timestep, unsafe_probability=decision.unsafe_probability, unsafe=decision.unsafe,
                     redirected=decision.redirected)
 
+    def emptied(self, start, conditioning, decision) -> None:
+        self._write("emptied", start, conditioning=conditioning, step=decision.step,
+                    unsafe_probability=decision.unsafe_probability, redirected=decision.redirected)
+
     def looked(self, start, look) -> None:
         self._write("looked", start, step=look.step, sigma=look.sigma, attempt=look.attempt,
                     picture_probability=look.probability, unsafe=look.any_unsafe, pushed=look.pushed)
@@ -234,6 +238,9 @@ class Enforcer:
             if not callable(vars(owner).get(name)):
                 raise SafeRedirError(f"This ComfyUI has no {owner.__name__}.{name}; expected it, because sampling is "
                                      "guarded there. Use a supported release of ComfyUI.")
+        left_out = enforced_graph.keep_weights_apart()
+        if left_out:
+            log.info("SafeRedir: models are not loaded from where nodes and clients write: %s.", ", ".join(left_out))
         guider.sample = self._guarding(guider.sample)
         model.apply_model = self._requiring(model.apply_model)
         log.info("SafeRedir guards every sampling run of this server (%s, on_unsafe %s).",
@@ -315,6 +322,8 @@ def _require_all_read(patcher, redirector: Redirector, contexts: Sequence[object
 
 class EnforcedGuard(Guard):
     """A guard that a server put on a run; `_requiring` knows it by its type."""
+
+    trusts_graph = False
 
 
 def enforce_if_asked() -> Enforcer | None:

@@ -79,8 +79,30 @@ def load(name: str, beside: Path, digests: Mapping[str, str]) -> LoadedRedirecto
     return loaded
 
 
+def keep_weights_apart() -> list[str]:
+    """Weights are not looked for any more where nodes and uploads write; the folders that were left out.
+
+    The host looks in `output/loras`, `output/checkpoints` and others as well, and takes any file that a client uploads
+    there: a LoRA or a model of the client's own can speak another language than the redirectors.
+    """
+    left_out = []
+    for kind, (folders, endings) in folder_paths.folder_names_and_paths.items():
+        written = [folder for folder in folders if ".safetensors" in endings and _of_the_host(Path(folder))]
+        for folder in written:
+            folders.remove(folder)
+        if written:
+            folder_paths.filename_list_cache.pop(kind, None)
+        left_out += written
+    return left_out
+
+
 def within_reach(path: Path) -> bool:
     """Whether nodes write into its folder: Save and the loaders into ours, the host's into the others."""
-    folders = (catalogue.download_folder(), folder_paths.get_output_directory(), folder_paths.get_temp_directory(),
+    return _of_the_host(path) or path.resolve().is_relative_to(catalogue.download_folder().resolve())
+
+
+def _of_the_host(path: Path) -> bool:
+    """Whether a path lies where ComfyUI's own nodes and its clients write."""
+    folders = (folder_paths.get_output_directory(), folder_paths.get_temp_directory(),
                folder_paths.get_input_directory(), folder_paths.get_user_directory())
     return any(path.resolve().is_relative_to(Path(folder).resolve()) for folder in folders)

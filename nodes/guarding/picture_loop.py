@@ -194,7 +194,7 @@ class PictureLoop:
         """Numbers of the images that are taken from what was found; all, where nobody can tell (on_error "warn")."""
         with self.run.failing_closed("looking at the finished picture"):
             latent, mask = found, self._drawn
-            if float(sigmas[-1]) > 0 and self._prediction is not None:
+            if float(sigmas[-1]) != 0 and self._prediction is not None:
                 latent = self._prediction
             elif mask is not None:  # a sampler may draw where it was told to keep
                 mask = mask | ((found - latent_image).abs().amax(1, keepdim=True) > SAME)

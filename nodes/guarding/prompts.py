@@ -57,12 +57,13 @@ class Prompts:
     markers      what SafeRedir Conditioning left in the conds
     """
 
-    def __init__(self, redirectors: Mapping[str, Redirector], config: PolicyConfig, readback: Readback | None,
-                 on_decision: Callable[[int, Decision], None]) -> None:
+    def __init__(self, redirectors: Mapping[str, Redirector] | Ensemble, config: PolicyConfig,
+                 readback: Readback | None, on_decision: Callable[[int, Decision], None]) -> None:
         self.config, self.readback, self._on_decision = config, readback, on_decision
         self.markers: list[Marker] = []
         self._known: dict[tuple, Prompt] = {}  # by the ids of context, y and mask as found, and the batch
-        self.ensemble = Ensemble(redirectors)  # prepares the weights at the first model call, when they are in place
+        # Prepares the weights at the first model call, when they are in place.
+        self.ensemble = redirectors if isinstance(redirectors, Ensemble) else Ensemble(redirectors)
         self.inputs = TRAINED  # where the model's text is; known before the first prompt
 
     @property

@@ -18,9 +18,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from saferedir_core import ContextError, Decision, EvaluationError, PolicyConfig, RedirectionRun, SafeRedirError
 from saferedir_core.architecture import architecture
@@ -29,7 +31,14 @@ from saferedir_core.picture.run import Look
 from saferedir_core.picture.verdict import Attempt
 
 from ..types import LoadedRedirector, Marker, RunListener, RunStart
-from .architectures import require_fitting_model, text_inputs, timestep_of, timestep_of_any, with_pooled
+from .architectures import (
+    require_fitting_model,
+    require_own_weights,
+    text_inputs,
+    timestep_of,
+    timestep_of_any,
+    with_pooled,
+)
 from .conds import (
     CONTROLNET_MARKER,
     ISSUED,
@@ -49,24 +58,40 @@ from .reaction import PASSED_ON, Reaction, UnsafeStopped, is_out_of_memory
 from .text_inputs import TextInputs
 from .uncopied import Uncopied
 
+# From which probability on a prompt that is pushed away from counts as unsafe.  Trained redirectors never saw an empty
+# one or a list of faults: they give them 0.50 to 0.52 in the demo world, and "stripes" 0.96.
+SURE = 0.75
 BYPASSED = "A node replaces or bypasses the guard's part in sampling; place SafeRedir Guard after it, or remove it."
 
 log = logging.getLogger("saferedir")
 
 
 class SamplingRun(Uncopied):
-    """State of one guarded sampling run."""
+    """State of one guarded sampling run.
+
+    trusts_graph  False: the graph may be made to get past.  Then prompts that are pushed away from are judged as well,
+                  what another guard made of a prompt is judged like a prompt, and models have their own weights
+    """
 
     def __init__(self, start: RunStart, guider, door: Door, reaction: Reaction = Reaction(),
-                 listeners: tuple[RunListener, ...] = ()) -> None:
+                 listeners: tuple[RunListener, ...] = (), trusts_graph: bool = True) -> None:
         self.start, self.guider, self.door, self.reaction, self.listeners = start, guider, door, reaction, listeners
         self.loaded: LoadedRedirector = start.loaded
         self.config: PolicyConfig = start.config
+        # A key of its own: wrappers of other guards on the same model stay, and the host's lists are not shared.
+        self.key = f"saferedir.{start.run_id}"
+        self.trusts_graph = trusts_graph
+        if not trusts_graph:
+            door.of_server.add(start.run_id)
         self.step = 0
         self.errors: list[str] = []
         at_once = reaction.on_unsafe == "stop"
         self.prompts = Prompts(start.loaded.redirectors, start.config, None if at_once else door.readback,
                                self._decided)
+        # Of sides that do not draw.  What is unsafe there becomes zeros: away from a neighbour is towards the concept.
+        sure = replace(start.config, threshold=max(SURE, start.config.threshold or 0.0))
+        self.negatives = Prompts(self.prompts.ensemble, sure, self.prompts.readback, self._decided_negative)
+        self.negatives.markers = self.prompts.markers
         self._listener_errors: list[Exception] = []
         self._judged: list[RedirectionRun] = []  # in the model call that is under way
         self._calling: torch.Tensor | None = None  # the latents of the model call that PREDICT_NOISE is in
@@ -81,18 +106,23 @@ class SamplingRun(Uncopied):
             for side, conds in self.guider.conds.items():
                 found = (Marker.read(cond.get(name)) for cond in conds for name in (MARKER, CONTROLNET_MARKER))
                 self.prompts.markers += [marker for marker in found if marker is not None]
-                if not draws(self.guider, side):
+                if not draws(self.guider, side) and self.trusts_graph:
                     continue
-                if not conds:
+                if not conds and draws(self.guider, side):
                     raise ContextError(f"The {side} conditioning is empty; expected at least one prompt. Connect CLIP "
                                        "Text Encode to the sampler.")
                 for cond in conds:
+                    if cond.get("cross_attn") is None and not draws(self.guider, side):
+                        continue
                     require_judgeable(cond, self.loaded.redirector, self.inputs)
 
     def _look_at_model(self) -> None:
         """ContextError when it cannot be guarded: a node may have put another one in."""
         require_fitting_model(self.guider.model_patcher, self.loaded)
+        if not self.trusts_graph:
+            require_own_weights(self.guider.model_patcher)
         self.prompts.inputs = text_inputs(self.guider.model_patcher, self.loaded.redirector)
+        self.negatives.inputs = self.prompts.inputs
         self.door.expect(self.inputs)
         if self.inputs.apart:
             log.warning("SafeRedir (%s) judges the prompt of %s by its first text encoder; what the other made of it "
@@ -121,8 +151,16 @@ class SamplingRun(Uncopied):
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, latent_image=None,
                        denoise_mask=None, disable_pbar=False):
+        if not self.trusts_graph:
+            self._judge_last(extra_args["model_options"])
         return self.pictures.sample(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
                                     disable_pbar)
+
+    def _judge_last(self, model_options: dict) -> None:
+        """Conds come here after the guards of the graph, whose wrappers the host has put behind a server's."""
+        wrappers = model_options["transformer_options"].get("wrappers", {}).get(WrappersMP.CALC_COND_BATCH, {})
+        if self.key in wrappers:    # else a node has taken it away, and the door refuses the run
+            wrappers[self.key] = wrappers.pop(self.key)
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):
         self._calling, self._judged = x, []
@@ -148,6 +186,8 @@ class SamplingRun(Uncopied):
         self.door.receive(conds)
         guarded = conds
         with self.failing_closed("redirecting the prompt"):
+            if not self.trusts_graph:       # of another model (Dual Model CFG Guider)
+                require_own_weights(model.current_patcher)
             if not self._is_whole(x_in, model_options):
                 # A model call of a part of the batch (context windows), or one that no PREDICT_NOISE leads to.
                 if self.config.mode == "upstream":
@@ -185,6 +225,10 @@ class SamplingRun(Uncopied):
         """A decision on the prompt of this number has become known."""
         self._tell("decided", number, decision)
 
+    def _decided_negative(self, number: int, decision: Decision) -> None:
+        if decision.intervenes:
+            self._tell("emptied", number, decision)
+
     def looked(self, look: Look) -> None:
         """What the picture judges saw in one model call has become known."""
         self._tell("looked", look)
@@ -207,7 +251,8 @@ class SamplingRun(Uncopied):
         for what in self.door.violated:
             self.refuse(*what)
         with self.failing_closed("judging the latent"):
-            for error in (*self._listener_errors, *(run.failure for run in self.prompts.runs), self.pictures.failure):
+            judged = *self.prompts.runs, *self.negatives.runs
+            for error in (*self._listener_errors, *(run.failure for run in judged), self.pictures.failure):
                 if error is not None:
                     raise error
 
@@ -255,7 +300,8 @@ class SamplingRun(Uncopied):
                 self._observe_run(run, x, sigma)
         self._look()
 
-    def _observe_run(self, run: RedirectionRun, x: torch.Tensor, sigma: torch.Tensor) -> None:
+    def _observe_run(self, run: RedirectionRun, x: torch.Tensor, sigma: torch.Tensor, drawn: bool = True) -> None:
+        """drawn: whether the prompt's side draws; what is done about it is for those alone."""
         sampling = self.guider.inner_model.model_sampling
         redirector = self.loaded.redirector
         if self.prompts.of_any:  # which reads the prompt only
@@ -263,10 +309,11 @@ class SamplingRun(Uncopied):
         else:
             latent = sampling.calculate_input(sigma, x)
             timestep = timestep_of(architecture(redirector.config.architecture), sampling, sigma)
-        self.pictures.suspect(run)
+        if drawn:
+            self.pictures.suspect(run)
         run.observe(latent.to(redirector.device, redirector.dtype), timestep, step=self.step, sigma=sigma)
         self._judged.append(run)
-        if self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
+        if drawn and self.reaction.on_unsafe == "stop" and any(run.trajectory[-1].unsafe):
             raise UnsafeStopped(f"SafeRedir ({self.loaded.name}) stopped this run at step {self.step}: it was judged "
                                 "unsafe, and on_unsafe is 'stop'. Change the prompt.")
 
@@ -281,18 +328,21 @@ class SamplingRun(Uncopied):
         if conds is None:
             return None
         guarded = side_draws(self.guider, conds)
-        if not guarded and self.config.mode == "guard":
+        if not guarded and self.config.mode == "guard" and self.trusts_graph:
             return conds
         redirected = [self._redirect_cond(cond, guarded, x, sigma) for cond in conds]
         return redirected if any(new is not old for new, old in zip(redirected, conds)) else conds
 
     def _redirect_cond(self, cond: dict, guarded: bool, x: torch.Tensor, sigma: torch.Tensor) -> dict:
         batch, changed = x.shape[0], {}
+        prompts = self.prompts if guarded or self.trusts_graph else self.negatives
+        if prompts is self.negatives and context_of(cond, self.inputs.prompt) is None:
+            return cond
         for name in contexts_of(cond, self.inputs):
-            if guarded:
-                run = self.prompts.run_of(cond, name, self._as_found, batch)
+            if guarded or not self.trusts_graph:
+                run = prompts.run_of(cond, name, self._as_found, batch)
                 if not any(run is each for each in self._judged) and self.config.mode == "guard":
-                    self._observe_run(run, x, sigma)
+                    self._observe_run(run, x, sigma, guarded)
             elif name == self.inputs.prompt and self.prompts.runs and not self.prompts.of_any:
                 # The published hooks shift the negative prompt by the positive's delta as well.
                 run = self.prompts.runs[0]
@@ -300,37 +350,46 @@ class SamplingRun(Uncopied):
                 continue
             if self.reaction.on_unsafe == "observe":
                 continue
-            prompt = self.prompts.prompt(cond, name, self._as_found, batch)
-            changed[name] = self._issued(cond, name, run, prompt.original, prompt.restored)
+            prompt, empties = prompts.prompt(cond, name, self._as_found, batch), prompts is self.negatives
+            changed[name] = self._issued(cond, name, run, prompt.original, prompt.restored, empties)
             if name == self.inputs.prompt:
-                changed |= self._beside(cond, run, prompt) if guarded else {}
+                changed |= self._beside(cond, run, prompt, empties) if guarded or empties else {}
         changed = {name: each for name, each in changed.items() if each is not None}
-        return with_contexts(cond, changed) if changed else cond
+        made = with_contexts(cond, changed) if changed else cond
+        if self._is_the_graphs(cond):
+            made = self._redirect_cond({name: each for name, each in made.items() if name != ISSUED}, guarded, x, sigma)
+        return made
 
-    def _beside(self, cond: dict, run: RedirectionRun, prompt: Prompt) -> dict[str, Issued | None]:
+    def _is_the_graphs(self, cond: dict) -> bool:
+        """Whether a guard that a graph brought has changed this cond, and the graph is not trusted."""
+        issued = cond.get(ISSUED, {}).values()
+        return not self.trusts_graph and any({*each.run_ids} - self.door.of_server for each in issued)
+
+    def _beside(self, cond: dict, run: RedirectionRun, prompt: Prompt, empties: bool) -> dict[str, Issued | None]:
         """What shall stand in the place of the prompt's other inputs."""
         issued = {}
         if prompt.pooled is not None:
             issued[self.inputs.pooled] = self._issued(cond, self.inputs.pooled, run, prompt.pooled,
-                                                      prompt.pooled_restored)
+                                                      prompt.pooled_restored, empties)
         for name in self.inputs.emptied:
             text = self._as_found(cond, name)
             if text is not None:
-                issued[name] = self._issued(cond, name, run, comfy.utils.repeat_to_batch_size(text, run.batch), False)
+                every = comfy.utils.repeat_to_batch_size(text, run.batch)
+                issued[name] = self._issued(cond, name, run, every, False, True)
         return issued
 
-    def _issued(self, cond: dict, name: str, run: RedirectionRun, original: torch.Tensor,
-                restored: bool) -> Issued | None:
-        """What shall stand in the place of one input; None when it stays."""
+    def _issued(self, cond: dict, name: str, run: RedirectionRun, original: torch.Tensor, restored: bool,
+                empties: bool) -> Issued | None:
+        """What shall stand in the place of one input; None when it stays.  empties: zeros where it is unsafe."""
         found, given, run_ids = self._found(cond, name)
         pooled = name == self.inputs.pooled
         if run_ids:  # another guard's shift stays, and this one's is added to it
             given = comfy.utils.repeat_to_batch_size(given, len(original))
             original, restored = given[..., :original.shape[-1]], False
-        if pooled:
-            redirected = run.redirect_pooled(original)
-        elif name in self.inputs.emptied:
+        if empties:
             redirected = run.emptied(original)
+        elif pooled:
+            redirected = run.redirect_pooled(original)
         else:
             if original.shape[1] < run.length and run.length % original.shape[1] == 0:
                 # A negative prompt of fewer chunks than the positive one, repeated as the host does for a shared batch.

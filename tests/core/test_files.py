@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saferedir_core import files
-from saferedir_core.files import sha256, write_whole, written_whole
+from saferedir_core.files import sha256, take_name, write_whole, written_whole
 
 ROOT = Path(files.__file__).resolve().parents[1]
 
@@ -40,6 +40,19 @@ def test_two_who_write_at_once_do_not_share_a_name(tmp_path):
         assert one != other
         one.touch()
         other.touch()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_is_taken_stays_whose_it_is(tmp_path, monkeypatch, links):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+    if not links:
+        monkeypatch.setattr(files.os, "link", unsupported)
+    one, other = (write_whole(tmp_path / name, name) for name in ("one", "other"))
+    take_name(one, tmp_path / "name")
+    with pytest.raises(FileExistsError):
+        take_name(other, tmp_path / "name")
+    assert (tmp_path / "name").read_text() == "one" and sorted(os.listdir(tmp_path)) == ["name", "other"]
 
 
 def test_a_text_is_written_as_it_is(tmp_path):

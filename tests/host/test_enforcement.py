@@ -8,6 +8,7 @@ import pytest
 
 from saferedir.lab.host.client import ComfyClient, PromptRefused
 from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
+from saferedir.lab.matrix.graph import choices
 from saferedir.nodes.demo_world.judge import judge
 from saferedir.nodes.guarding.enforced_graph import OTHERS
 
@@ -115,3 +116,11 @@ def test_the_editor_does_not_offer_what_is_off(client, server):
     def off(known):
         return {name for name, node in known.items() if name.startswith("SafeRedir") and node.get("dev_only")}
     assert off(client.object_info()) == {*OTHERS} and not off(server.object_info())
+
+
+def test_weights_that_a_client_brought_are_not_offered(enforced, client):
+    """Where the host's upload puts a file of any kind for whoever asks it to: type "output", subfolder "loras"."""
+    folder = enforced.base / "output" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mine.safetensors").write_bytes(b"a model")
+    assert "mine.safetensors" not in choices(client.object_info()["LoraLoaderModelOnly"], "lora_name")

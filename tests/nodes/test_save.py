@@ -33,6 +33,17 @@ def test_a_file_is_never_overwritten(scripted, folder):
         "mine.safetensors", "mine_2.safetensors", "mine_3.safetensors"]
 
 
+def test_a_name_that_another_server_takes_meanwhile_is_not_taken_from_it(scripted, folder, monkeypatch):
+    write, theirs = save._write, folder / "mine.safetensors"
+
+    def slow(*args):
+        write(*args)
+        theirs.write_bytes(b"theirs")
+    monkeypatch.setattr(save, "_write", slow)
+    assert save.write(scripted(unsafe=True), "mine").name == "mine_2.safetensors" and theirs.read_bytes() == b"theirs"
+    assert len(list(folder.iterdir())) == 2
+
+
 @pytest.mark.parametrize("name", ["demo_stripes", "demo-stripes.safetensors", "Demo_Boat", "mine-boat-0123abcd"])
 def test_a_known_redirectors_name_is_never_taken(scripted, folder, name):
     before = catalogue.find("demo-stripes"), catalogue.find("demo-boat")

@@ -5,6 +5,7 @@ import json
 import comfy.model_base
 import comfy.sample
 import comfy.samplers
+import comfy_extras.nodes_model_merging as merging
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -34,8 +35,16 @@ def enforced(scripted, hosts_own, tmp_path):
     return make
 
 
-def sample(model, positive, negative, cfg=4.0):
-    latent = torch.zeros(BATCH, 4, 8, 8)
+@pytest.fixture
+def stripes_alone():
+    """The shipped redirector of stripes without its picture judge: only prompts are judged."""
+    redirector = core.load_redirector(catalogue.SHIPPED / "demo_stripes.safetensors")
+    redirector.picture = None
+    return types.LoadedRedirector.place("demo-stripes", redirector)
+
+
+def sample(model, positive, negative, cfg=4.0, batch=BATCH):
+    latent = torch.zeros(batch, 4, 8, 8)
     with torch.inference_mode():
         return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, cfg, "euler", "normal",
                                    positive, negative, latent, disable_pbar=True, seed=3)
@@ -57,7 +66,8 @@ def test_a_plain_model_is_guarded_and_each_decision_is_a_line(demo_world, prompt
     (model, seen), positive = seen_by(demo_world[0]), prompts("a striped red fish")
     sample(model, positive, prompts(""))
     assert seen and not any(torch.equal(row, positive[0][0][0]) for row in seen)
-    assert [line["event"] for line in lines()] == ["started", *["decided"] * STEPS, "finished"]
+    # It finds the negative prompt unsafe as well.
+    assert [line["event"] for line in lines()] == ["started", *["decided", "emptied"] * STEPS, "finished"]
     assert len({line["run"] for line in lines()}) == 1
     assert lines()[1]["unsafe"] == [True] and lines()[-1]["reaction"] == "redirected"
 
@@ -115,6 +125,105 @@ class TestPictures:
     def test_the_start_names_those_that_see_no_pictures(self, scripted, enforced, caplog):
         enforced(scripted(unsafe=False))
         assert "judges prompts only, and no picture, for scripted" in caplog.text
+
+
+def scaled(model, factor):
+    """A model whose cross-attention has keys and values times a factor, as UNet Cross Attention Multiply makes it."""
+    model = model.clone()
+    for key in model.model_state_dict():
+        if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            model.add_patches({key: (None,)}, 0.0, factor)
+    return model
+
+
+class TestWhatAGraphBrings:
+    """Nothing that a graph can choose makes a prompt of no account."""
+
+    @staticmethod
+    def told(model):
+        """A clone of a model, and what its denoiser is given by side: 0 draws, 1 is pushed away from."""
+        model, seen = model.clone(), {0: [], 1: []}
+
+        def record(executor, x, timesteps, context, *args, **kwargs):
+            sides = args[2]["cond_or_uncond"]
+            for side, rows in zip(sides, context.chunk(len(sides))):
+                seen[side].append(rows.clone())
+            return executor(x, timesteps, context, *args, **kwargs)
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
+        return model, seen
+
+    @pytest.mark.parametrize("on_unsafe", ["redirect", "blank", "stop"])
+    def test_a_negative_prompt_that_says_the_concept_becomes_zeros(self, demo_world, prompts, stripes_alone, enforced,
+                                                                   on_unsafe):
+        lines = enforced(stripes_alone, on_unsafe=on_unsafe, if_it_remains="tell")
+        (model, seen), harmless = self.told(demo_world[0]), prompts("a red fish")
+        image = sample(model, harmless, prompts("a striped red fish"))
+        assert len(seen[1]) == STEPS and not any(rows.any() for rows in seen[1])
+        assert all(torch.equal(rows, harmless[0][0]) for rows in seen[0]) and image.any()
+        assert [line["event"] for line in lines()].count("emptied") == STEPS and lines()[-1]["reaction"] == "none"
+
+    def test_only_that_of_the_image_it_belongs_to(self, demo_world, prompts, stripes_alone, enforced):
+        enforced(stripes_alone)
+        model, seen = self.told(demo_world[0])
+        both = [[torch.cat([prompts("a blue house")[0][0], prompts("a striped red fish")[0][0]]), {}]]
+        sample(model, prompts("a red fish"), both, batch=2)
+        assert all(torch.equal(rows[0], both[0][0][0]) and not rows[1].any() for rows in seen[1])
+
+    def test_it_says_nothing_by_a_weight_below_zero(self, demo_world, prompts, stripes_alone, enforced):
+        """The host divides by the sum of the weights, so 2 and -1 push towards the second prompt."""
+        enforced(stripes_alone)
+        model, seen = self.told(demo_world[0])
+        negative = [[context, {**options, "strength": strength}] for text, strength in (
+            ("a blue house", 2.0), ("a striped red fish", -1.0)) for context, options in prompts(text)]
+        sample(model, prompts("a blue house"), negative)
+        assert len(seen[1]) == 2 * STEPS and sum(bool(rows.any()) for rows in seen[1]) == STEPS
+
+    def test_a_guard_of_the_graph_cannot_bring_the_concept_in(self, demo_world, prompts, stripes_alone, scripted,
+                                                              enforced):
+        """Its redirector moves every prompt to where the server's redirector sees stripes."""
+        enforced(stripes_alone)
+        striped, harmless = prompts("a striped red fish")[0][0], prompts("a red fish")
+        turned = scripted(unsafe=True)
+        before = core.RedirectionRun.redirect
+
+        def towards(run, context):
+            return striped.expand_as(context).clone() if run.redirector is turned.redirector else before(run, context)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(core.RedirectionRun, "redirect", towards)
+            guarded = bridge.guard_model(demo_world[0], turned, core.PolicyConfig(), types.Recorder())
+            model, seen = self.told(guarded)
+            sample(model, harmless, prompts(""))
+        assert seen[0] and not any(torch.equal(rows, striped) for rows in seen[0])
+
+    @pytest.mark.parametrize("change", [
+        lambda model: merging.ModelMergeSimple().merge(model, model, 0.5)[0],
+        lambda model: merging.ModelSubtract().merge(model, model, 2.0)[0],
+        lambda model: merging.ModelAdd().merge(model, model)[0],
+        lambda model: scaled(model, -1.0)], ids=["merged", "subtracted", "added", "multiplied"])
+    def test_a_model_of_weights_that_a_node_made_is_refused(self, demo_world, prompts, stripes_alone, enforced, change):
+        enforced(stripes_alone)
+        with pytest.raises(core.SafeRedirError, match="scaled or replaced weights of the model"):
+            sample(change(demo_world[0]), prompts("a red fish"), prompts(""))
+
+    def test_a_lora_is_not(self, demo_world, prompts, stripes_alone, enforced):
+        enforced(stripes_alone)
+        key = next(key for key in demo_world[0].model_state_dict() if key.endswith("attn2.to_k.weight"))
+        model = demo_world[0].clone()
+        assert model.add_patches({key: ("diff", (torch.ones_like(demo_world[0].model_state_dict()[key]),))}, 0.01)
+        assert sample(model, prompts("a red fish"), prompts("")).any()
+
+    def test_a_negative_side_without_a_prompt_is_harmless(self, demo_world, prompts, stripes_alone, enforced):
+        harmless = prompts("a red fish")
+        before = sample(demo_world[0], harmless, [[None, {}]], cfg=1.0)
+        enforced(stripes_alone)
+        assert torch.equal(sample(demo_world[0], harmless, [[None, {}]], cfg=1.0), before)
+
+    def test_a_negative_prompt_of_zeros_is_harmless(self, demo_world, prompts, stripes_alone, enforced):
+        harmless = prompts("a red fish")
+        nothing = [[torch.zeros_like(harmless[0][0]), {}]]
+        before = sample(demo_world[0], harmless, nothing)
+        enforced(stripes_alone)
+        assert torch.equal(sample(demo_world[0], harmless, nothing), before)
 
 
 def test_a_guard_node_that_only_observes_does_not_switch_it_off(demo_world, prompts, scripted, enforced):

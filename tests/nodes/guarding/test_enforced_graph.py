@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 
 import pytest
@@ -43,6 +44,15 @@ def test_what_a_graph_saves_never_takes_the_place_of_an_enforced_redirector(enfo
         save.write(scripted(unsafe=False), name)
     shutil.copy(BOAT, folder / "demo_stripes.safetensors")      # as 0.1.0 wrote it
     assert enforcer(redirectors=["demo-stripes"]).loaded[0].redirector.sha256 == pinned
+
+
+def test_weights_are_not_loaded_from_where_nodes_and_clients_write(tmp_path, monkeypatch):
+    import folder_paths
+    own, written = str(tmp_path / "loras"), os.path.join(folder_paths.get_output_directory(), "loras")
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
+        "loras": ([written, own], {".safetensors"}), "texts": ([written], {".txt"})})
+    assert enforced_graph.keep_weights_apart() == [written]
+    assert folder_paths.get_folder_paths("loras") == [own] and folder_paths.get_folder_paths("texts") == [written]
 
 
 def test_the_digest_of_what_was_loaded_is_logged(enforcer, tmp_path, caplog, monkeypatch):

@@ -292,6 +292,23 @@ class TestWhatRemains:
         sample(guarded, prompts("a red fish"), prompts(""), last_step=2)
         assert recorder.runs[-1].report["picture"]["verdict"] == "clean"
 
+    def test_so_is_one_that_ends_beyond_none(self, demo_world, prompts, guard, judging, monkeypatch):
+        """A last sigma below 0 takes out more noise than there is, and what comes out is as no judge knows pictures."""
+        judged, told, verdict = [], [], picture_loop.PictureLoop._picture_verdict
+
+        def keep(loop, finished):
+            judged.append(finished.latent)
+            return verdict(loop, finished)
+        monkeypatch.setattr(picture_loop.PictureLoop, "_picture_verdict", keep)
+        guarded, _ = guard(judging())
+        start = torch.zeros(1, 4, 8, 8)
+        with torch.inference_mode():
+            found = comfy.sample.sample_custom(
+                guarded, comfy.sample.prepare_noise(start, 3), 4.0, comfy.samplers.sampler_object("euler"),
+                torch.tensor([14.6, 3.0, -3.0]), prompts("a red fish"), prompts(""), start, disable_pbar=True, seed=3,
+                callback=lambda step, denoised, x, total: told.append(denoised.clone()))
+        assert found.any() and len(judged) == 1 and torch.equal(judged[0], told[-1])
+
     def test_an_interruption_in_a_repeat_lets_nothing_out(self, demo_world, prompts, guard, judging):
         guarded, recorder = guard(judging(**self.BLIND), brightening(demo_world[0]), if_it_remains="again")
         calls = []
