@@ -1,5 +1,7 @@
-"""The pack in the host's own Manager, by the Manager's routes and without the internet: an archive as the registry hands it
-out, and a git clone.  Needs the package that `--enable-manager` starts: `python quickstart.py --host newest test`."""
+"""The pack in the host's own Manager, by the Manager's routes and without the internet: an archive, and a git clone.
+
+Needs the package that `--enable-manager` starts: `python quickstart.py --host newest test`.
+"""
 
 import importlib.util
 import os
@@ -69,7 +71,8 @@ class Managed:
         """Queues one task as the editor does, and waits for what became of it."""
         self.done += 1
         ui_id = f"task-{self.done}"
-        self.client.post_json("/v2/manager/queue/task", {"ui_id": ui_id, "client_id": "test", "kind": kind, "params": params})
+        task = {"ui_id": ui_id, "client_id": "test", "kind": kind, "params": params}
+        self.client.post_json("/v2/manager/queue/task", task)
         self.client.post_json("/v2/manager/queue/start", {})
         until = time.monotonic() + patience
         while time.monotonic() < until:
