@@ -135,10 +135,12 @@ def test_several_guards_show_each_its_own(editor):
     content["last_node_id"], content["last_link_id"] = 200, 3000
     editor.load(content)
     editor.queue()
+    editor.wait("app.nodeOutputs[11] && app.nodeOutputs[111]")
+    editor.idle()
+    # One may have been out of view during its run: the editor puts a panel on the page when its node comes into view.
+    editor.place(9, scale=0.6)
     editor.wait("document.querySelectorAll('.saferedir-panel[data-state=safe]').length === 2")
     editor.wait("document.querySelectorAll('.saferedir-panel[data-state=finished]').length === 2")
-    editor.idle()
-    editor.place(9, scale=0.6)  # both in view: what is out of it is not drawn
     editor.wait("[...document.querySelectorAll('.saferedir-panel')].filter((panel) => "
                      "panel.querySelector('.saferedir-point')).length === 4")
     lives = [panel for panel in editor.panels() if panel["label"] == "SafeRedir, live"]
