@@ -253,7 +253,7 @@ def test_where_a_node_refuses_a_link_nothing_is_left_behind(editor):
     editor.place(10)
     editor.menu(10)
     editor.choose_in_menu(OFFER)
-    assert "does not accept the link" in editor.wait("document.querySelector('.p-toast-detail')?.textContent")
+    assert editor.wait("document.body.innerText.includes('VAE Decode does not accept the link')", patience=30)
     assert editor.page.evaluate(WIRING) == before
 
 

@@ -11,6 +11,7 @@ A release's tests may be run in pieces, one file each.  A row is a release with 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,10 @@ class Suite:
 
     def count(self, outcome: str) -> int:
         return list(self.outcomes.values()).count(outcome)
+
+    def modules(self) -> list[str]:
+        """The modules that the tests come from."""
+        return sorted({re.match(r".*?\btest_\w+|", name)[0] for name in self.outcomes})
 
     def name(self) -> str:
         """The release and, where it is told, the frontend: what tells two rows of one release apart."""
@@ -79,7 +84,10 @@ def page(suites: list[Suite]) -> str:
              table(("ComfyUI", *PACKAGES, "date", *COUNTED),
                    [(suite.release, *(suite.packages.get(name, "") for name in PACKAGES.values()), suite.date,
                      *map(suite.count, COUNTED)) for suite in suites])]
+    most = max(len(suite.outcomes) for suite in suites)
     for suite in suites:
+        if len(suite.outcomes) < most / 2:
+            lines += ["", f"Of the suite on {suite.name()}, so far: {', '.join(suite.modules())}."]
         other = [f"- {name}: {suite.outcomes[name]}" + (f" ({reason})" if reason else "")
                  for name, reason in sorted(suite.reasons.items())]
         if other:

@@ -57,3 +57,11 @@ def test_what_fails_in_one_piece_and_passes_in_a_later_one_has_passed(piece):
 def test_a_file_without_a_release_is_an_error(piece):
     with pytest.raises(ValueError, match="names no ComfyUI"):
         release_table.read([piece("a", None)])
+
+
+def test_a_part_of_the_suite_is_called_a_part(piece):
+    whole, part = piece("a", "0.30.0"), piece("b", "0.40.0")
+    part.write_text(PIECE.format(date="2026-01-02", about=RELEASE.format("0.40.0"), two="").split("<testcase")[0]
+                    + '<testcase classname="tests.host.test_manager.TestOne" name="one"/></testsuite></testsuites>')
+    text = release_table.page(release_table.read([whole, part]))
+    assert "Of the suite on 0.40.0, so far: tests.host.test_manager." in text and "Of the suite on 0.30.0" not in text
