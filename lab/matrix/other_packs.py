@@ -47,6 +47,7 @@ from .table import rows_table
 PROJECT = Path(__file__).resolve().parents[2]
 OUTPUT = PROJECT / "output" / "other-packs"
 PAGE = PROJECT / "docs" / "other-packs.md"
+COMPILES = "TorchCompile"    # in a node's name: minutes a graph on a CPU; the matrix has the host's own
 DEAD_PROXY = "http://127.0.0.1:9"       # what they would fetch does not come
 SAMPLING = {"seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 INTRODUCTION = """# Beside other packs
@@ -205,13 +206,14 @@ PACKS = (
     Pack("ComfyUI_UltimateSDUpscale", upscale, "UltimateSDUpscale itself: weights of an upscaler"),
     Pack("efficiency-nodes-comfyui", efficiency, "Efficient Loader: a checkpoint's file"),
     Pack("rgthree-comfy", rgthree),
-    Pack("ComfyUI-KJNodes", needs="nodes for Flux, Wan, LTX and the like: their weights"),
+    Pack("ComfyUI-KJNodes", needs="those for Flux, Wan, LTX and more: their weights; those that compile: time"),
 )
 
 
 def cases_of(pack: Pack, about: Mapping[str, dict]) -> list[Case]:
     """The typical ones, then each node of the pack that changes or makes something which is sampled with."""
-    own = {name: node for name, node in about.items() if node.get("python_module") == f"custom_nodes.{pack.folder}"}
+    own = {name: node for name, node in about.items() if node.get("python_module") == f"custom_nodes.{pack.folder}"
+           and COMPILES not in name}
     made = (*patch_cases(own), *conditioning_cases(own), *clip_cases(own), *guider_cases(own))
     cases = [*pack.typical(about), *(Case(pack.folder, case.path, case.build, case.concept) for case in made
                                      if case.path.removesuffix(", guard first").removesuffix(", guard last") in own)]
