@@ -114,7 +114,8 @@ def test_a_tab_keeps_its_own_curves(editor):
 
 
 def test_several_guards_show_each_its_own(editor):
-    content = guarded_only(3, steps=6, seed=103)
+    # A seed of its own in each renderer: of what comes from the host's cache no curve is sent.
+    content = guarded_only(3, steps=6, seed=130 + (editor.renderer == "vue"))
     copies = {9: 109, 10: 110, 11: 111}
     shifted = copy.deepcopy([node for node in content["nodes"] if node["id"] in copies])
     links = {each[0]: each for each in content["links"]}
