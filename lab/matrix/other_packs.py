@@ -242,23 +242,31 @@ def _sampled_by(class_type: str, world: World) -> Ref:
 
 @dataclass(frozen=True)
 class Started:
-    """How a pack started: seconds of its import as the host says, and why it failed, or ""."""
+    """How a pack started: version as its pyproject.toml says, seconds of its import as the host says, why it failed."""
 
     folder: str
+    version: str
     nodes: int
     seconds: float | None
     failed: str = ""
 
 
-def started(log: str, packs: list[str], about: Mapping[str, dict]) -> list[Started]:
-    """Reads the host's log of a start.  A pack's error is the last line of the trace above its "Cannot import"."""
+def version_of(pack: Path) -> str:
+    """The version in a pack's pyproject.toml, or ""."""
+    file = pack / "pyproject.toml"
+    found = file.is_file() and re.search(r'^version\s*=\s*"([^"]+)"', file.read_text(encoding="utf-8"), re.M)
+    return found[1] if found else ""
+
+
+def started(log: str, packs: Mapping[str, str], about: Mapping[str, dict]) -> list[Started]:
+    """Reads the host's log of a start.  packs: folder -> version."""
     made = []
-    for folder in packs:
+    for folder, version in packs.items():
         took = re.search(rf"([\d.]+) seconds( \(IMPORT FAILED\))?: .*[\\/]{re.escape(folder)}\s*$", log, re.M)
         why = re.search(rf"Cannot import .*[\\/]{re.escape(folder)} module for custom nodes: (.*)$", log, re.M)
         nodes = sum(node.get("python_module") == f"custom_nodes.{folder}" for node in about.values())
         failed = why[1].strip() if why else "import failed" if took and took[2] else ""
-        made.append(Started(folder, nodes, float(took[1]) if took else None, failed))
+        made.append(Started(folder, version, nodes, float(took[1]) if took else None, failed))
     return made
 
 
@@ -270,8 +278,9 @@ def page(version: str, starts: list[Started], rows: list[Row], absent: list[str]
     if waiting:
         parts.append(f"{waiting} paths not run yet: this page is of an unfinished run.")
     parts.append("## Start-up\n\n" + table(
-        ("pack", "nodes", "seconds of its import", "error"),
-        [(each.folder, each.nodes, each.seconds if each.seconds is not None else "", each.failed) for each in starts]))
+        ("pack", "version", "nodes", "seconds of its import", "error"),
+        [(each.folder, each.version, each.nodes, each.seconds if each.seconds is not None else "", each.failed)
+         for each in starts]))
     parts.append(f"Until the server answered: {seconds['alone']:.0f} s with SafeRedir alone, {seconds['all']:.0f} s "
                  "with all of them.")
     if absent:
@@ -333,22 +342,24 @@ def main(argv: list[str]) -> int:
 
 
 def run(server, here: list[Pack], absent: list[str], seconds: Mapping[str, float], arguments) -> None:
-    """Runs what has not been run, and writes the page after each pack."""
+    """Runs what has not been run, what packs are known for first, and writes the page after each path."""
     client, results = ComfyClient(server.url), OUTPUT / "rows.jsonl"
     about, version = client.object_info(), client.system_stats()["system"]["comfyui_version"]
-    starts = started(server.log_text(), [PACK_FOLDER, *(pack.folder for pack in here)], about)
+    versions = {folder: version_of(server.base / "custom_nodes" / folder)
+                for folder in (PACK_FOLDER, *(pack.folder for pack in here))}
+    starts = started(server.log_text(), versions, about)
     known, runner = read(results), Runner(client, about)
-    cases = {pack.folder: cases_of(pack, about) for pack in here}
-    everything = [case for each in cases.values() for case in each]
-    for folder in arguments.pack or cases:
-        for case in cases[folder]:
-            if arguments.again or case.key not in known:
-                row = known[case.key] = runner.run(case)
-                write(results, known)
-                print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
-                      f"{row.detail[:200]}", flush=True)
-        rows = [known[case.key] for case in everything if case.key in known]
-        write_whole(PAGE, page(version, starts, rows, absent, seconds, len(everything) - len(rows)))
+    cases = [case for pack in here for case in cases_of(pack, about)]
+    typical = {case.key for pack in here for case in pack.typical(about)}
+    wanted = [case for case in cases if case.group in (arguments.pack or {each.folder for each in here})]
+    for case in sorted(wanted, key=lambda case: case.key not in typical):
+        if arguments.again or case.key not in known:
+            row = known[case.key] = runner.run(case)
+            write(results, known)
+            print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
+                  f"{row.detail[:200]}", flush=True)
+        rows = [known[each.key] for each in cases if each.key in known]
+        write_whole(PAGE, page(version, starts, rows, absent, seconds, len(cases) - len(rows)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ ABOUT = {
 
 
 def test_a_start_is_read_from_the_hosts_log():
-    found = other_packs.started(LOG, ["saferedir", "broken", "other", "absent"], ABOUT)
+    found = other_packs.started(LOG, dict.fromkeys(("saferedir", "broken", "other", "absent"), "1.2"), ABOUT)
     assert [(each.folder, each.nodes, each.seconds, each.failed) for each in found] == [
         ("saferedir", 0, 0.3, ""), ("broken", 0, 1.2, "No module named 'cv2'"), ("other", 3, 0.0, ""),
         ("absent", 0, None, "")]
@@ -44,8 +44,9 @@ def test_the_page_has_the_start_every_row_and_the_sentence_of_what_was_refused()
     rows = [Row("other", "Patch, guard last", "prompt", GUARDED, (4, 0), 4, ("redirected", "safe"), True, 4),
             Row("other", "Sample", "prompt", REFUSED, (4, 0), 4, detail="Guard: a prompt was not judged."),
             Row("other", "Shows", "prompt", NOT_HERE, detail="needs a file")]
-    starts = other_packs.started(LOG, ["saferedir", "other"], ABOUT)
+    starts = other_packs.started(LOG, {"saferedir": "0.1.0", "other": ""}, ABOUT)
     text = other_packs.page("0.1.0", starts, rows, ["gone"], {"alone": 9.0, "all": 21.4}, waiting=0)
+    assert "| saferedir | 0.1.0 | 0 | 0.3 |  |" in text
     assert "9 s with SafeRedir alone, 21 s with all" in text and "Not there, and so not tried: gone." in text
     assert "| Patch, guard last | prompt | yes | 4 -> 0 of 4 | 4 of 4 | yes |" in text
     assert "| other | Sample | refused | Guard: a prompt was not judged. |" in text
