@@ -45,7 +45,6 @@ class Managed:
     def __init__(self, comfyui: Path, base: Path):
         on_cpu = os.environ.get("SAFEREDIR_CPU") == "1"
         dead = {f"{kind}_proxy": DEAD for kind in ("http", "https")} | {"no_proxy": "127.0.0.1", "PIP_NO_INDEX": "1"}
-        self.base, self.pack = base, base / "custom_nodes" / PACK_FOLDER
         self.process = ComfyServer(Path(sys.executable), comfyui, base, log=base / "server.log", cpu=on_cpu,
                                    extra=["--enable-manager"], environment=dead)
         self.done = 0
@@ -63,9 +62,9 @@ class Managed:
         return NODE in self.client.object_info()
 
     def installed(self) -> dict:
-        """What the Manager says of our pack, by the name of its folder without what a disabled one has behind it."""
-        packs = self.client.get_json("/v2/customnode/installed")
-        return next((about for name, about in packs.items() if name.split("@")[0] == PACK_FOLDER), {})
+        """What the Manager says of our pack, or nothing."""
+        packs = self.client.get_json("/v2/customnode/installed").values()
+        return next((about for about in packs if about["cnr_id"] == "saferedir"), {})
 
     def task(self, kind: str, params: dict, patience: float = 120) -> dict:
         """Queues one task as the editor does, and waits for what became of it."""
@@ -130,7 +129,8 @@ def test_a_clone_is_updated_and_keeps_what_is_the_persons(managed, tmp_path):
     git(tmp_path, "init", "--quiet", "--initial-branch=main", str(origin))
     git(origin, "add", "--all")
     git(origin, "commit", "--quiet", "--message", "one")
-    git(tmp_path, "clone", "--quiet", origin.as_uri(), str(base / "custom_nodes" / PACK_FOLDER))
+    clone = base / "custom_nodes" / origin.name
+    git(tmp_path, "clone", "--quiet", origin.as_uri(), str(clone))
     kept = base / "models" / "saferedir" / "mine.safetensors"
     kept.parent.mkdir()
     shutil.copyfile(PROJECT / "models" / "redirectors" / "demo_boat.safetensors", kept)
@@ -141,9 +141,10 @@ def test_a_clone_is_updated_and_keeps_what_is_the_persons(managed, tmp_path):
 
     (origin / "CHANGELOG.md").write_text("newer\n", encoding="utf-8")
     git(origin, "commit", "--quiet", "--all", "--message", "two")
-    server.task("update", {"node_name": PACK_FOLDER, "node_ver": "nightly"})
+    # Without the internet the Manager does not know whose clone it is.
+    server.task("update", {"node_name": origin.name, "node_ver": "unknown"})
     assert server.installed()["ver"] == git(origin, "rev-parse", "HEAD")
     server.restart()
     assert server.loaded() and "IMPORT FAILED" not in server.process.log_text()
     names = server.client.object_info()["SafeRedirLoader"]["input"]["required"]["name"][1]["options"]
-    assert "mine.safetensors" in names and git(server.pack, "status", "--porcelain") == ""
+    assert "mine.safetensors" in names and git(clone, "status", "--porcelain") == ""
