@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -155,8 +155,8 @@ def ppm(about) -> Iterator[Case]:
 def tiled(about) -> Iterator[Case]:
     for method in ("MultiDiffusion", "Mixture of Diffusers", "SpotDiffusion"):
         yield _case("ComfyUI-TiledDiffusion", f"TiledDiffusion, {method}", lambda world, method=method: world.sample(
-            model=world.guard(world.node("TiledDiffusion", "MODEL", method=method, tile_width=32, tile_height=32,
-                                         tile_overlap=0))))
+            model=world.guard(world.node("TiledDiffusion", "MODEL", method=method, tile_width=48, tile_height=48,
+                                         tile_overlap=32))))
 
 
 def upscale(about) -> Iterator[Case]:
@@ -287,7 +287,7 @@ def page(version: str, starts: list[Started], rows: list[Row], absent: list[str]
         parts.append("Not there, and so not tried: " + ", ".join(absent) + ".")
     here = [row for row in rows if row.outcome != NOT_HERE]
     for folder in dict.fromkeys(row.group for row in here):
-        parts.append(f"## {folder}\n\n" + rows_table([row for row in here if row.group == folder])
+        parts.append(f"## {folder}\n\n" + rows_table([replace(row, detail="") for row in here if row.group == folder])
                      + (f"\n\nNot run: {needs[folder]}." if needs.get(folder) else ""))
     run_here = {row.group for row in here}
     parts += [f"## {each.folder}\n\nNot run: {needs[each.folder]}." for each in starts
@@ -348,7 +348,7 @@ def run(server, here: list[Pack], absent: list[str], seconds: Mapping[str, float
     versions = {folder: version_of(server.base / "custom_nodes" / folder)
                 for folder in (PACK_FOLDER, *(pack.folder for pack in here))}
     starts = started(server.log_text(), versions, about)
-    known, runner = read(results), Runner(client, about)
+    known, runner = read(results), Runner(client, about, detail=900)
     cases = [case for pack in here for case in cases_of(pack, about)]
     typical = {case.key for pack in here for case in pack.typical(about)}
     wanted = [case for case in cases if case.group in (arguments.pack or {each.folder for each in here})]
