@@ -5,7 +5,8 @@
     baselines   the published training-free methods, to be compared with
     benchmark   docs/benchmark.md: ours, everything else, and every attack, on frozen prompts of the demo world
     backbones   docs/backbones.md: other architectures, small and trained on the demo world
-    matrix      docs/matrix.md and docs/load.md: every graph that a guard must hold in, and a server under load
+    matrix      docs/matrix.md, docs/load.md and docs/other-packs.md: every graph that a guard must hold in, a server
+                under load, and other packs beside ours
     costs       docs/costs.md: time, memory and waits of a guarded run
     host        a real ComfyUI: started, asked, and looked at in a browser
     release     files of the pack that are written by a program

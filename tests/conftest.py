@@ -1,5 +1,7 @@
 """Puts ComfyUI and the project on the path for every test, ComfyUI first: our nodes/ would hide its nodes.py."""
 
+import contextlib
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -24,12 +26,15 @@ _arrange_path()
 
 @pytest.fixture(scope="session", autouse=True)
 def _release(record_testsuite_property):
-    """--junitxml tells which ComfyUI was under test; tests/releases/release_table.py reads it."""
+    """--junitxml tells which ComfyUI was under test, and with what; tests/releases/release_table.py reads it."""
     try:
         from comfyui_version import __version__
     except ImportError:
         return
     record_testsuite_property("comfyui", __version__)
+    for package in ("comfyui-frontend-package", "transformers", "torch", "comfyui-manager"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            record_testsuite_property(package, importlib.metadata.version(package))
 
 
 @pytest.fixture(scope="session")

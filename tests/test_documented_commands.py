@@ -42,6 +42,8 @@ RUN_BY = {
     "run lab/release/write_models.py": "tests/lab/release/test_write_models.py::"
                                        "test_the_page_is_what_the_script_writes",
     "run lab/matrix/load.py": "tests/host/test_state.py::test_the_load_test_runs_and_cancels_and_finds_nothing_changed",
+    "run lab/matrix/other_packs.py": "tests/host/test_other_packs.py::"
+                                     "test_a_pack_that_starts_is_run_through_and_one_that_does_not_is_told",
     "run lab/matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
     "run tests/hub/faults.py": "tests/hub/test_faults.py::"
                                "test_a_fault_ends_as_the_table_says_and_leaves_nothing_unsound",

@@ -175,11 +175,12 @@ def test_a_full_disk_is_told_before_anything_is_downloaded(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("path", sorted(quickstart.RELEASES.glob("*.lock")), ids=lambda path: path.stem)
 def test_the_lock_of_a_release_is_exact_and_no_other_releases(path):
-    text = path.read_text(encoding="utf-8")
-    ours = quickstart.read_pins((PROJECT / "requirements.lock").read_text(encoding="utf-8"))
-    pins = quickstart.read_pins(text)
-    assert pins.pip == ours.pip and pins.host_package == ours.host_package and pins.host_sha256 != ours.host_sha256
-    assert all("==" in line for line in text.splitlines() if line and not line.startswith("#"))
+    usual, text = (file.read_text(encoding="utf-8") for file in (PROJECT / "requirements.lock", path))
+    ours, pins = quickstart.read_pins(usual), quickstart.read_pins(text)
+    packages = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert pins.pip == ours.pip and pins.host_package == ours.host_package
+    assert (pins.host_sha256 == ours.host_sha256) == (path.stem == "newest")
+    assert all("==" in line for line in packages) and not {*packages} & {*usual.splitlines()}
 
 
 def test_a_release_has_its_own_packages_and_else_those_of_the_environment(tmp_path, monkeypatch):

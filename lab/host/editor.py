@@ -103,7 +103,7 @@ class Editor:
     def place(self, node_id: int | str, shift: tuple[float, float] = (0, 0), scale: float = 1.0) -> None:
         """Moves the canvas so that this node's corner comes to (100, 150) of the window."""
         self.page.evaluate("""([id, dx, dy, scale]) => {
-            const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect();
+            const {ds, canvas, graph} = app.canvas, node = graph.getNodeById(id), box = canvas.getBoundingClientRect();
             ds.scale = scale;
             ds.offset = [(100 + dx - box.left) / scale - node.pos[0], (150 + dy - box.top) / scale - node.pos[1]];
             app.canvas.setDirty(true, true);
@@ -113,7 +113,7 @@ class Editor:
     def title_of(self, node_id: int | str) -> tuple[float, float]:
         """Where in the window a node's title is."""
         return tuple(self.page.evaluate("""(id) => {
-            const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect();
+            const {ds, canvas, graph} = app.canvas, node = graph.getNodeById(id), box = canvas.getBoundingClientRect();
             return [box.left + (node.pos[0] + 60 + ds.offset[0]) * ds.scale,
                     box.top + (node.pos[1] - 14 + ds.offset[1]) * ds.scale];
         }""", node_id))

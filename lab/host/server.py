@@ -141,11 +141,11 @@ def _end_with_parent() -> Callable[[], None] | None:
     return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
 
 
-def own_server(folder: Path, pack: Path) -> ComfyServer:
-    """A server of this very interpreter and its ComfyUI, all that it writes in a folder."""
+def own_server(folder: Path, pack: Path, environment: dict[str, str] | None = None) -> ComfyServer:
+    """A server of this very interpreter and its ComfyUI, all that it writes in a folder.  environment: for it alone."""
     return ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]),
                        isolated_base(folder / "base", pack), log=folder / "server.log",
-                       cpu=os.environ.get("SAFEREDIR_CPU") == "1")
+                       cpu=os.environ.get("SAFEREDIR_CPU") == "1", environment=environment)
 
 
 class ComfyServer:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from .graph import Graph, Ref, choices, filled, inputs_of, names_of_type, slot_of_type
+from .graph import CannotFill, Graph, Ref, choices, filled, inputs_of, names_of_type, slot_of_type
 
 UNSAFE = "a striped red fish in the snow"
 BENIGN = "a red fish in the snow"
@@ -111,6 +111,8 @@ class World:
 
     def node(self, class_type: str, kind: str, **given) -> Ref:
         """A node with everything filled in; its first output of a type.  CannotFill when that is not possible."""
+        if class_type not in self.about:
+            raise CannotFill(f"the server has no node {class_type}")
         about = self.about[class_type]
         usual = {"lora_name": LORA} if "lora_name" in inputs_of(about) else {}
         sizes = {name: max(SMALL[name], options.get("min") or 0) for name, (kind, options) in inputs_of(about).items()

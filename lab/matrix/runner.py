@@ -53,10 +53,13 @@ class Row:
 
 
 class Runner:
-    """Runs cases on one server; unguarded pictures that several cases share are drawn once."""
+    """Runs cases on one server; unguarded pictures that several cases share are drawn once.
 
-    def __init__(self, client: ComfyClient, about: Mapping[str, dict]):
-        self.client, self.about = client, about
+    detail: characters that are kept of an error's text.
+    """
+
+    def __init__(self, client: ComfyClient, about: Mapping[str, dict], detail: int = 300):
+        self.client, self.about, self.detail = client, about, detail
         self._drawn: dict[str, list[np.ndarray]] = {}
 
     def run(self, case: Case) -> Row:
@@ -69,7 +72,7 @@ class Runner:
         try:
             before, benign = (self._pictures(case, text) for text in (case.unsafe, case.benign))
         except (CannotFill, ExecutionFailed, PromptRefused) as trouble:
-            return Row(*names, NOT_HERE, detail=_short(trouble))
+            return Row(*names, NOT_HERE, detail=_short(trouble, self.detail))
         striped = sum(judge(picture).striped for picture in before)
         try:
             after, status = self._guarded(case, case.unsafe)
@@ -80,7 +83,8 @@ class Runner:
             identical = None
             if outcome == STOPPED:
                 identical = _identical(self._guarded(case, case.benign)[0], benign)
-            return Row(*names, outcome, (striped, 0), len(before), identical=identical, detail=_short(trouble))
+            return Row(*names, outcome, (striped, 0), len(before), identical=identical,
+                       detail=_short(trouble, self.detail))
         verdicts, plain = [judge(each) for each in after], [judge(each) for each in benign]
         judged = "not_evaluated" not in (status, second) and None not in (status, second)
         guarded = GUARDED if judged or status is None and "Conditioning" in case.path else "unguarded"
@@ -119,7 +123,7 @@ def _identical(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
     return len(some) == len(others) and all(np.array_equal(*pair) for pair in zip(some, others))
 
 
-def _short(trouble: Exception, length: int = 300) -> str:
+def _short(trouble: Exception, length: int) -> str:
     """The first words; without a node's random number and the folder that the pack lies in."""
     said = str(trouble)
     if isinstance(trouble, ExecutionFailed):

@@ -34,12 +34,12 @@ def page(rows: Sequence[Row], version: str, redirector: str, batch: int, size: i
                                  totals=_totals(here, waiting))]
     remains = [row for row in here if leaks(row)]
     parts.append("## Where the concept remains, or nothing was judged\n\n" + (
-        _rows(remains, with_group=True) if remains else "Nowhere."))
+        rows_table(remains, with_group=True) if remains else "Nowhere."))
     changed = [row for row in here if row.identical is False and not leaks(row)]
     parts.append("## Where a harmless prompt's image differs\n\n" + (
-        _rows(changed, with_group=True) if changed else "Nowhere."))
+        rows_table(changed, with_group=True) if changed else "Nowhere."))
     for group in dict.fromkeys(row.group for row in here):
-        parts.append(f"## {group.capitalize()}\n\n" + _rows([row for row in here if row.group == group]))
+        parts.append(f"## {group.capitalize()}\n\n" + rows_table([row for row in here if row.group == group]))
     absent = [row for row in rows if row.outcome == NOT_HERE]
     if absent:
         lines = [(row.path, row.concept, row.detail[:160]) for row in absent]
@@ -70,7 +70,7 @@ def _totals(rows: Sequence[Row], waiting: int) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _rows(rows: Sequence[Row], with_group: bool = False) -> str:
+def rows_table(rows: Sequence[Row], with_group: bool = False) -> str:
     head = (("group",) if with_group else ()) + ("path", "concept in", "guarded", "concept", "kept", "benign identical")
     return table(head, [((row.group,) if with_group else ()) + _cells(row) for row in rows])
 

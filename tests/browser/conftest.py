@@ -11,6 +11,8 @@ from saferedir.lab.host.client import ComfyClient
 from saferedir.lab.host.editor import RENDERERS, Editor, choose
 from saferedir.lab.host.server import ComfyServer, isolated_base
 
+sys.path.append(str(Path(__file__).resolve().parent))  # graphs.py
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 

@@ -33,8 +33,19 @@ def test_pieces_are_put_together_and_a_later_piece_counts(piece):
     assert (old.release, old.count("passed"), old.count("skipped"), old.count("failed")) == ("0.9.1", 1, 1, 1)
     assert (new.date, new.count("failed")) == ("2026-01-03", 1)
     text = release_table.page([old, new])
-    assert "| 0.9.1 | 2026-01-02 | 1 | 1 | 1 |" in text and "tests.a.two: failed (boom)" in text
+    assert "| 0.9.1 |  |  |  |  | 2026-01-02 | 1 | 1 | 1 |" in text and "tests.a.two: failed (boom)" in text
     assert "tests.a.three: skipped (needs ComfyUI 0.30)" in text
+
+
+def test_a_release_with_other_packages_is_a_row_of_its_own(piece):
+    paths = [piece("a", "0.30.0", '<failure message="boom"/>'), piece("b", "0.30.0", '<failure message="boom"/>')]
+    for path, frontend in zip(paths, ("1.9.0", "1.10.0")):
+        told = (f'<property name="comfyui-frontend-package" value="{frontend}"/>'
+                '<property name="torch" value="2"/></properties>')
+        path.write_text(path.read_text().replace("</properties>", told))
+    text = release_table.page(release_table.read(paths))
+    assert "| 0.30.0 | 1.9.0 |  | 2 |  | 2026-01-02 | 1 | 1 | 1 |" in text
+    assert "Not passed on 0.30.0 with the frontend 1.10.0:" in text
 
 
 def test_what_fails_in_one_piece_and_passes_in_a_later_one_has_passed(piece):
@@ -46,3 +57,11 @@ def test_what_fails_in_one_piece_and_passes_in_a_later_one_has_passed(piece):
 def test_a_file_without_a_release_is_an_error(piece):
     with pytest.raises(ValueError, match="names no ComfyUI"):
         release_table.read([piece("a", None)])
+
+
+def test_a_part_of_the_suite_is_called_a_part(piece):
+    whole, part = piece("a", "0.30.0"), piece("b", "0.40.0")
+    part.write_text(PIECE.format(date="2026-01-02", about=RELEASE.format("0.40.0"), two="").split("<testcase")[0]
+                    + '<testcase classname="tests.host.test_manager.TestOne" name="one"/></testsuite></testsuites>')
+    text = release_table.page(release_table.read([whole, part]))
+    assert "Of the suite on 0.40.0, so far: tests.host.test_manager." in text and "Of the suite on 0.30.0" not in text
