@@ -63,7 +63,7 @@ class Prompts:
         self.markers: list[Marker] = []
         self._known: dict[tuple, Prompt] = {}  # by the ids of context, y and mask as found, and the batch
         # Prepares the weights at the first model call, when they are in place.
-        self.ensemble = redirectors if isinstance(redirectors, Ensemble) else Ensemble(redirectors)
+        self.ensemble = Ensemble(redirectors) if isinstance(redirectors, Mapping) else redirectors
         self.inputs = TRAINED  # where the model's text is; known before the first prompt
 
     @property
