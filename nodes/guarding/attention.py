@@ -126,4 +126,6 @@ def _module(patch: Callable) -> str:
 
 def _name(patch: Callable) -> str:
     called = getattr(patch, "__qualname__", None) or type(patch).__qualname__
-    return f"{called.split('.<locals>')[0]!r} of {_module(patch)!r}"
+    # The host names a pack's modules by the path of its folder: who reads this is told the folder, not where it lies.
+    module = re.split(r"[\\/]", _module(patch))[-1]
+    return f"{called.split('.<locals>')[0]!r} of {module!r}"

@@ -49,6 +49,15 @@ def test_a_regions_text_in_an_attn2_patch_is_refused_by_name(prompts, guard):
     assert recorder.runs[-1].latent_digest is None
 
 
+@pytest.mark.parametrize("folder", ("/srv/ComfyUI/custom_nodes/", "C:\\ComfyUI\\custom_nodes\\"))
+def test_a_pack_is_named_by_its_folder_and_not_by_where_it_lies(folder, demo_world):
+    """The host gives a pack's modules its path as their name."""
+    patch = couple(torch.zeros(1, 1, 1))
+    patch.__module__ = folder + "their-pack.nodes"
+    (named,) = attention.carriers(demo_world[0].model, {"patches": {"attn2_patch": [patch]}})
+    assert named == "the attn2 patch 'couple' of 'their-pack.nodes'"
+
+
 def test_the_same_in_the_hooks_of_a_cond_is_refused(prompts, guard):
     guarded, _ = guard()
     hooks = comfy.hooks.HookGroup()
