@@ -224,7 +224,8 @@ class PictureLoop:
         return leaving
 
     def _picture_verdict(self, finished: Finished) -> Verdict:
-        return of_picture_judges(self.pictures.judges, finished.latent, finished.mask)
+        return of_picture_judges(self.pictures.judges, finished.latent, finished.mask,
+                                 self.pictures.suspected(len(finished.latent)) or None)
 
     @property
     def _hides_previews(self) -> bool:

@@ -30,6 +30,8 @@ READ = (1, 2, 3)            # layers whose mean and largest values are looked at
 MOST_CHANNELS = 10          # that a 3x3 convolution reads; of more a 1x1 convolution makes so many
 WAVES = 4                   # of the code of a noise level
 LEVELS = 17                 # noise levels that thresholds are kept at, from clean to pure noise; between them a line
+# Of the watching head in what the verdict head says, in logits: a head that somebody fooled cannot silence the other.
+MOST_DOUBT = 2.0
 SMALLEST_NORM = 1e-12
 
 
@@ -112,16 +114,23 @@ class PictureJudge(nn.Module):
         moved = frames.unflatten(0, (len(x0), -1))                                     # (N, f, C, h, w)
         return (moved[:, 0] if x0.ndim == 4 else moved.movedim(1, 2)).to(x0.dtype)
 
-    def verdict(self, x0: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def verdict(self, x0: Tensor, mask: Tensor | None = None,
+                unsuspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Of the finished latent: probability that it shows the concept (N,), and whether that is too much (N,) bool.
 
-        mask (N, 1, h, w), or what broadcasts with x0: 0 where the start image was kept, which is not judged.
+        mask         (N, 1, h, w), or what broadcasts with x0: 0 where the start image was kept, which is not judged
+        unsuspected  (N,) bool: never pushed, so that the watching head may be asked as well.  How far it lies below its
+                     threshold is taken off the other's logit, up to MOST_DOUBT.  None: none is
         """
         logit = self.verdict_logit(x0, mask)
+        if unsuspected is not None:
+            drawn = x0 if mask is None else x0 * mask.to(x0)
+            doubt = (self.threshold(0.0, drawn) - self.logit(drawn, 0.0)).clamp(0, MOST_DOUBT)
+            logit = torch.where(unsuspected.to(logit.device), logit - doubt, logit)
         return logit.sigmoid(), logit >= self.verdict_threshold.to(logit)
 
     def verdict_logit(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Of the probability that `verdict` gives, (N,)."""
+        """Of the probability that `verdict` gives where nothing is unsuspected, (N,)."""
         if mask is not None:
             x0 = x0 * mask.to(x0)
         return self.verdict_head(self._frames(x0), self._angles(0.0, x0)).unflatten(0, (len(x0), -1)).amax(1)

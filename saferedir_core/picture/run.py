@@ -67,7 +67,7 @@ class PictureRun:
         self._suspects: Tensor | None = None    # (C, B) bool, as the newest look left it
         self._wrong: Tensor | None = None       # (B,) bool, whether anything seen was not finite
         self._now: Tensor | None = None         # (B,) bool, unsafe at the newest call
-        self._ever: Tensor | None = None        # (B,) bool, at any call of this attempt
+        self._ever: Tensor | None = None        # (C, B) bool, at any call of this attempt
         self.count = 0                          # looks so far, known or not
         self.attempt = 0
         self.looks: list[Look] = []
@@ -106,7 +106,7 @@ class PictureRun:
             suspects.append(unsafe)
         now = torch.stack(suspects)                                                          # (C, B)
         self._now = now.any(0)
-        self._ever = self._now if self._ever is None else self._ever | self._now
+        self._ever = now if self._ever is None else self._ever | now
         before = self._suspects if self._sticky else self._insisted
         self._suspects = now if before is None else now | before.to(now.device)
         said |= {"pushed": self._suspects.any(0) if push else none,
@@ -134,12 +134,21 @@ class PictureRun:
             return found
         return found.any(1, keepdim=True).expand(-1, batch)
 
+    def suspected(self, batch: int) -> dict[str, Tensor]:
+        """By concept that has a judge: images that were unsafe at any call of this attempt, or are insisted on,
+        (batch,) bool on the device.  Nothing before the first look."""
+        if self._ever is None:
+            return {}
+        found = self._ever if self._insisted is None else self._ever | self._insisted.to(self._ever.device)
+        found = found if found.shape[1] == batch else found.any(1, keepdim=True).expand(-1, batch)
+        return {name: found[number] for number, name in enumerate(self._concepts) if name in self.judges}
+
     def items_to_hide(self, ever: bool = False, now: bool = False) -> Tensor | None:
         """Images of this attempt that must not be shown, (B,) bool on the device: those that a judge could not judge,
         with `ever` those that were unsafe at any call, with `now` those at the newest.  None before the first look."""
         if self._wrong is None:
             return None
-        unsafe = self._ever if ever else self._now
+        unsafe = self._ever.any(0) if ever else self._now
         return self._wrong | unsafe if ever or now else self._wrong
 
     def _pushed(self, x0: Tensor, drawn: Tensor, sigma: Tensor | float, mask: Tensor | None) -> Tensor:

@@ -76,14 +76,16 @@ class Attempts(list[Attempt]):
 
 
 @torch.no_grad()
-def of_picture_judges(judges: Mapping[str, PictureJudge], x0: Tensor, mask: Tensor | None = None) -> Verdict:
+def of_picture_judges(judges: Mapping[str, PictureJudge], x0: Tensor, mask: Tensor | None = None,
+                      suspected: Mapping[str, Tensor] | None = None) -> Verdict:
     """The verdict of the judges' second heads on finished latents; waits for the device.
 
-    x0, mask: see PictureJudge.verdict.  LatentError and EvaluationError where anything is not finite.
+    x0, mask: see PictureJudge.verdict.  suspected: by concept, (N,) bool, pictures that may have been pushed; None: all.
+    LatentError and EvaluationError where anything is not finite.
     """
     probability, remains, threshold = {}, {}, {}
     for name, judge in judges.items():
-        likely, too_much = judge.verdict(x0, mask)
+        likely, too_much = judge.verdict(x0, mask, None if suspected is None else ~suspected[name])
         probability[name], remains[name] = tuple(likely.tolist()), tuple(too_much.tolist())
         threshold[name] = float(judge.verdict_threshold.sigmoid())
     require_finite(x0.flatten(1).sum(1, dtype=torch.promote_types(x0.dtype, torch.float32)).tolist(), probability)

@@ -144,3 +144,13 @@ def test_of_model_calls_with_other_batches_each_image_is_suspect_where_any_is(br
     assert run.suspects(2) is None
     run.look(pictures(1.0, 0.0), SIGMA)
     assert run.suspects(2).tolist() == [[True, False]] and run.suspects(3).tolist() == [[True, True, True]]
+
+
+def test_whoever_was_unsafe_at_any_call_is_suspected_to_the_end_and_so_is_who_is_insisted_on(bright_judge):
+    run = PictureRun({"none": None, "bright": bright_judge()}, sticky=False)
+    assert run.suspected(3) == {}
+    run.begin(torch.tensor([[False] * 3, [False, False, True]]))
+    for means in ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0)):
+        run.look(pictures(*means), SIGMA[:1])
+    assert {name: found.tolist() for name, found in run.suspected(3).items()} == {"bright": [True, False, True]}
+    assert run.suspected(1)["bright"].tolist() == [True]

@@ -18,6 +18,18 @@ class TestOfPictureJudges:
         assert found.any_remains == (False, True) and found.threshold == {"bright": 0.5}
         assert found.highest[0] < 0.01 and found.highest[1] > 0.99
 
+    @pytest.mark.parametrize(("suspected", "remains"), [([True], True), ([False], False)])
+    def test_the_first_head_may_doubt_it_where_it_was_never_pushed_against(self, bright_judge, suspected, remains):
+        x0 = torch.zeros(1, 4, 8, 8)
+        x0[:, 0] = 0.65     # a little above the line of the second head, and far below that of the first
+        judges = {"bright": bright_judge(5.0, verdict_line=0.6)}
+        assert of_picture_judges(judges, x0, None, {"bright": torch.tensor(suspected)}).any_remains == (remains,)
+
+    def test_its_doubts_do_not_silence_the_second_head(self, bright_judge):
+        x0 = torch.ones(1, 4, 8, 8)
+        judges = {"bright": bright_judge(5.0, verdict_line=0.6)}
+        assert of_picture_judges(judges, x0, None, {"bright": torch.tensor([False])}).any_remains == (True,)
+
     def test_what_was_kept_of_the_start_image_is_not_judged(self, bright_judge):
         x0, mask = torch.zeros(1, 4, 8, 8), torch.ones(1, 1, 8, 8, dtype=torch.bool)
         x0[..., 4:], mask[..., 4:] = 5.0, False
