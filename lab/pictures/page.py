@@ -82,17 +82,30 @@ def of_leak(part: dict) -> str:
 
 
 def of_real_latents(part: dict) -> str:
-    lines = [(each["concept"], each["unseen"], each["icons"], each["learned"],
-              *(value for head in ("watch", "verdict") for value in (_auc(each[head]["auc"]),
-                                                                    f"{100 * each[head]['recognised']:.0f} %")),
-              *(", ".join(name for name, _ in each[kind][:4]) for kind in ("missed", "false alarms")))
-             for each in part["found"]]
+    found = part["found"]
+    rows = found["rows"]
+
     return "\n\n".join((
-        "## Real latents of real artwork\n\nEmoji of six artists on varied grounds, latents of SD 1.x by TAESD "
-        f"(`lab/pictures/real_latents.py`). {part['machine']}, {part['date']}. *Unseen*: the artist, or the half of "
-        "the names, that nothing was learned from; recognised at 2 % false alarms there. Target: AUC 0.95 and 70 %.",
-        table(("concept", "unseen", "base pictures", "pictures learned from", "watching head: AUC", "recognised",
-               "verdict head: AUC", "recognised", "most often missed", "most false alarms"), lines)))
+        REAL_LATENTS.format(machine=part["machine"], date=part["date"], **found), "### Verdict head",
+        _tried(rows, "verdict"),
+        "### Watching head", _tried(rows, "watch"),
+        "### What was learned from, and errors\n\nOf the verdict head at 2 % false alarms: how often, of how many "
+        "pictures of this name.",
+        table(("concept", "not seen", "pictures", "drawings of the concept", "seconds", "missed", "false alarms"),
+              [(each["concept"], each["unseen"], each["learned"], each["icons"], f"{each['seconds']:.0f}", *(
+                  ", ".join(f"{name} {count} of {total}" for name, count, total in each[kind][:6])
+                  for kind in ("missed", "false alarms"))) for each in rows])))
+
+
+def _tried(rows: list[dict], head: str) -> str:
+    """What was not seen, and beside it new placings of what was."""
+    def cells(found: dict) -> list:
+        return [_auc(found["auc"]), *(Share(*found[key]) for key in ("recognised", "own line", "own false alarms"))]
+
+    figures = ("AUC", "recognised at 2 % false alarms", "recognised at its own line", "false alarms there")
+    return table(("concept", "not seen", *figures, *(f"new placings: {each}" for each in figures)),
+                 [(each["concept"], each["unseen"], *cells(each["by unseen"][head]),
+                   *cells(each["by placings"][head])) for each in rows])
 
 
 def in_words(levels) -> str:
@@ -116,4 +129,12 @@ own prediction from the very prompt that it is compared with.
 Demo world, four wordings typed for each of three concepts (`lab/pictures/witness.py`); pictures of test captions (with
 the wordings, without them, look-alikes) and of start images that show the concept with a harmless prompt. {pictures}
 pictures, {showing} of which show the concept by their pixels. {machine}, {date}."""
+REAL_LATENTS = """## Real latents of real artwork
+
+Emoji of six artists on varied grounds, 128 pixels, as latents of SD 1.x by TAESD; nothing of them is part of this
+project (`lab/pictures/real_latents.py`). A weapon and a drink are learned from all sets but those of one house, and
+tried on that house's set; a style (that of fxemoji) is learned from half of the names, and tried on the other half.
+*New placings*: of drawings that were learned from, on other grounds. {machine}, {date}, seed {seed}.
+
+Target: AUC 0.95, and at least 70 % recognised at 2 % false alarms, on what was not seen."""
 PARTS: dict[str, Callable[[dict], str]] = {"leak": of_leak, "real_latents": of_real_latents, "witness": of_witness}

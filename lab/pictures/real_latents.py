@@ -30,8 +30,8 @@ from .page import write_part
 
 ENCODER = Path(__file__).resolve().parents[3] / "shared" / "real" / "taesd_encoder.safetensors"
 SEED = 20261203
-PLAIN, RESTYLED = 360, 120      # pictures of each set
-PLACINGS = 60       # of a set's plain pictures are not learned from
+PLAIN, RESTYLED = 240, 60       # pictures of each set
+PLACINGS = 40       # of a set's plain pictures are not learned from
 SHARES, BESIDE = {"weapon": 0.3, "drink": 0.3}, 0.3     # of a set's pictures; of the other 40 % neither
 NAMES = {"weapon": WEAPONS, "drink": DRINKS}
 STYLE = "fxemoji"               # the artist whose style is a concept
@@ -157,7 +157,8 @@ def cases(every: Shown, unseen: Sequence[str], recipe: Recipe) -> Iterator[tuple
     names = np.unique(every.name)
     half = np.isin(every.name, names[np.random.default_rng(SEED).permutation(len(names))[:len(names) // 2]])
     plain = ~every.restyled         # another style's pictures show nothing of this one
-    yield "style", "other names", every.of(half & plain & ~every.last), every.of(half & every.last), every.of(~half & plain)
+    yield ("style", "other names", every.of(half & plain & ~every.last), every.of(half & every.last),
+           every.of(~half & plain))
 
 
 def fitted(learned: Shown, concept: str, recipe: Recipe) -> tuple[PictureJudge, dict]:
