@@ -21,7 +21,7 @@ SETS = ("noto", "noto-v1", "fxemoji", "fluent-emoji", "twemoji", "emojione")
 MORE_SETS = ("fluent-emoji-flat", "emojione-v1", "openmoji", "streamline-emojis")       # only ever learned from
 # Of one house, a later set keeps much of an earlier one; where one of them is not to be seen, none is.
 HOUSES = {"noto-v1": "noto", "fluent-emoji-flat": "fluent-emoji", "emojione-v1": "emojione"}
-SIZE = 128      # pixels of a picture
+SIZE, CELL = 128, 8     # pixels of a picture, and of a place of its latent, a side
 SMALLEST, LARGEST = 0.45, 0.9       # of the picture's side: an emoji
 SHARED = 4      # of SETS have a name that is drawn
 # Names without hyphens, as the sets spell them.
@@ -68,20 +68,25 @@ def icons(folder: Path) -> list[Icon]:
             for artist in names for name in chosen if name in names[artist]]
 
 
-def picture(icon: Icon, beside: Sequence[Icon], random: np.random.Generator, restyled: bool = False) -> np.ndarray:
+def picture(icon: Icon, beside: Sequence[Icon], random: np.random.Generator, restyled: bool = False) -> tuple[
+        np.ndarray, np.ndarray]:
     """The emoji on a ground of its own, sometimes with another beside or behind it: (SIZE, SIZE, 3) uint8.
 
     restyled  drawn as other artists might: other colours, an outline, flat or soft, wider or narrower
+
+    And how much of each place the emoji covers, (SIZE / CELL, SIZE / CELL) float32, 0 to 1.
     """
     ground = Image.fromarray(_ground(random))
     for other in beside:
         _put(ground, other, random, 0.3, 0.5, restyled)
-    _put(ground, icon, random, SMALLEST, LARGEST, restyled)
-    return np.asarray(ground)
+    cover = _put(ground, icon, random, SMALLEST, LARGEST, restyled).resize((SIZE // CELL, SIZE // CELL),
+                                                                           Image.Resampling.BOX)
+    return np.asarray(ground), np.asarray(cover, np.float32) / 255
 
 
 def _put(ground: Image.Image, icon: Icon, random: np.random.Generator, smallest: float, largest: float,
-         restyled: bool) -> None:
+         restyled: bool) -> Image.Image:
+    """What of the ground it covers."""
     side = round(SIZE * random.uniform(smallest, largest))
     drawn = Image.fromarray(icon.pixels)
     if restyled:
@@ -93,6 +98,9 @@ def _put(ground: Image.Image, icon: Icon, random: np.random.Generator, smallest:
     centre = random.uniform(0.375 * side, SIZE - 0.375 * side, 2)       # at most an eighth outside
     at = tuple(round(middle - length / 2) for middle, length in zip(centre, drawn.size))
     ground.paste(drawn, at, drawn)
+    cover = Image.new("L", ground.size)
+    cover.paste(drawn.getchannel("A"), at)
+    return cover
 
 
 def _restyled(drawn: Image.Image, random: np.random.Generator) -> Image.Image:

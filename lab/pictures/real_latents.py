@@ -5,13 +5,14 @@
 FOLDER has the emoji sets (`emoji.py` says which, and how to fetch them); the autoencoder is TAESD for SD 1.x latents,
 in ../shared/real.  A weapon and a drink are learned from all artists but one and tried on that one, each in turn; the
 style of one artist is learned from half of the names and tried on the other half.  The judge is fitted as SafeRedir
-Train fits it.  Latents stay in the work folder: empty it where `emoji.py` has changed.  Writes its part of
-docs/pictures.json; page.py makes docs/pictures.md.
+Train fits it.  Resumable: latents and rows stay in the work folder; empty it where the code has changed.  Writes its
+part of docs/pictures.json after each row; page.py makes docs/pictures.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from comfy.taesd.taesd import TAESD
 from PIL import Image
 
+from saferedir_core.files import write_whole
 from saferedir_core.picture.fit import PictureFit, Pictures, auc, fit_picture
 from saferedir_core.picture.judge import PictureConfig, PictureJudge
 
@@ -36,6 +39,7 @@ SHARES, BESIDE = {"weapon": 0.3, "drink": 0.3}, 0.3     # of a set's pictures; o
 NAMES = {"weapon": WEAPONS, "drink": DRINKS}
 STYLE = "fxemoji"               # the artist whose style is a concept
 FALSE_ALARMS = 0.02
+STILL_THERE = 0.7               # share of a thing that must not be moved outside
 AT_ONCE = 50
 
 
@@ -45,14 +49,15 @@ class Recipe:
 
     restyled  also pictures drawn as other artists might
     more      also sets that it is never tried on
-    turned    also every picture on its side, upside down and mirrored in its diagonal
-    steps     of a head
+    pasted    how often every thing is also pasted into another picture's latent
+    steps     of a head, and batch: pictures in one
     """
 
     restyled: bool = True
     more: bool = True
-    turned: bool = True
+    pasted: int = 7
     steps: int = 800
+    batch: int = 32
 
 
 @dataclass(frozen=True)
@@ -60,19 +65,21 @@ class Shown:
     """Pictures.
 
     latents   (N, 4, h, w) of SD 1.x in unit variance
+    covers    (N, 1, h, w) share of a place that the thing covers
     artist    (N,) its set, and name what it shows
     restyled  (N,) bool: drawn as other artists might
     last      (N,) bool: of its set the last ones, which are not learned from
     """
 
     latents: torch.Tensor
+    covers: torch.Tensor
     artist: np.ndarray
     name: np.ndarray
     restyled: np.ndarray
     last: np.ndarray
 
     def of(self, chosen: np.ndarray) -> Shown:
-        return Shown(self.latents[torch.from_numpy(chosen)],
+        return Shown(*(each[torch.from_numpy(chosen)] for each in (self.latents, self.covers)),
                      *(each[chosen] for each in (self.artist, self.name, self.restyled, self.last)))
 
     @property
@@ -86,8 +93,11 @@ class Shown:
 
 
 def drawn(every: Sequence[Icon], count: int, restyled: bool, random: np.random.Generator) -> tuple[
-        np.ndarray, np.ndarray]:
-    """So many pictures (N, H, W, 3) of one set, and their names; what is beside a thing is no weapon and no drink."""
+        np.ndarray, np.ndarray, np.ndarray]:
+    """So many pictures (N, H, W, 3) of one set, what they cover (N, h, w), and their names.
+
+    What is beside a thing is no weapon and no drink.
+    """
     kinds = {concept: [icon for icon in every if icon.name in names] for concept, names in NAMES.items()}
     others = [icon for icon in every if not any(icon.name in names for names in NAMES.values())]
     made, what = [], []
@@ -98,7 +108,8 @@ def drawn(every: Sequence[Icon], count: int, restyled: bool, random: np.random.G
         beside = [others[int(random.integers(len(others)))]] if random.random() < BESIDE else []
         made.append(picture(icon, beside, random, restyled))
         what.append(icon.name)
-    return np.stack(made), np.array(what)
+    pictures, covers = zip(*made)
+    return np.stack(pictures), np.stack(covers), np.array(what)
 
 
 def encoded(pictures: np.ndarray) -> torch.Tensor:
@@ -118,22 +129,23 @@ def pools(folder: Path, work: Path) -> Shown:
             restyled, file = kind == "restyled", work / f"{artist}_{kind}_{count}.npz"
             if not file.exists():
                 every = every or icons(folder)
-                pictures, names = drawn([icon for icon in every if icon.artist == artist], count, restyled,
-                                        np.random.default_rng([SEED, number, int(restyled)]))
+                pictures, covers, names = drawn([icon for icon in every if icon.artist == artist], count, restyled,
+                                                np.random.default_rng([SEED, number, int(restyled)]))
                 sheet(pictures[:40]).save(file.with_suffix(".png"))
                 began = time.monotonic()
-                np.savez(file, latents=encoded(pictures).numpy(), names=names)
+                np.savez(file, latents=encoded(pictures).numpy(), covers=covers, names=names)
                 print(f"{count} pictures of {file.stem} in {time.monotonic() - began:.0f} s", flush=True)
             with np.load(file) as found:
-                kept.append(Shown(torch.from_numpy(found["latents"]), np.full(count, artist), found["names"],
-                                  np.full(count, restyled),
+                kept.append(Shown(torch.from_numpy(found["latents"]), torch.from_numpy(found["covers"])[:, None],
+                                  np.full(count, artist), found["names"], np.full(count, restyled),
                                   ~np.full(count, restyled) & (np.arange(count) >= count - PLACINGS)))
     return joined(kept)
 
 
 def joined(parts: Sequence[Shown]) -> Shown:
-    return Shown(torch.cat([each.latents for each in parts]), *(np.concatenate([getattr(each, name) for each in parts])
-                                                                for name in ("artist", "name", "restyled", "last")))
+    return Shown(*(torch.cat([getattr(each, name) for each in parts]) for name in ("latents", "covers")),
+                 *(np.concatenate([getattr(each, name) for each in parts])
+                   for name in ("artist", "name", "restyled", "last")))
 
 
 def sheet(pictures: np.ndarray, columns: int = 10) -> Image.Image:
@@ -163,14 +175,35 @@ def cases(every: Shown, unseen: Sequence[str], recipe: Recipe) -> Iterator[tuple
 
 def fitted(learned: Shown, concept: str, recipe: Recipe) -> tuple[PictureJudge, dict]:
     """As SafeRedir Train fits one, to finished latents; pictures of one name by one artist are in one part."""
-    latents, times = learned.latents, 1
-    if recipe.turned and concept != "style":
-        latents = torch.cat([latents, latents.transpose(2, 3)])
-        latents, times = torch.cat([latents, latents.flip(2)]), 4
+    latents, random = [learned.latents], np.random.default_rng(SEED)
+    if concept in NAMES:        # what a thing is pasted over would show another style
+        latents += [pasted(learned, random) for _ in range(recipe.pasted)]
     group = np.unique(np.char.add(learned.artist, learned.name), return_inverse=True)[1]
-    return fit_picture(Pictures(latents[:, None], torch.zeros(1), learned.shows(concept).repeat(times),
-                                torch.from_numpy(group).repeat(times)), PictureConfig(4),
-                       PictureFit(steps=recipe.steps))
+    return fit_picture(Pictures(
+        torch.cat(latents)[:, None], torch.zeros(1), learned.shows(concept).repeat(len(latents)),
+        torch.from_numpy(group).repeat(len(latents))), PictureConfig(4),
+        PictureFit(steps=recipe.steps, batch=recipe.batch))
+
+
+def pasted(learned: Shown, random: np.random.Generator) -> torch.Tensor:
+    """Every thing turned, mirrored, moved and pasted over a picture of another thing, as latents (N, 4, h, w).
+
+    Copy-paste (Ghiasi et al., 2021), without encoding anew; a thing that would lie outside stays as it is.
+    """
+    count, side = len(learned.name), learned.latents.shape[-1]
+    others = np.flatnonzero(~np.isin(learned.name, sorted(WEAPONS | DRINKS)))
+    turn = torch.zeros(count, 2, 3)
+    across = torch.from_numpy(random.integers(2, size=count))       # whether rows become columns
+    signs = torch.from_numpy(random.choice([-1.0, 1.0], (2, count))).float()
+    rows = torch.arange(count)
+    turn[rows, 0, across], turn[rows, 1, 1 - across] = signs
+    turn[:, :, 2] = torch.from_numpy(random.integers(-side // 4, side // 4 + 1, (count, 2)) * 2 / side)
+    moved = F.grid_sample(torch.cat([learned.latents, learned.covers], 1),
+                          F.affine_grid(turn, [count, 5, side, side], align_corners=False), align_corners=False)
+    cover = moved[:, -1:]
+    over = torch.lerp(learned.latents[torch.from_numpy(random.choice(others, count))], moved[:, :-1], cover)
+    whole = cover.sum((1, 2, 3)) > STILL_THERE * learned.covers.sum((1, 2, 3))
+    return torch.where(whole[:, None, None, None], over, learned.latents)
 
 
 @torch.no_grad()
@@ -202,18 +235,25 @@ def errors(judge: PictureJudge, pictures: Shown, concept: str) -> dict[str, list
     return found
 
 
-def measure(every: Shown, unseen: Sequence[str], recipe: Recipe) -> list[dict]:
-    found = []
-    for concept, name, learned, placings, rest in cases(every, unseen, recipe):
-        judge, report = fitted(learned, concept, recipe)
-        shown = learned.shows(concept).numpy()
-        found.append({"concept": concept, "unseen": name, "learned": len(shown),
-                      "icons": len(set(zip(learned.artist[shown], learned.name[shown]))),
-                      "seconds": report["seconds"], "left out": report["left_out"],
-                      "by unseen": tried(judge, rest, concept), "by placings": tried(judge, placings, concept),
-                      **errors(judge, rest, concept)})
-        print(found[-1], flush=True)
-    return found
+def measure(every: Shown, unseen: Sequence[str], recipe: Recipe, work: Path) -> Iterator[list[dict]]:
+    """All rows so far, after each; those that the work folder has of this recipe are not measured again."""
+    rows = []
+    for concept, name, *parts in cases(every, unseen, recipe):
+        file = work / f"{concept}_{name}_{'_'.join(str(int(each)) for each in asdict(recipe).values())}.json"
+        if not file.exists():
+            write_whole(file, json.dumps(row(concept, name, *parts, recipe)))
+        rows.append(json.loads(file.read_text("utf-8")))
+        print(rows[-1], flush=True)
+        yield rows
+
+
+def row(concept: str, name: str, learned: Shown, placings: Shown, rest: Shown, recipe: Recipe) -> dict:
+    judge, report = fitted(learned, concept, recipe)
+    shown = learned.shows(concept).numpy()
+    return {"concept": concept, "unseen": name, "learned": len(shown),
+            "icons": len(set(zip(learned.artist[shown], learned.name[shown]))), "seconds": report["seconds"],
+            "left out": report["left_out"], "by unseen": tried(judge, rest, concept),
+            "by placings": tried(judge, placings, concept), **errors(judge, rest, concept)}
 
 
 def main() -> None:
@@ -226,8 +266,8 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(steps=arguments.steps)
     every = pools(arguments.icons, arguments.work)
-    rows = measure(every, arguments.unseen, recipe)
-    write_part("real_latents", {"seed": SEED, "recipe": asdict(recipe), "rows": rows})
+    for rows in measure(every, arguments.unseen, recipe, arguments.work):
+        write_part("real_latents", {"seed": SEED, "recipe": asdict(recipe), "rows": rows})
 
 
 if __name__ == "__main__":
