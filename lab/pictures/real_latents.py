@@ -56,7 +56,7 @@ class Recipe:
     restyled: bool = True
     more: bool = True
     pasted: int = 7
-    steps: int = 800
+    steps: int = 900
     batch: int = 32
 
 

@@ -124,5 +124,8 @@ def test_the_page_shows_both_heads_beside_new_placings():
     row = {"concept": "weapon", "unseen": "noto", "learned": 100, "icons": 7, "seconds": 1.0,
            "by unseen": {"watch": head, "verdict": head}, "by placings": {"watch": head, "verdict": head},
            "missed": [["axe", 2, 3]], "false alarms": []}
-    text = page.page({"real_latents": {"machine": "M", "date": "D", "found": {"seed": 1, "rows": [row]}}})
+    recipe = {"steps": 5, "batch": 6}
+    text = page.page({"real_latents": {"machine": "M", "date": "D",
+                                       "found": {"seed": 1, "recipe": recipe, "rows": [row]}}})
+    assert "Met in 0 of 1 rows: the verdict head has an AUC of 0.900 to 0.900, and recognises 75 to 75 %." in text
     assert text.count("75.0 % (3 of 4") == 4 and "axe 2 of 3" in text
