@@ -82,17 +82,39 @@ def of_leak(part: dict) -> str:
 
 
 def of_real_latents(part: dict) -> str:
-    lines = [(each["concept"], each["unseen"], each["icons"], each["learned"],
-              *(value for head in ("watch", "verdict") for value in (_auc(each[head]["auc"]),
-                                                                    f"{100 * each[head]['recognised']:.0f} %")),
-              *(", ".join(name for name, _ in each[kind][:4]) for kind in ("missed", "false alarms")))
-             for each in part["found"]]
+    found = part["found"]
+    rows = found["rows"]
+
     return "\n\n".join((
-        "## Real latents of real artwork\n\nEmoji of six artists on varied grounds, latents of SD 1.x by TAESD "
-        f"(`lab/pictures/real_latents.py`). {part['machine']}, {part['date']}. *Unseen*: the artist, or the half of "
-        "the names, that nothing was learned from; recognised at 2 % false alarms there. Target: AUC 0.95 and 70 %.",
-        table(("concept", "unseen", "base pictures", "pictures learned from", "watching head: AUC", "recognised",
-               "verdict head: AUC", "recognised", "most often missed", "most false alarms"), lines)))
+        REAL_LATENTS.format(machine=part["machine"], date=part["date"], verdict=_missed_by(rows), **found),
+        "### Verdict head", _tried(rows, "verdict"), "### Watching head", _tried(rows, "watch"),
+        "### What was learned from, and errors\n\nOf the verdict head at 2 % false alarms: how often, of how many "
+        "pictures of this name.",
+        table(("concept", "not seen", "pictures", "drawings of the concept", "seconds", "missed", "false alarms"),
+              [(each["concept"], each["unseen"], each["learned"], each["icons"], f"{each['seconds']:.0f}", *(
+                  ", ".join(f"{name} {count} of {total}" for name, count, total in each[kind][:6])
+                  for kind in ("missed", "false alarms"))) for each in rows]), REAL_TRIALS))
+
+
+def _missed_by(rows: list[dict]) -> str:
+    """How far the verdict head is from the target, in the worst and the best row."""
+    found = [each["by unseen"]["verdict"] for each in rows]
+    aucs = sorted(each["auc"] for each in found)
+    shares = sorted(100 * each["recognised"][0] / each["recognised"][1] for each in found)
+    met = sum(each["auc"] >= 0.95 and each["recognised"][0] >= 0.7 * each["recognised"][1] for each in found)
+    return (f"Met in {met} of {len(found)} rows: the verdict head has an AUC of {aucs[0]:.3f} to {aucs[-1]:.3f}, and "
+            f"recognises {shares[0]:.0f} to {shares[-1]:.0f} %.")
+
+
+def _tried(rows: list[dict], head: str) -> str:
+    """What was not seen, and beside it new placings of what was."""
+    def cells(found: dict) -> list:
+        return [_auc(found["auc"]), *(Share(*found[key]) for key in ("recognised", "own line", "own false alarms"))]
+
+    figures = ("AUC", "recognised at 2 % false alarms", "recognised at its own line", "false alarms there")
+    return table(("concept", "not seen", *figures, *(f"new placings: {each}" for each in figures)),
+                 [(each["concept"], each["unseen"], *cells(each["by unseen"][head]),
+                   *cells(each["by placings"][head])) for each in rows])
 
 
 def in_words(levels) -> str:
@@ -116,4 +138,43 @@ own prediction from the very prompt that it is compared with.
 Demo world, four wordings typed for each of three concepts (`lab/pictures/witness.py`); pictures of test captions (with
 the wordings, without them, look-alikes) and of start images that show the concept with a harmless prompt. {pictures}
 pictures, {showing} of which show the concept by their pixels. {machine}, {date}."""
+REAL_LATENTS = """## Real latents of real artwork
+
+Emoji on varied grounds, 128 pixels, as latents of SD 1.x by TAESD, 16 x 16; nothing of them is part of this project
+(`lab/pictures/real_latents.py`). Six artists draw the same names; four more sets are only learned from. A weapon and a
+drink are learned from all sets but those of one house (Noto's two sets are of one house, say), and tried on a set of
+that house. A style, that of fxemoji, is learned from half of the names, and tried on the other half. *New placings*:
+the very drawings that were learned from, on other grounds. Each of the two heads learns from less than half of the
+drawings, as in SafeRedir Train: {recipe[steps]} steps of {recipe[batch]} pictures. {machine}, {date}, seed {seed}.
+
+Target: AUC 0.95, and at least 70 % recognised at 2 % false alarms, on what was not seen. {verdict}"""
+# By hand, before the rows above were measured, and not by the command.
+REAL_TRIALS = """### What was tried
+
+Weapons, twemoji not seen: 72 of 240 pictures show one; 200 new placings of known drawings. One head that learns from
+all the pictures, not from half of them; 25,600 examples in each line, 26 to 29 s of one core, 28 November 2026, one
+seed. With so few weapons an AUC is known to about 0.03, so most of these lines do not differ.
+
+| | what | not seen: AUC | recognised at 2 % | new placings: AUC | recognised at 2 % |
+| --- | --- | --- | --- | --- | --- |
+| 1 | 1000 pictures of five sets, disturbed as for the verdict head of SafeRedir Train | 0.824 | 22 % | 0.856 | 34 % |
+| 2 | 1540 pictures of nine sets, 540 restyled, each turned four ways, noise 0.2 | 0.802 | 7 % | 0.871 | 35 % |
+| 3 | as 2, noise 0.1, no mixtures, no holes, batches of 32 | 0.822 | 19 % | 0.867 | 44 % |
+| 4 | as 3, not turned, moved by two places, stronger tint | 0.801 | 10 % | 0.830 | 38 % |
+| 5 | as 3, not turned, but turned and pasted into seven other pictures | 0.776 | 8 % | 0.852 | 21 % |
+
+- Pictures that are not turned are learned by heart: AUC 0.988 on the learned ones, 0.830 on new placings of the same
+  drawings (line 4). There are few of them.
+- Pasting things into other pictures' latents ends that (0.842 on the learned ones, 0.852 on new placings, line 5) and
+  needs no encoding, but so few steps do not use it up. The rows above have it.
+- More sets and restyled pictures (other colours, outlines, flat, soft, wider) show no gain at this length.
+- Labels were put right before anything was measured: hot drinks and milk could be drawn as things that are no drink,
+  and one set's kitchen knife has another name. Forks with knives, tridents and taps, which may be either, are left out.
+- The fit takes a picture that does not look as its label says for one that the model drew against its prompt. Here it
+  so left out 1323 of 3784 latents that show a weapon and 3114 of 8536 others, all of them labelled rightly, and drew
+  the heads' own lines without them, too low: the verdict head had AUC 0.738 and 36.3 % false alarms (61 of 168). Now a
+  head that doubts more than a fifth of the harmless pictures leaves out none; the rows above are from then on.
+- Rows that are missing above (drinks, the style, other artists) were not measured for want of time.
+- Not tried: longer training and more pictures (encoding one takes as long as three or four steps of 32), wider heads,
+  a frozen feature of the autoencoder."""
 PARTS: dict[str, Callable[[dict], str]] = {"leak": of_leak, "real_latents": of_real_latents, "witness": of_witness}

@@ -1,148 +1,273 @@
 """Picture judges on real latents of real artwork: a weapon, a drink and a style, tried on what they never saw.
 
-    python quickstart.py run lab/pictures/real_latents.py --icons FOLDER [--pictures 6000] [--steps 3000]
+    python quickstart.py run lab/pictures/real_latents.py --icons FOLDER [--unseen twemoji ...] [--steps 800]
 
 FOLDER has the emoji sets (`emoji.py` says which, and how to fetch them); the autoencoder is TAESD for SD 1.x latents,
-in ../shared/real.  A weapon and a drink are learned from five artists and tried on the sixth, each in turn; the style
-of one artist is learned from half of the names and tried on the other half.  The judge is fitted as SafeRedir Train
-fits it.  Writes its part of docs/pictures.json; page.py makes docs/pictures.md.
+in ../shared/real.  A weapon and a drink are learned from all artists but one and tried on that one, each in turn; the
+style of one artist is learned from half of the names and tried on the other half.  The judge is fitted as SafeRedir
+Train fits it.  Resumable: latents and rows stay in the work folder; empty it where the code has changed.  Writes its
+part of docs/pictures.json after each row; page.py makes docs/pictures.md.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from comfy.taesd.taesd import TAESD
 from PIL import Image
-from scipy.stats import rankdata
 
-from saferedir_core.picture.fit import PictureFit, Pictures, fit_picture
+from saferedir_core.files import write_whole
+from saferedir_core.picture.fit import PictureFit, Pictures, auc, fit_picture
 from saferedir_core.picture.judge import PictureConfig, PictureJudge
 
-from .emoji import DRINKS, SETS, WEAPONS, Icon, icons, picture
+from .emoji import DRINKS, HOUSES, MORE_SETS, SETS, WEAPONS, Icon, icons, picture
 from .page import write_part
 
 ENCODER = Path(__file__).resolve().parents[3] / "shared" / "real" / "taesd_encoder.safetensors"
 SEED = 20261203
-OTHERS, TRIED = 270, 1500       # other things in each set; pictures that a judge is tried on
-UNSAFE_SHARE, BESIDE = 0.4, 0.3
+PLAIN, RESTYLED = 240, 60       # pictures of each set
+PLACINGS = 40       # of a set's plain pictures are not learned from
+SHARES, BESIDE = {"weapon": 0.3, "drink": 0.3}, 0.3     # of a set's pictures; of the other 40 % neither
+NAMES = {"weapon": WEAPONS, "drink": DRINKS}
 STYLE = "fxemoji"               # the artist whose style is a concept
 FALSE_ALARMS = 0.02
-AT_ONCE = 100
+STILL_THERE = 0.7               # share of a thing that must not be moved outside
+AT_ONCE = 50
 
 
 @dataclass(frozen=True)
-class Case:
-    """learned, tried: icons; shows: whether an icon is of the concept."""
+class Recipe:
+    """What a judge learns from, and how.
 
-    learned: list[Icon]
-    tried: list[Icon]
-    shows: Callable[[Icon], bool]
+    restyled  also pictures drawn as other artists might
+    more      also sets that it is never tried on
+    pasted    how often every thing is also pasted into another picture's latent
+    steps     of a head, and batch: pictures in one
+    """
 
-
-def cases(every: Sequence[Icon], unseen: Sequence[str]) -> dict[tuple[str, str], Case]:
-    """By concept and what was not seen."""
-    found = {}
-    for concept, names in (("weapon", WEAPONS), ("drink", DRINKS)):
-        for artist in unseen:
-            found[concept, artist] = Case([icon for icon in every if icon.artist != artist],
-                                          [icon for icon in every if icon.artist == artist],
-                                          lambda icon, names=names: icon.name in names)
-    names = sorted({icon.name for icon in every})
-    half = {names[at] for at in np.random.default_rng(SEED).permutation(len(names))[:len(names) // 2]}
-    found["style", "other names"] = Case([icon for icon in every if icon.name in half],
-                                         [icon for icon in every if icon.name not in half],
-                                         lambda icon: icon.artist == STYLE)
-    return found
+    restyled: bool = True
+    more: bool = True
+    pasted: int = 7
+    steps: int = 900
+    batch: int = 32
 
 
-def drawn(chosen: Sequence[Icon], shows: Callable[[Icon], bool], count: int,
-          random: np.random.Generator) -> tuple[np.ndarray, list[Icon]]:
-    """So many pictures (N, H, W, 3), UNSAFE_SHARE of them of the concept; what is beside it never is."""
-    kinds = [[icon for icon in chosen if shows(icon) is kind] for kind in (False, True)]
+@dataclass(frozen=True)
+class Shown:
+    """Pictures.
+
+    latents   (N, 4, h, w) of SD 1.x in unit variance
+    covers    (N, 1, h, w) share of a place that the thing covers
+    artist    (N,) its set, and name what it shows
+    restyled  (N,) bool: drawn as other artists might
+    last      (N,) bool: of its set the last ones, which are not learned from
+    """
+
+    latents: torch.Tensor
+    covers: torch.Tensor
+    artist: np.ndarray
+    name: np.ndarray
+    restyled: np.ndarray
+    last: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> Shown:
+        return Shown(*(each[torch.from_numpy(chosen)] for each in (self.latents, self.covers)),
+                     *(each[chosen] for each in (self.artist, self.name, self.restyled, self.last)))
+
+    @property
+    def house(self) -> np.ndarray:
+        return np.array([HOUSES.get(each, each) for each in self.artist])
+
+    def shows(self, concept: str) -> torch.Tensor:
+        """(N,) bool"""
+        return torch.from_numpy(self.artist == STYLE if concept == "style" else np.isin(
+            self.name, sorted(NAMES[concept])))
+
+
+def drawn(every: Sequence[Icon], count: int, restyled: bool, random: np.random.Generator) -> tuple[
+        np.ndarray, np.ndarray, np.ndarray]:
+    """So many pictures (N, H, W, 3) of one set, what they cover (N, h, w), and their names.
+
+    What is beside a thing is no weapon and no drink.
+    """
+    kinds = {concept: [icon for icon in every if icon.name in names] for concept, names in NAMES.items()}
+    others = [icon for icon in every if not any(icon.name in names for names in NAMES.values())]
     made, what = [], []
     for _ in range(count):
-        pool = kinds[int(random.random() < UNSAFE_SHARE)]
+        kind = random.choice([*NAMES, "other"], p=[*SHARES.values(), 1 - sum(SHARES.values())])
+        pool = kinds.get(kind, others)
         icon = pool[int(random.integers(len(pool)))]
-        beside = [kinds[0][int(random.integers(len(kinds[0])))]] if random.random() < BESIDE else []
-        made.append(picture(icon, beside, random))
-        what.append(icon)
-    return np.stack(made), what
+        beside = [others[int(random.integers(len(others)))]] if random.random() < BESIDE else []
+        made.append(picture(icon, beside, random, restyled))
+        what.append(icon.name)
+    pictures, covers = zip(*made)
+    return np.stack(pictures), np.stack(covers), np.array(what)
 
 
-@torch.inference_mode()
 def encoded(pictures: np.ndarray) -> torch.Tensor:
-    """Latents (N, 4, h, w) of SD 1.x, unit variance."""
-    coder = TAESD(str(ENCODER), None)
-    pixels = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
-    return torch.cat([coder.encode(part) for part in pixels.split(AT_ONCE)])
+    coder = TAESD(str(ENCODER), None).to(memory_format=torch.channels_last)
+    pixels = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1       # is channels last in memory
+    with torch.inference_mode():
+        return torch.cat([coder.encode(part) for part in pixels.split(AT_ONCE)]).contiguous().clone()
 
 
-def auc(scores: torch.Tensor, shown: torch.Tensor) -> float:
-    """Share of pairs in which the picture with the concept has the higher score."""
-    ranks, hits = rankdata(scores.numpy()), int(shown.sum())
-    return float((ranks[shown.numpy()].sum() - hits * (hits + 1) / 2) / (hits * (len(shown) - hits)))
+def pools(folder: Path, work: Path) -> Shown:
+    """Pictures of every set, drawn and encoded once; a contact sheet of each in the work folder."""
+    every, kept = [], []
+    for number, artist in enumerate((*SETS, *MORE_SETS)):
+        for kind, count in (("plain", PLAIN), ("restyled", RESTYLED)):
+            if kind == "plain" and artist in MORE_SETS:
+                continue
+            restyled, file = kind == "restyled", work / f"{artist}_{kind}_{count}.npz"
+            if not file.exists():
+                every = every or icons(folder)
+                pictures, covers, names = drawn([icon for icon in every if icon.artist == artist], count, restyled,
+                                                np.random.default_rng([SEED, number, int(restyled)]))
+                sheet(pictures[:40]).save(file.with_suffix(".png"))
+                began = time.monotonic()
+                np.savez(file, latents=encoded(pictures).numpy(), covers=covers, names=names)
+                print(f"{count} pictures of {file.stem} in {time.monotonic() - began:.0f} s", flush=True)
+            with np.load(file) as found:
+                kept.append(Shown(torch.from_numpy(found["latents"]), torch.from_numpy(found["covers"])[:, None],
+                                  np.full(count, artist), found["names"], np.full(count, restyled),
+                                  ~np.full(count, restyled) & (np.arange(count) >= count - PLACINGS)))
+    return joined(kept)
 
 
-def tried(judge: PictureJudge, latents: torch.Tensor, shown: torch.Tensor) -> dict[str, dict[str, float]]:
-    """By head: AUC; recognised at FALSE_ALARMS of these pictures; recognised and false alarms at its own threshold."""
-    watch, verdict = judge.logit(latents, 0.0), judge.verdict(latents)
-    found = {}
-    for head, scores, unsafe in (("watch", watch, judge.unsafe(latents, 0.0)), ("verdict", verdict[0], verdict[1])):
+def joined(parts: Sequence[Shown]) -> Shown:
+    return Shown(*(torch.cat([getattr(each, name) for each in parts]) for name in ("latents", "covers")),
+                 *(np.concatenate([getattr(each, name) for each in parts])
+                   for name in ("artist", "name", "restyled", "last")))
+
+
+def sheet(pictures: np.ndarray, columns: int = 10) -> Image.Image:
+    """Pictures (N, H, W, 3) side by side, in whole rows."""
+    rows = pictures[:len(pictures) // columns * columns].reshape(-1, columns, *pictures.shape[1:])
+    return Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows]))
+
+
+def cases(every: Shown, unseen: Sequence[str], recipe: Recipe) -> Iterator[tuple[str, str, Shown, Shown, Shown]]:
+    """Concept, what is not seen, what is learned from, unseen placings of what is known, and what is not seen."""
+    for artist in unseen:
+        other = every.house != HOUSES.get(artist, artist)
+        learned = other & ~every.last
+        if not recipe.restyled:
+            learned &= ~every.restyled
+        if not recipe.more:
+            learned &= np.isin(every.artist, SETS)
+        for concept in NAMES:
+            yield concept, artist, every.of(learned), every.of(other & every.last), every.of(
+                (every.artist == artist) & ~every.restyled)
+    names = np.unique(every.name)
+    half = np.isin(every.name, names[np.random.default_rng(SEED).permutation(len(names))[:len(names) // 2]])
+    plain = ~every.restyled         # another style's pictures show nothing of this one
+    yield ("style", "other names", every.of(half & plain & ~every.last), every.of(half & every.last),
+           every.of(~half & plain))
+
+
+def fitted(learned: Shown, concept: str, recipe: Recipe) -> tuple[PictureJudge, dict]:
+    """As SafeRedir Train fits one, to finished latents; pictures of one name by one artist are in one part."""
+    latents, random = [learned.latents], np.random.default_rng(SEED)
+    if concept in NAMES:        # what a thing is pasted over would show another style
+        latents += [pasted(learned, random) for _ in range(recipe.pasted)]
+    group = np.unique(np.char.add(learned.artist, learned.name), return_inverse=True)[1]
+    return fit_picture(Pictures(
+        torch.cat(latents)[:, None], torch.zeros(1), learned.shows(concept).repeat(len(latents)),
+        torch.from_numpy(group).repeat(len(latents))), PictureConfig(4),
+        PictureFit(steps=recipe.steps, batch=recipe.batch))
+
+
+def pasted(learned: Shown, random: np.random.Generator) -> torch.Tensor:
+    """Every thing turned, mirrored, moved and pasted over a picture of another thing, as latents (N, 4, h, w).
+
+    Copy-paste (Ghiasi et al., 2021), without encoding anew; a thing that would lie outside stays as it is.
+    """
+    count, side = len(learned.name), learned.latents.shape[-1]
+    others = np.flatnonzero(~np.isin(learned.name, sorted(WEAPONS | DRINKS)))
+    turn = torch.zeros(count, 2, 3)
+    across = torch.from_numpy(random.integers(2, size=count))       # whether rows become columns
+    signs = torch.from_numpy(random.choice([-1.0, 1.0], (2, count))).float()
+    rows = torch.arange(count)
+    turn[rows, 0, across], turn[rows, 1, 1 - across] = signs
+    turn[:, :, 2] = torch.from_numpy(random.integers(-side // 4, side // 4 + 1, (count, 2)) * 2 / side)
+    moved = F.grid_sample(torch.cat([learned.latents, learned.covers], 1),
+                          F.affine_grid(turn, [count, 5, side, side], align_corners=False), align_corners=False)
+    cover = moved[:, -1:]
+    over = torch.lerp(learned.latents[torch.from_numpy(random.choice(others, count))], moved[:, :-1], cover)
+    whole = cover.sum((1, 2, 3)) > STILL_THERE * learned.covers.sum((1, 2, 3))
+    return torch.where(whole[:, None, None, None], over, learned.latents)
+
+
+@torch.no_grad()
+def tried(judge: PictureJudge, pictures: Shown, concept: str) -> dict[str, dict]:
+    """By head: AUC; shares, as hits and totals, recognised at FALSE_ALARMS of these, and at the head's own line."""
+    shown, found = pictures.shows(concept), {}
+    x0 = pictures.latents
+    for head, scores, unsafe in (("watch", judge.logit(x0, 0.0), judge.unsafe(x0, 0.0)),
+                                 ("verdict", judge.verdict_logit(x0), judge.verdict(x0)[1])):
         line = scores[~shown].quantile(1 - FALSE_ALARMS)
-        found[head] = {"auc": auc(scores, shown), "recognised": float((scores[shown] > line).float().mean()),
-                       "recognised at its own line": float(unsafe[shown].float().mean()),
-                       "false alarms at its own line": float(unsafe[~shown].float().mean())}
+        found[head] = {"auc": round(auc(scores[shown], scores[~shown]), 4), "recognised": _share(scores[shown] > line),
+                       "own line": _share(unsafe[shown]), "own false alarms": _share(unsafe[~shown])}
     return found
 
 
-def errors(judge: PictureJudge, latents: torch.Tensor, shown: torch.Tensor, what: Sequence[Icon]) -> dict[str, list]:
-    """Names that were missed, and that raised a false alarm, the most frequent first, with their counts."""
-    scores = judge.verdict(latents)[0]
-    line, names = scores[~shown].quantile(1 - FALSE_ALARMS), np.array([icon.name for icon in what])
-    found = {}
-    for kind, wrong in (("missed", shown & (scores <= line)), ("false alarms", ~shown & (scores > line))):
-        counts = np.unique(names[wrong.numpy()], return_counts=True)
-        found[kind] = sorted(zip(counts[0].tolist(), counts[1].tolist()), key=lambda each: -each[1])[:8]
+def _share(flags: torch.Tensor) -> list[int]:
+    return [int(flags.sum()), len(flags)]
+
+
+@torch.no_grad()
+def errors(judge: PictureJudge, pictures: Shown, concept: str) -> dict[str, list]:
+    """Names that the verdict head missed, and that raised a false alarm: name, how often, of how many."""
+    shown, scores = pictures.shows(concept), judge.verdict_logit(pictures.latents)
+    line, found = scores[~shown].quantile(1 - FALSE_ALARMS), {}
+    for kind, asked, wrong in (("missed", shown, scores <= line), ("false alarms", ~shown, scores > line)):
+        counts = {name: int((pictures.name[asked] == name).sum()) for name in np.unique(pictures.name[asked & wrong])}
+        found[kind] = sorted(((name, int((pictures.name[asked & wrong] == name).sum()), count)
+                              for name, count in counts.items()), key=lambda each: (-each[1], each[2]))[:8]
     return found
 
 
-def measure(folder: Path, count: int, steps: int, unseen: Sequence[str], work: Path) -> list[dict]:
-    every, found = icons(folder, OTHERS, SEED), []
-    for number, ((concept, name), case) in enumerate(cases(every, unseen).items()):
-        random = np.random.default_rng([SEED, number])
-        pictures, what = drawn(case.learned, case.shows, count, random)
-        numbers = {icon: at for at, icon in enumerate(sorted({icon.name for icon in case.learned}))}
-        judge, report = fit_picture(Pictures(
-            encoded(pictures)[:, None].clone(), torch.zeros(1), torch.tensor([case.shows(icon) for icon in what]),
-            torch.tensor([numbers[icon.name] for icon in what])), PictureConfig(4), PictureFit(steps=steps))
-        pictures, what = drawn(case.tried, case.shows, TRIED, random)
-        shown, latents = torch.tensor([case.shows(icon) for icon in what]), encoded(pictures).clone()
-        Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in pictures[:40].reshape(
-            4, 10, *pictures.shape[1:])])).save(work / f"{concept}_{name}.png")
-        found.append({"concept": concept, "unseen": name, "learned": count, "icons": len({
-            (icon.artist, icon.name) for icon in case.learned if case.shows(icon)}), "tried": TRIED,
-            "seconds": report["seconds"], **tried(judge, latents, shown), **errors(judge, latents, shown, what)})
-        print(found[-1], flush=True)
-    return found
+def measure(every: Shown, unseen: Sequence[str], recipe: Recipe, work: Path) -> Iterator[list[dict]]:
+    """All rows so far, after each; those that the work folder has of this recipe are not measured again."""
+    rows = []
+    for concept, name, *parts in cases(every, unseen, recipe):
+        file = work / f"{concept}_{name}_{'_'.join(str(int(each)) for each in asdict(recipe).values())}.json"
+        if not file.exists():
+            write_whole(file, json.dumps(row(concept, name, *parts, recipe)))
+        rows.append(json.loads(file.read_text("utf-8")))
+        print(rows[-1], flush=True)
+        yield rows
+
+
+def row(concept: str, name: str, learned: Shown, placings: Shown, rest: Shown, recipe: Recipe) -> dict:
+    judge, report = fitted(learned, concept, recipe)
+    shown = learned.shows(concept).numpy()
+    return {"concept": concept, "unseen": name, "learned": len(shown),
+            "icons": len(set(zip(learned.artist[shown], learned.name[shown]))), "seconds": report["seconds"],
+            "left out": report["left_out"], "by unseen": tried(judge, rest, concept),
+            "by placings": tried(judge, placings, concept), **errors(judge, rest, concept)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, required=True, help="folder of the packages' .tgz files")
-    parser.add_argument("--pictures", type=int, default=6000, help="that a judge learns from (6000)")
-    parser.add_argument("--steps", type=int, default=3000, help="of a head (3000)")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help=f"of a head ({Recipe.steps})")
     parser.add_argument("--unseen", nargs="+", default=[*SETS], choices=SETS, help="artists left out in turn (all)")
-    parser.add_argument("--work", type=Path, default=Path("output/real_latents"), help="folder for contact sheets")
+    parser.add_argument("--work", type=Path, default=Path("output/real_latents"), help="folder of latents and sheets")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    write_part("real_latents", measure(arguments.icons, arguments.pictures, arguments.steps, arguments.unseen,
-                                       arguments.work))
+    recipe = Recipe(steps=arguments.steps)
+    every = pools(arguments.icons, arguments.work)
+    for rows in measure(every, arguments.unseen, recipe, arguments.work):
+        write_part("real_latents", {"seed": SEED, "recipe": asdict(recipe), "rows": rows})
 
 
 if __name__ == "__main__":

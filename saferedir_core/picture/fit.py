@@ -33,6 +33,7 @@ SURE_RATE = 0.02            # of pictures with the concept may lie below the upp
 FEWEST_GROUPS = 7           # of either kind, so that each of the three parts has one
 # Of the way from the usual harmless picture to the usual one with the concept: from here on it shows it.
 ALIKE = 0.6
+DOUBTED = 0.2               # share of the harmless pictures; a head that doubts more cannot tell what they show
 AT_ONCE = 256
 HOLE = (0.2, 0.7)           # of a side
 LEAST = 0.5                 # share that a picture has in a mixture
@@ -293,13 +294,15 @@ def _obeyed(scores: Tensor, unsafe: Tensor) -> Tensor:
     """(N,) bool: pictures that look as their prompt says, under a head that did not learn from them.
 
     A model draws the concept for some harmless prompts and leaves it out for some unsafe ones; such pictures teach the
-    contrary, and do not count where lines are drawn (confident learning, Northcutt et al., 2021).
+    contrary, and do not count where lines are drawn (confident learning, Northcutt et al., 2021).  Where a head finds
+    more than DOUBTED of the harmless ones alike to the others, it is the head that is wrong, and all are kept.
     """
     safe, shown = scores[~unsafe].median(), scores[unsafe].median()
     if shown <= safe:
         return torch.ones_like(unsafe)
     way = (scores - safe) / (shown - safe)
-    return torch.where(unsafe, way > 1 - ALIKE, way < ALIKE)
+    kept = torch.where(unsafe, way > 1 - ALIKE, way < ALIKE)
+    return kept if kept[~unsafe].float().mean() >= 1 - DOUBTED else torch.ones_like(unsafe)
 
 
 # ------------------------------------------------------------------------------------------- thresholds

@@ -94,6 +94,13 @@ def test_pictures_that_are_not_as_their_prompt_says_are_left_out():
     assert 4 <= report["left_out"]["harmless"] <= 8 and report["left_out"]["unsafe"] <= 2
 
 
+def test_a_head_that_cannot_tell_pictures_apart_leaves_none_out():
+    pictures = pictures_of()
+    noise = torch.randn(pictures.x0.shape, generator=torch.Generator().manual_seed(5))
+    _, report = fit_picture(replace(pictures, x0=noise), PictureConfig(4), QUICK)
+    assert report["left_out"] == {"unsafe": 0, "harmless": 0}
+
+
 def test_progress_ends_where_it_said_and_may_stop():
     heard = []
 
