@@ -80,7 +80,7 @@ def of_picture_judges(judges: Mapping[str, PictureJudge], x0: Tensor, mask: Tens
                       suspected: Mapping[str, Tensor] | None = None) -> Verdict:
     """The verdict of the judges' second heads on finished latents; waits for the device.
 
-    x0, mask: see PictureJudge.verdict.  suspected: by concept, (N,) bool, pictures that may have been pushed; None: all.
+    x0, mask: see PictureJudge.verdict.  suspected: by concept, (N,) bool, what may have been pushed; None: all may.
     LatentError and EvaluationError where anything is not finite.
     """
     probability, remains, threshold = {}, {}, {}
