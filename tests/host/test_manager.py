@@ -19,6 +19,7 @@ from saferedir.lab.host.server import PACK_FOLDER, ComfyServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEAD = "http://127.0.0.1:9"     # a proxy that nothing answers at
+CLONE = "ComfyUI-SafeRedir"     # the folder that git makes
 NODE = "SafeRedirGuard"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("comfyui_manager") is None,
                                 reason="the Manager is not installed: python quickstart.py --host newest test")
@@ -63,8 +64,9 @@ class Managed:
 
     def installed(self) -> dict:
         """What the Manager says of our pack, or nothing."""
-        packs = self.client.get_json("/v2/customnode/installed").values()
-        return next((about for about in packs if about["cnr_id"] == "saferedir"), {})
+        # By folder; of an archive that is off "folder@version".
+        packs = self.client.get_json("/v2/customnode/installed")
+        return next((about for name, about in packs.items() if name.split("@")[0] in (PACK_FOLDER, CLONE)), {})
 
     def task(self, kind: str, params: dict, patience: float = 120) -> dict:
         """Queues one task as the editor does, and waits for what became of it."""
@@ -118,12 +120,12 @@ def test_an_archive_is_listed_disabled_and_removed(managed, tmp_path):
 
 
 def test_a_clone_is_updated_disabled_enabled_and_removed_and_what_is_the_persons_stays(managed, tmp_path):
-    origin, base = tmp_path / "ComfyUI-SafeRedir", empty_base(tmp_path / "cloned")
+    origin, base = tmp_path / CLONE, empty_base(tmp_path / "cloned")
     unpack(PROJECT, origin)
     git(tmp_path, "init", "--quiet", "--initial-branch=main", str(origin))
     git(origin, "add", "--all")
     git(origin, "commit", "--quiet", "--message", "one")
-    clone = base / "custom_nodes" / origin.name
+    clone = base / "custom_nodes" / CLONE
     git(tmp_path, "clone", "--quiet", origin.as_uri(), str(clone))
     kept = base / "models" / "saferedir" / "mine.safetensors"
     kept.parent.mkdir()
@@ -136,16 +138,16 @@ def test_a_clone_is_updated_disabled_enabled_and_removed_and_what_is_the_persons
     (origin / "CHANGELOG.md").write_text("newer\n", encoding="utf-8")
     git(origin, "commit", "--quiet", "--all", "--message", "two")
     # Without the internet the Manager does not know whose clone it is.
-    server.task("update", {"node_name": origin.name, "node_ver": "unknown"})
+    server.task("update", {"node_name": CLONE, "node_ver": "unknown"})
     assert server.installed()["ver"] == git(origin, "rev-parse", "HEAD")
     server.restart()
     assert server.loaded() and "IMPORT FAILED" not in server.process.log_text()
     names = server.client.object_info()["SafeRedirLoader"]["input"]["required"]["name"][1]["options"]
     assert "mine.safetensors" in names and git(clone, "status", "--porcelain") == ""
 
-    assert server.task("disable", {"node_name": origin.name, "is_unknown": True})["result"] == "success"
+    assert server.task("disable", {"node_name": CLONE, "is_unknown": True})["result"] == "success"
     assert server.installed()["enabled"] is False and not clone.exists()
-    server.task("enable", {"cnr_id": origin.name})
+    server.task("enable", {"cnr_id": CLONE})
     assert server.installed()["enabled"] is True and clone.is_dir()
-    assert server.task("uninstall", {"node_name": origin.name, "is_unknown": True})["result"] == "success"
+    assert server.task("uninstall", {"node_name": CLONE, "is_unknown": True})["result"] == "success"
     assert server.installed() == {} and not clone.exists() and kept.is_file()
