@@ -69,8 +69,8 @@ def of_leak(part: dict) -> str:
     harmless = {each["row"] for each in rows if "identical" in each}
     return "\n\n".join((
         "## What leaves the guard\n\nDemo world, pixels judged; redirectors as the command `train` makes them of "
-        "`models/pairs`, not those that are shipped, which have no picture judge yet; prompts of the test split, frozen "
-        "before anything was measured; start images at denoise 0.1 to 1 "
+        "`models/pairs`, not those that are shipped, which have no picture judge yet; prompts of the test split, "
+        "frozen before anything was measured; start images at denoise 0.1 to 1 "
         f"(`lab/pictures/leak.py`). {part['machine']}, {part['date']}. *Prompt judge only*: the same "
         "redirector without its picture judge. *And picture judge*: it pushes on the way, and what remains is told. "
         "In brackets the Wilson 95 % interval.",
