@@ -23,7 +23,7 @@ from saferedir_core.policy import THRESHOLD_KEY, USUAL_THRESHOLD
 from saferedir_core.words.concept import Concept, holds
 from saferedir_core.words.encoded import Encode, Tokens, Twins, checked, encoded, encoded_pairs, joined, text_of
 from saferedir_core.words.given import given_texts
-from saferedir_core.words.judge import ALIKE, SHRINKAGES, Evidence, Whitening, fit_evidence, near
+from saferedir_core.words.judge import ALIKE, SHRINKAGES, Evidence, Whitening, fit_evidence, fit_network, near
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 from saferedir_core.words.shift import fit_other_shift, fit_pooled_shift, fit_word, fit_word_shift
 from saferedir_core.words.texts import WORDS_IN_LINE, Texts, texts_of
@@ -89,7 +89,7 @@ def fit_words(encode: Encode, concept: Concept, *, progress: Progress | None = N
     ConfigError for a concept that this text encoder cannot tell from harmless prompts; ContextError and EvaluationError
     for an encoder that gives something else than finite contexts.
     """
-    return _fit(encode, concept, texts_of(concept, denials), progress)
+    return _fit(encode, concept, texts_of(concept, denials), progress, networks=False)
 
 
 @torch.no_grad()
@@ -98,20 +98,21 @@ def fit_pairs(encode: Encode, pairs: Sequence[Pair], *, progress: Progress | Non
 
     Errors as of `fit_words`.
     """
-    return _fit(encode, *given_texts(pairs), progress)
+    return _fit(encode, *given_texts(pairs), progress, networks=True)
 
 
-def _fit(encode: Encode, concept: Concept, texts: Texts, progress: Progress | None) -> WordsRedirector:
+def _fit(encode: Encode, concept: Concept, texts: Texts, progress: Progress | None, networks: bool) -> WordsRedirector:
+    """networks: whether a network may judge where no directions tell prompts apart."""
     began = time.monotonic()
     count = 2 * len(texts.pairs) + len(texts.harmless) + len(texts.background)
     told = _counting(progress, count + NEAREST_LISTS * WORDS_IN_LINE)
     pairs = encoded_pairs(encode, texts.pairs, told)
     others = encoded(encode, texts.harmless + texts.background, told)
-    return _fitted(encode, concept, texts, pairs, others, told, began)
+    return _fitted(encode, concept, texts, pairs, others, told, began, networks)
 
 
 def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others: Tokens,
-            told: Callable[[int], None], began: float) -> WordsRedirector:
+            told: Callable[[int], None], began: float, networks: bool) -> WordsRedirector:
     if not pairs.changed.any():
         raise ConfigError(f"{concept.remove[0]!r} and what is drawn instead cannot be told apart by this text encoder, "
                           "which reads the same tokens for both; expected different ones. Choose other wordings.")
@@ -125,13 +126,20 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
         fit = partial(fit_evidence, whitening=whitening, directions=min(MOST_DIRECTIONS, len(concept.remove)))
         alike = doubtful & near(pairs.own, pairs.changed, harmless, whitening, ALIKE)
         tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, kept, alike), fit, whitening))
+    if networks and max(scores.gap() for scores, *_ in tried) < 0:
+        scores, _, whitening = tried[0]
+        fit = partial(fit_network, whitening=whitening)
+        tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, kept, scores.alike), fit,
+                      whitening))
     scores, fit, whitening = max(tried, key=lambda each: each[0].gap())
-    zero, scale = scores.line()
+    zero, scale = scores.line(networks)
     evidence = fit(pairs.own, pairs.changed, harmless, doubtful, kept).scaled(scale, zero)
     width = pairs.own.states.shape[1]
     said = said_of(encode, concept)
+    hidden = 0 if evidence.inner is None else len(evidence.inner[1])
     config = WordsConfig(width, 0 if pairs.own.pooled is None else pairs.own.pooled.shape[1], len(evidence.bias),
-                         rank_for(width, pairs.own.pooled), not concept.instead, 0 if said is None else said.shape[1])
+                         rank_for(width, pairs.own.pooled, hidden), not concept.instead,
+                         0 if said is None else said.shape[1], hidden)
     redirector = _assembled(config, evidence, pairs, others, whitening, said)
     nearest = _nearest(encode, texts, redirector, others, told)
     report = Report(scores.held_out(zero), scores.unseen(zero), scores.everyday(zero), scores.kept(zero),
@@ -157,10 +165,10 @@ def concept_of(redirector: WordsRedirector) -> Concept:
                           "metadata. Make it anew with SafeRedir Words.") from error
 
 
-def rank_for(width: int, pooled: Tensor | None) -> int:
+def rank_for(width: int, pooled: Tensor | None, hidden: int = 0) -> int:
     """Rank of the shift, so that a redirector of wide tokens stays below LARGEST_FILE in float32."""
     each = 4 * (5 * width + (0 if pooled is None else 2 * pooled.shape[1]))
-    fixed = LARGEST_SAID + 4 * (MOST_DIRECTIONS + 2) * width
+    fixed = LARGEST_SAID + 4 * (MOST_DIRECTIONS + 2 + hidden) * width
     return max(1, min(WIDEST_RANK, (LARGEST_FILE - fixed) // each, width))
 
 
@@ -185,6 +193,7 @@ def said_of(encode: Encode, concept: Concept) -> Tensor | None:
 def _assembled(config: WordsConfig, evidence: Evidence, pairs: Twins, others: Tokens,
                whitening: Whitening, said: Tensor | None) -> WordsRedirector:
     weights = dict(zip(("evidence.weight", "evidence.bias"), (evidence.weight, evidence.bias)))
+    weights |= dict(zip(("inner.weight", "inner.bias"), evidence.inner or ()))
     weights |= dict(zip(("word.weight", "word.bias"), fit_word(pairs, others, whitening)))
     maps = {"word_shift": fit_word_shift(pairs, whitening, config.rank, config.takes_out),
             "other_shift": fit_other_shift(pairs, others, whitening, config.rank)}
@@ -250,10 +259,18 @@ class _Scores:
         """The evidence above which such a share of the harmless prompts lies."""
         return float(self.harmless[~self.alike].quantile(1 - rate))
 
-    def line(self) -> tuple[float, float]:
-        """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap."""
+    def line(self, even: bool = False) -> tuple[float, float]:
+        """Where evidence becomes unsafe, and by what it is scaled to be a logit.  ConfigError where there is no gap.
+
+        even: where there is none, as large a share of either kind of prompts may lie on the wrong side.
+        """
         lows = [self.low(rate) for rate in BENIGN_RATES]
         zero = next((each for each in lows if _share(self.seen, each) >= NEARLY_ALL), lows[-1])
+        if even and zero != lows[0]:
+            misses = self.seen.sort().values
+            alarms = torch.tensor([_share(self.harmless[~self.alike], each) for each in misses])
+            missed = torch.arange(len(misses)) / len(misses)
+            zero = float(misses[int((alarms - missed).abs().argmin())])
         if _share(self.seen, zero) < LEAST_SEEN:
             raise ConfigError(self._alike())
         if zero == lows[0]:     # there is a gap, and the line goes into it

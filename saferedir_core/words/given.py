@@ -14,7 +14,7 @@ from saferedir_core.pairs import Pair
 from saferedir_core.words.concept import LONGEST_WORDING, MOST_WORDINGS, Concept, holds
 from saferedir_core.words.texts import SEED, Texts, background
 
-MOST_GIVEN = 600        # pairs of either kind that a fit reads
+MOST_GIVEN = 1000       # pairs of either kind that a fit reads
 
 
 def given_texts(pairs: Sequence[Pair]) -> tuple[Concept, Texts]:

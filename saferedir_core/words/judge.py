@@ -1,11 +1,13 @@
 """The prompt judge: from tokens of prompts with and without a concept to the evidence of a token.
 
 A logistic fit with pooling (multiple instances: a prompt asks for the concept if any of its tokens does) of K
-directions, which begin as linear discriminants of K clusters of the concept's tokens.
+directions, which begin as linear discriminants of K clusters of the concept's tokens.  Where somebody wrote pairs that
+no directions tell apart, of what a layer of HIDDEN units makes of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +25,9 @@ FOREMOST = 8            # tokens of each prompt that the fit goes on with: only 
 # like it, and is not fitted to; from there on it does, and does not count where the line is drawn either.
 NEAR, ALIKE = 0.3, 0.6
 STEPS, RATE, DECAY = 150, 0.03, 0.03
+# Of the layer of a network: units; optimiser steps, prompts of either kind in one, noise on white tokens.
+HIDDEN, HIDDEN_STEPS, HIDDEN_BATCH, HIDDEN_RATE, HIDDEN_DECAY, HIDDEN_NOISE = 64, 400, 96, 3e-3, 0.3, 0.3
+UNTOLD = -3.0               # logit of a prompt before anything is learned, about
 SEED = 20260112
 
 
@@ -72,16 +77,22 @@ def _principal(centred: Tensor, others: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evidence:
-    """weight (K, D), bias (K,): evidence of a token is the largest of  weight . token + bias."""
+    """weight (K, D), bias (K,): evidence of a token is the largest of  weight . token + bias.
+
+    inner: None, or weight (H, D) and bias (H,) of a layer that the token goes through first; weight is (K, H) then.
+    """
 
     weight: Tensor
     bias: Tensor
+    inner: tuple[Tensor, Tensor] | None = None
 
     def of(self, tokens: Tokens) -> Tensor:
         """(count,): of each prompt the largest of its tokens."""
         return tokens.largest(self.of_states(tokens.states))
 
     def of_states(self, states: Tensor) -> Tensor:
+        if self.inner is not None:
+            states = F.silu(F.linear(states, *self.inner))
         return (states @ self.weight.T + self.bias).amax(-1)
 
     def scaled(self, scale: float, zero: float) -> Evidence:
@@ -106,6 +117,19 @@ def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Te
     weight, bias = _pooled_logistic(inside, outside, weights, weight)
     matrix = whitening.matrix.T
     return Evidence(weight @ matrix, bias - weight @ matrix @ whitening.mean)
+
+
+def fit_network(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Tensor, kept: Tensor, *,
+                whitening: Whitening) -> Evidence:
+    """As `fit_evidence`, through a layer of HIDDEN units, by steps on some prompts at a time."""
+    used = ~(doubtful & near(unsafe, changed, harmless, whitening))
+    inside = Tokens(whitening(unsafe.states), unsafe.prompt, unsafe.count)
+    outside = Tokens(whitening(harmless.states), harmless.prompt, harmless.count)
+    # As many of what nobody looked at as of the others, which are several times as many.
+    kinds = [(used & kind).nonzero().flatten() for kind in (doubtful, ~doubtful)]
+    (inner, inner_bias), (weight, bias) = _trained_network(inside, outside, [kind for kind in kinds if len(kind)])
+    inner = inner @ whitening.matrix.T
+    return Evidence(weight, bias + UNTOLD, (inner, inner_bias - inner @ whitening.mean))
 
 
 def near(unsafe: Tokens, changed: Tensor, harmless: Tokens, whitening: Whitening, level: float = NEAR) -> Tensor:
@@ -157,6 +181,36 @@ def _pooled_logistic(inside: Tokens, outside: Tokens, weights: Tensor, start: Te
             loss.backward()
             optimizer.step()
     return weight.detach(), bias.detach()
+
+
+def _trained_network(inside: Tokens, outside: Tokens, kinds: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of both layers.  kinds: numbers of the prompts outside, drawn from each alike."""
+    random = torch.Generator().manual_seed(SEED)
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        inside, outside = (Tokens(each.states.clone(), each.prompt.clone(), each.count) for each in (inside, outside))
+        layers = torch.nn.ModuleList((torch.nn.Linear(inside.states.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, 1)))
+        optimizer = torch.optim.AdamW(layers.parameters(), HIDDEN_RATE, weight_decay=HIDDEN_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, HIDDEN_RATE, HIDDEN_STEPS, pct_start=0.1)
+
+        def logits(prompts: Tokens) -> Tensor:
+            noisy = prompts.states + HIDDEN_NOISE * torch.randn(prompts.states.shape, generator=random)
+            return _soft_largest(prompts, layers[1](F.silu(layers[0](noisy)))[:, 0] + UNTOLD)
+
+        def some(prompts: Tokens, kinds: Sequence[Tensor]) -> Tokens:
+            chosen = torch.zeros(prompts.count, dtype=torch.bool)
+            for kind in kinds:
+                chosen[kind[torch.randperm(len(kind), generator=random)[:HIDDEN_BATCH // len(kinds)]]] = True
+            return prompts.of(chosen)
+
+        for _ in range(HIDDEN_STEPS):
+            unsafe, safe = logits(some(inside, [torch.arange(inside.count)])), logits(some(outside, kinds))
+            loss = F.softplus(-unsafe).mean() + F.softplus(safe).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
 
 
 def _soft_largest(tokens: Tokens, values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 It knows a text encoder and nothing of what is drawn, so it is asked once for a prompt, on any model.
 
     evidence of a token    max over K directions of  weight . token + bias          a cluster of wordings has one each
+                           (of pairs, perhaps, of what a layer of H units makes of the token)
     of a prompt            the largest of its tokens', which is the logit of the prompt's probability
     shift of a token       of a word of the concept (its gate is open): up(down([token, last token]) + bias), on top of
                            the last token where the concept is taken out, because that is padding or the end;
@@ -39,6 +40,7 @@ class WordsConfig:
     rank        r
     takes_out   whether words of the concept go to the last token's place, with nothing drawn instead
     said        tokens of the typed wordings that are kept for the witness (`saferedir_core.witness`); 0: none
+    hidden      units of a layer that a token goes through before it is judged, H; 0: no layer
     """
 
     prompt_dim: int
@@ -47,6 +49,7 @@ class WordsConfig:
     rank: int = 32
     takes_out: bool = False
     said: int = 0
+    hidden: int = 0
 
     variant: ClassVar[str] = "words"
     tokens: ClassVar[None] = None           # a prompt of any length is judged as one
@@ -55,7 +58,8 @@ class WordsConfig:
 
     def __post_init__(self) -> None:
         require_fitting(self, **{name: integer(getattr(self, name), least, LARGEST_SIZE) for name, least in
-                                 (("prompt_dim", 1), ("pooled_dim", 0), ("directions", 1), ("rank", 1), ("said", 0))},
+                                 (("prompt_dim", 1), ("pooled_dim", 0), ("directions", 1), ("rank", 1), ("said", 0),
+                                  ("hidden", 0))},
                         takes_out=choice(self.takes_out, (True, False)))
 
 
@@ -69,7 +73,8 @@ class WordsRedirector(JudgesPictures, nn.Module):
         self.config = config
         self.metadata: dict[str, str] = {}
         self.sha256: str | None = None
-        self.evidence = nn.Linear(config.prompt_dim, config.directions)
+        self.inner = nn.Linear(config.prompt_dim, config.hidden) if config.hidden else None
+        self.evidence = nn.Linear(config.hidden or config.prompt_dim, config.directions)
         self.word = nn.Linear(config.prompt_dim, 1)
         self.word_shift = LowRankShift(2 * config.prompt_dim, config.prompt_dim, config.rank)
         self.other_shift = LowRankShift(config.prompt_dim, config.prompt_dim, config.rank)
@@ -125,8 +130,10 @@ class WordsRedirector(JudgesPictures, nn.Module):
 
     def token_evidence(self, context: Tensor) -> Tensor:
         """(N, T, D) -> (N, T): how much each token speaks for the concept, as a logit."""
-        weight, bias = self.evidence.weight.float(), self.evidence.bias.float()
-        return nn.functional.linear(_widened(context), weight, bias).amax(-1)
+        states = _widened(context)
+        if self.inner is not None:
+            states = nn.functional.silu(_linear(self.inner, states))
+        return _linear(self.evidence, states).amax(-1)
 
     def logit(self, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logit of `judge_prompt`, (N,)."""
@@ -140,8 +147,7 @@ class WordsRedirector(JudgesPictures, nn.Module):
         Zero for a token that does not carry it.
         """
         context = _widened(context)
-        word = _ramp(nn.functional.linear(context, self.word.weight.float(), self.word.bias.float()).sigmoid(),
-                     *WORD_GATE)                                                             # (N, T, 1)
+        word = _ramp(_linear(self.word, context).sigmoid(), *WORD_GATE)                      # (N, T, 1)
         last = _last(context, mask)                                                          # (N, T, D)
         as_word = self.word_shift(torch.cat([context, last], -1))
         if self.config.takes_out:
@@ -174,6 +180,11 @@ class LowRankShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = nn.functional.linear(x, self.down.weight.to(x.dtype), self.down.bias.to(x.dtype))
         return nn.functional.linear(inner, self.up.weight.to(x.dtype))
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """In float32, whatever the weights are stored in."""
+    return nn.functional.linear(x, layer.weight.float(), layer.bias.float())
 
 
 def _last(context: Tensor, mask: Tensor | None) -> Tensor:
