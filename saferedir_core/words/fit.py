@@ -129,7 +129,7 @@ def _fitted(encode: Encode, concept: Concept, texts: Texts, pairs: Twins, others
     if networks and max(scores.gap() for scores, *_ in tried) < 0:
         scores, _, whitening = tried[0]
         fit = partial(fit_network, whitening=whitening)
-        tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, kept, scores.alike), fit,
+        tried.append((_Scores.of_folds(fit, concept, texts, pairs, harmless, doubtful, kept, scores.alike, False), fit,
                       whitening))
     scores, fit, whitening = max(tried, key=lambda each: each[0].gap())
     zero, scale = scores.line(networks)
@@ -227,14 +227,15 @@ class _Scores:
 
     @classmethod
     def of_folds(cls, fit: Callable[..., Evidence], concept: Concept, texts: Texts, pairs: Twins,
-                 harmless: Tokens, doubtful: Tensor, kept: Tensor, alike: Tensor) -> _Scores:
+                 harmless: Tokens, doubtful: Tensor, kept: Tensor, alike: Tensor, wordings: bool = True) -> _Scores:
+        """wordings: whether some are left out of each fold, and not only prompts."""
         number = {each: at for at, each in enumerate(dict.fromkeys((*concept.remove, *texts.wordings)))}
         wording = torch.tensor([number[each] for each in texts.wordings])
         typed = torch.tensor([holds(pair.text, each) for pair, each in zip(texts.pairs, texts.wordings)])
         # A pair's twin, and whatever else is the same prompt, stays on one side.
         fold_of_pair = torch.arange(pairs.own.count) % FOLDS
         fold_of_other = torch.cat([fold_of_pair, torch.arange(harmless.count - pairs.own.count) % FOLDS])
-        several = len(concept.remove) > 1
+        several = wordings and len(concept.remove) > 1
         seen, left_out, scores = [], [], torch.zeros(harmless.count)
         for fold in range(FOLDS):
             away = (wording % FOLDS == fold) if several else torch.zeros_like(typed)
