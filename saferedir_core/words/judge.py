@@ -189,8 +189,9 @@ def _trained_network(inside: Tokens, outside: Tokens, kinds: Sequence[Tensor]) -
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         inside, outside = (Tokens(each.states.clone(), each.prompt.clone(), each.count) for each in (inside, outside))
-        layers = torch.nn.ModuleList((torch.nn.Linear(inside.states.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, 1)))
-        optimizer = torch.optim.AdamW(layers.parameters(), HIDDEN_RATE, weight_decay=HIDDEN_DECAY)
+        layers = torch.nn.Linear(inside.states.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, 1)
+        weights = [each for layer in layers for each in (layer.weight, layer.bias)]
+        optimizer = torch.optim.AdamW(weights, HIDDEN_RATE, weight_decay=HIDDEN_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, HIDDEN_RATE, HIDDEN_STEPS, pct_start=0.1)
 
         def logits(prompts: Tokens) -> Tensor:
