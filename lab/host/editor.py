@@ -16,6 +16,7 @@ READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_ty
 # The first visit's welcome would cover what is to be seen.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.AutoScaleLayout": False, "Comfy.Minimap.Visible": False,
          "Comfy.Window.UnloadConfirmation": False}
+CLICKS, SHORT_PATIENCE = 4, 5.0
 DOUBLE_CLICK = 0.6  # seconds
 
 
@@ -120,11 +121,17 @@ class Editor:
 
     def menu(self, node_id: int | str) -> list[str]:
         """Opens a node's right-click menu; what it offers."""
-        x, y = self.title_of(node_id)
-        time.sleep(DOUBLE_CLICK)  # a click soon after another one would edit the title
-        self.page.mouse.click(x, y)
-        self.page.mouse.click(x, y, button="right")
-        self.wait(f"{MENU}.length > 0")
+        for again in range(CLICKS):     # a node that came into view a moment ago may not listen yet
+            x, y = self.title_of(node_id)
+            time.sleep(DOUBLE_CLICK)  # a click soon after another one would edit the title
+            self.page.mouse.click(x, y)
+            self.page.mouse.click(x, y, button="right")
+            try:
+                self.wait(f"{MENU}.length > 0", PATIENCE if again == CLICKS - 1 else SHORT_PATIENCE)
+                break
+            except BrowserError:
+                if again == CLICKS - 1:
+                    raise
         return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
 
     def close_menu(self) -> None:
