@@ -74,12 +74,12 @@ class Disturbance:
     tint      by which contrast and every channel's mean change
     mixed     share of pictures with a harmless one over them, which shows the concept fainter
     finished  share of pictures of the last step; the others are of any
-    pushed    share of pictures that are moved so that the watching head sees the contrary of what they show
+    pushed    share of pictures that are moved so that the head sees the contrary of what they show
     by        how far at most, in lengths of the picture
 
     Pushed against itself while it learns, the watching head comes to depend on what is seen, and so its gradient, along
     which a guard pushes, takes the concept out of the picture instead of hiding it (adversarial training, Madry et al.,
-    2018; what it does to gradients, Santurkar et al., 2019).  The verdict head learns what was only hidden.
+    2018; what it does to gradients, Santurkar et al., 2019).  The verdict head learns from pictures as they are.
     """
 
     noise: float
@@ -202,19 +202,18 @@ class _Fit:
             judge = PictureJudge(self.config)
         angles = judge.angle(parts[0].sigmas, parts[0].sigmas)
         judge.watch = self._trained(judge.watch, parts[0], angles, watch, steps, 0)
-        judge.verdict_head = self._trained(judge.verdict_head, parts[1], angles, verdict, steps, 1, judge.watch)
+        judge.verdict_head = self._trained(judge.verdict_head, parts[1], angles, verdict, steps, 1)
         return judge.to(self.device).eval().requires_grad_(False)
 
     def _trained(self, head: PictureHead, pictures: Pictures, angles: Tensor, disturbance: Disturbance, steps: int,
-                 number: int, against: PictureHead | None = None) -> PictureHead:
-        """against: the head that pictures are pushed away from; None: the learning one itself."""
+                 number: int) -> PictureHead:
         random = torch.Generator().manual_seed(2 * self.fit.seed + number)
         trainer = Trainer(head.to(self.device).train(), TrainerConfig(
             steps, self.fit.rate, warmup=round(WARMUP * steps), weight_decay=self.fit.decay, average=AVERAGE))
         for _ in range(steps):
             batch = _batch(pictures, angles, disturbance, self.fit.batch, random)
             x0, at, unsafe = (each.to(self.device) for each in batch)
-            x0 = _contrary(x0, at, unsafe, against or trainer.module, disturbance, random)
+            x0 = _contrary(x0, at, unsafe, trainer.module, disturbance, random)
             targets = SMOOTHING + (1 - 2 * SMOOTHING) * unsafe
             trainer.step(F.binary_cross_entropy_with_logits(trainer.module(x0, at), targets))
             self.done += 1
