@@ -41,6 +41,10 @@ class Whitening:
     def __call__(self, states: Tensor) -> Tensor:
         return (states - self.mean) @ self.matrix
 
+    def tokens(self, tokens: Tokens) -> Tokens:
+        """The prompts with white tokens, and without pooled vectors."""
+        return Tokens(self(tokens.states), tokens.prompt, tokens.count)
+
     @classmethod
     def of(cls, states: Tensor, others: Tensor, shrinkage: float = SHRINKAGES[0]) -> Whitening:
         """Of tokens (M, D); their principal directions, and those of `others` beside them, where D is large."""
@@ -109,8 +113,7 @@ def fit_evidence(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Te
     """
     used = ~(doubtful & near(unsafe, changed, harmless, whitening))
     outside, weights = harmless.of(used), torch.where(kept[used], KEPT_WEIGHT, 1.0)
-    inside = Tokens(whitening(unsafe.states), unsafe.prompt, unsafe.count)
-    outside = Tokens(whitening(outside.states), outside.prompt, outside.count)
+    inside, outside = whitening.tokens(unsafe), whitening.tokens(outside)
     weight, bias = _discriminants(inside.states[changed], outside.states.mean(0), directions)
     inside = inside.foremost((inside.states @ weight.T + bias).amax(-1), FOREMOST)
     outside = outside.foremost((outside.states @ weight.T + bias).amax(-1), FOREMOST)
@@ -123,8 +126,7 @@ def fit_network(unsafe: Tokens, changed: Tensor, harmless: Tokens, doubtful: Ten
                 whitening: Whitening) -> Evidence:
     """As `fit_evidence`, through a layer of HIDDEN units, by steps on some prompts at a time."""
     used = ~(doubtful & near(unsafe, changed, harmless, whitening))
-    inside = Tokens(whitening(unsafe.states), unsafe.prompt, unsafe.count)
-    outside = Tokens(whitening(harmless.states), harmless.prompt, harmless.count)
+    inside, outside = whitening.tokens(unsafe), whitening.tokens(harmless)
     # As many of what nobody looked at as of the others, which are several times as many.
     kinds = [(used & kind).nonzero().flatten() for kind in (doubtful, ~doubtful)]
     (inner, inner_bias), (weight, bias) = _trained_network(inside, outside, [kind for kind in kinds if len(kind)])
