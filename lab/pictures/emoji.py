@@ -47,9 +47,9 @@ class Icon:
     name: str
     pixels: np.ndarray
 
-    @property
-    def house(self) -> str:
-        return HOUSES.get(self.artist, self.artist)
+
+def house_of(artist: str) -> str:
+    return HOUSES.get(artist, artist)
 
 
 def icons(folder: Path) -> list[Icon]:

@@ -28,7 +28,7 @@ from saferedir_core.files import write_whole
 from saferedir_core.picture.fit import PictureFit, Pictures, auc, fit_picture
 from saferedir_core.picture.judge import PictureConfig, PictureJudge
 
-from .emoji import DRINKS, HOUSES, MORE_SETS, SETS, WEAPONS, Icon, icons, picture
+from .emoji import DRINKS, MORE_SETS, SETS, WEAPONS, Icon, house_of, icons, picture
 from .page import write_part
 
 ENCODER = Path(__file__).resolve().parents[3] / "shared" / "real" / "taesd_encoder.safetensors"
@@ -84,7 +84,7 @@ class Shown:
 
     @property
     def house(self) -> np.ndarray:
-        return np.array([HOUSES.get(each, each) for each in self.artist])
+        return np.array([house_of(each) for each in self.artist])
 
     def shows(self, concept: str) -> torch.Tensor:
         """(N,) bool"""
@@ -157,7 +157,7 @@ def sheet(pictures: np.ndarray, columns: int = 10) -> Image.Image:
 def cases(every: Shown, unseen: Sequence[str], recipe: Recipe) -> Iterator[tuple[str, str, Shown, Shown, Shown]]:
     """Concept, what is not seen, what is learned from, unseen placings of what is known, and what is not seen."""
     for artist in unseen:
-        other = every.house != HOUSES.get(artist, artist)
+        other = every.house != house_of(artist)
         learned = other & ~every.last
         if not recipe.restyled:
             learned &= ~every.restyled
