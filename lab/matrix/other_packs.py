@@ -40,7 +40,7 @@ from .cases import (
 )
 from .extras import make_extras
 from .graph import Ref, filled, inputs_of, names_of_type
-from .run import read, write
+from .run import read, run_one
 from .runner import GUARDED, NOT_HERE, Row, Runner
 from .table import rows_table
 
@@ -72,10 +72,6 @@ class Pack:
     needs: str = ""
 
 
-def _case(pack: str, path: str, build: Callable[[World], Ref], **about) -> Case:
-    return Case(pack, path, build, **about)
-
-
 def impact(about) -> Iterator[Case]:
     def pipe(world: World) -> Ref:
         return world.graph.add("ToBasicPipe", model=world.guard(), clip=world.clip, vae=world.vae,
@@ -99,9 +95,9 @@ def impact(about) -> Iterator[Case]:
                           wildcard_text=world.text, populated_text=world.text, mode=False)
         return world.sample(model=node, positive=[node[0], 2])
 
-    yield _case("ComfyUI-Impact-Pack", "ToBasicPipe, KSampler (pipe)", sampled)
-    yield _case("ComfyUI-Impact-Pack", "Detailer (SEGS) over a mask of all", detailed)
-    yield _case("ComfyUI-Impact-Pack", "ImpactWildcardEncode", wildcards)
+    yield Case("ComfyUI-Impact-Pack", "ToBasicPipe, KSampler (pipe)", sampled)
+    yield Case("ComfyUI-Impact-Pack", "Detailer (SEGS) over a mask of all", detailed)
+    yield Case("ComfyUI-Impact-Pack", "ImpactWildcardEncode", wildcards)
 
 
 def animatediff(about) -> Iterator[Case]:
@@ -110,8 +106,8 @@ def animatediff(about) -> Iterator[Case]:
         return world.sample(model=world.guard(world.node("ADE_UseEvolvedSampling", "MODEL", context_options=options)))
 
     for kind in ("ADE_StandardUniformContextOptions", "ADE_LoopedUniformContextOptions"):
-        yield _case("ComfyUI-AnimateDiff-Evolved", f"ADE_UseEvolvedSampling, {kind}", partial(windows, kind=kind))
-    yield _case("ComfyUI-AnimateDiff-Evolved", "ADE_PromptScheduling", lambda world: world.sample(positive=world.node(
+        yield Case("ComfyUI-AnimateDiff-Evolved", f"ADE_UseEvolvedSampling, {kind}", partial(windows, kind=kind))
+    yield Case("ComfyUI-AnimateDiff-Evolved", "ADE_PromptScheduling", lambda world: world.sample(positive=world.node(
         "ADE_PromptScheduling", "CONDITIONING", prompts=f'"0": "{OTHER}", "2": "{world.text}"', clip=world.clip)))
 
 
@@ -122,7 +118,7 @@ def controlnet(about) -> Iterator[Case]:
                           negative=world.say(""), control_net=loaded)
         return world.sample(positive=node, negative=[node[0], 1])
 
-    yield _case("ComfyUI-Advanced-ControlNet", "ACN_AdvancedControlNetApply_v2", applied)
+    yield Case("ComfyUI-Advanced-ControlNet", "ACN_AdvancedControlNetApply_v2", applied)
 
 
 def prompt_control(about) -> Iterator[Case]:
@@ -130,9 +126,9 @@ def prompt_control(about) -> Iterator[Case]:
     ways = {"plain": "{0}", "weights": "({0}:1.3)", "AND": "{1} AND {0}", "BREAK": "{1} BREAK {0}",
             "a region, COUPLE": "{1} COUPLE(0 1, 0 1) {0}", "a mask, MASK": "{1} AND {0} MASK(0 1, 0 1)"}
     for name, said in ways.items():
-        yield _case(pack, f"PCTextEncode, {name}", lambda world, said=said: world.sample(positive=world.node(
+        yield Case(pack, f"PCTextEncode, {name}", lambda world, said=said: world.sample(positive=world.node(
             "PCTextEncode", "CONDITIONING", clip=world.clip, text=said.format(world.text, OTHER))))
-    yield _case(pack, "PCLazyTextEncode, a schedule", lambda world: world.sample(positive=world.node(
+    yield Case(pack, "PCLazyTextEncode, a schedule", lambda world: world.sample(positive=world.node(
         "PCLazyTextEncode", "CONDITIONING", clip=world.clip, text=f"[{OTHER}:{world.text}:0.3]")))
 
 
@@ -148,13 +144,13 @@ def ppm(about) -> Iterator[Case]:
                                cond_1=world.say(), mask_1=whole)
         return world.sample(model=node, positive=world.say(OTHER))
 
-    yield _case("ComfyUI-ppm", "CLIPNegPip, guard last", negpip)
-    yield _case("ComfyUI-ppm", "AttentionCouplePPM", couple, concept="a region's prompt")
+    yield Case("ComfyUI-ppm", "CLIPNegPip, guard last", negpip)
+    yield Case("ComfyUI-ppm", "AttentionCouplePPM", couple, concept="a region's prompt")
 
 
 def tiled(about) -> Iterator[Case]:
     for method in ("MultiDiffusion", "Mixture of Diffusers", "SpotDiffusion"):
-        yield _case("ComfyUI-TiledDiffusion", f"TiledDiffusion, {method}", lambda world, method=method: world.sample(
+        yield Case("ComfyUI-TiledDiffusion", f"TiledDiffusion, {method}", lambda world, method=method: world.sample(
             model=world.guard(world.node("TiledDiffusion", "MODEL", method=method, tile_width=48, tile_height=48,
                                          tile_overlap=32))))
 
@@ -167,7 +163,7 @@ def upscale(about) -> Iterator[Case]:
                             tile_height=SIZE, tile_padding=0, mask_blur=0, seam_fix_mode="None", **SAMPLING)
         return world.graph.add("VAEEncode", pixels=images, vae=world.vae)
 
-    yield _case("ComfyUI_UltimateSDUpscale", "UltimateSDUpscaleNoUpscale", redrawn)
+    yield Case("ComfyUI_UltimateSDUpscale", "UltimateSDUpscaleNoUpscale", redrawn)
 
 
 def efficiency(about) -> Iterator[Case]:
@@ -176,7 +172,7 @@ def efficiency(about) -> Iterator[Case]:
                           negative=world.say(""), latent_image=world.empty(), preview_method="none", vae_decode="false",
                           **SAMPLING)
 
-    yield _case("efficiency-nodes-comfyui", "KSampler (Efficient)", sampled)
+    yield Case("efficiency-nodes-comfyui", "KSampler (Efficient)", sampled)
 
 
 def rgthree(about) -> Iterator[Case]:
@@ -190,8 +186,8 @@ def rgthree(about) -> Iterator[Case]:
         prompts = [[node[0], slot] for slot, kind in enumerate(slots) if kind == "CONDITIONING"]
         return world.sample(model=model, positive=prompts[0], negative=prompts[1], latent=latent)
 
-    yield _case(pack, "Context (rgthree)", context)
-    yield _case(pack, "Power Prompt (rgthree)", lambda world: world.sample(positive=world.node(
+    yield Case(pack, "Context (rgthree)", context)
+    yield Case(pack, "Power Prompt (rgthree)", lambda world: world.sample(positive=world.node(
         "Power Prompt (rgthree)", "CONDITIONING", prompt=world.text, opt_clip=world.clip, opt_model=world.model)))
 
 
@@ -217,8 +213,8 @@ def cases_of(pack: Pack, about: Mapping[str, dict]) -> list[Case]:
     made = (*patch_cases(own), *conditioning_cases(own), *clip_cases(own), *guider_cases(own))
     cases = [*pack.typical(about), *(Case(pack.folder, case.path, case.build, case.concept) for case in made
                                      if case.path.removesuffix(", guard first").removesuffix(", guard last") in own)]
-    cases += [_case(pack.folder, name, partial(_with_sampler, name)) for name, _ in nodes_to(own, "SAMPLER")]
-    cases += [_case(pack.folder, name, partial(_sampled_by, name)) for name, node in nodes_to(own, "LATENT", "MODEL")
+    cases += [Case(pack.folder, name, partial(_with_sampler, name)) for name, _ in nodes_to(own, "SAMPLER")]
+    cases += [Case(pack.folder, name, partial(_sampled_by, name)) for name, node in nodes_to(own, "LATENT", "MODEL")
               if names_of_type(node, "CONDITIONING") and not any(name in case.path for case in cases)]
     return cases
 
@@ -354,10 +350,7 @@ def run(server, here: list[Pack], absent: list[str], seconds: Mapping[str, float
     wanted = [case for case in cases if case.group in (arguments.pack or {each.folder for each in here})]
     for case in sorted(wanted, key=lambda case: case.key not in typical):
         if arguments.again or case.key not in known:
-            row = known[case.key] = runner.run(case)
-            write(results, known)
-            print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
-                  f"{row.detail[:200]}", flush=True)
+            run_one(runner, case, known, results)
         rows = [known[each.key] for each in cases if each.key in known]
         write_whole(PAGE, page(version, starts, rows, absent, seconds, len(cases) - len(rows)))
 

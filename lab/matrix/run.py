@@ -17,7 +17,7 @@ from ...nodes.demo_world.backbone import load_backbone
 from ...nodes.demo_world.scenes import SIZE
 from ..host.client import ComfyClient
 from ..host.server import own_server
-from .cases import BATCH, REDIRECTOR, all_cases
+from .cases import BATCH, REDIRECTOR, Case, all_cases
 from .extras import make_extras
 from .runner import Row, Runner
 from .table import page
@@ -25,6 +25,14 @@ from .table import page
 PROJECT = Path(__file__).resolve().parents[2]
 OUTPUT = PROJECT / "output" / "matrix"
 PAGE = PROJECT / "docs" / "matrix.md"
+
+
+def run_one(runner: Runner, case: Case, known: dict[str, Row], results: Path) -> None:
+    """Runs a case, keeps its row among those known and in the file, and prints it."""
+    row = known[case.key] = runner.run(case)
+    write(results, known)
+    print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
+          f"{row.detail[:200]}", flush=True)
 
 
 def main(argv: list[str]) -> int:
@@ -48,10 +56,7 @@ def main(argv: list[str]) -> int:
         for case in wanted:
             if case.key in known and not arguments.again:
                 continue
-            row = known[case.key] = runner.run(case)
-            write(results, known)
-            print(f"{row.seconds:6.1f} s  {row.outcome:9} {row.striped} identical {row.identical}  {row.key}  "
-                  f"{row.detail[:200]}", flush=True)
+            run_one(runner, case, known, results)
     ordered = [known[case.key] for case in cases if case.key in known]
     write_whole(PAGE, page(ordered, version, REDIRECTOR, BATCH, SIZE, len(cases) - len(ordered)))
     print(f"{len(ordered)} of {len(cases)} paths are in {PAGE}")
