@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -121,17 +122,15 @@ class Editor:
 
     def menu(self, node_id: int | str) -> list[str]:
         """Opens a node's right-click menu; what it offers."""
-        for again in range(CLICKS):     # a node that came into view a moment ago may not listen yet
+        for _ in range(CLICKS):         # a node that came into view a moment ago may not listen yet
             x, y = self.title_of(node_id)
             time.sleep(DOUBLE_CLICK)  # a click soon after another one would edit the title
             self.page.mouse.click(x, y)
             self.page.mouse.click(x, y, button="right")
-            try:
-                self.wait(f"{MENU}.length > 0", PATIENCE if again == CLICKS - 1 else SHORT_PATIENCE)
+            with contextlib.suppress(BrowserError):
+                self.wait(f"{MENU}.length > 0", SHORT_PATIENCE)
                 break
-            except BrowserError:
-                if again == CLICKS - 1:
-                    raise
+        self.wait(f"{MENU}.length > 0")
         return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
 
     def close_menu(self) -> None:
