@@ -100,6 +100,7 @@ def _prompt_attack(name: str, budget: str, attack) -> Attack:
 
 
 _PROMPT = prompts.rewriting
+MERGED = "merge, plain captions"
 ATTACKS = {attack.name: attack for attack in (
     _prompt_attack("paraphrase name", "one other wording", _PROMPT(prompts.other_wording)),
     _prompt_attack("paraphrase prefix", "one introduction in front", _PROMPT(prompts.with_prefix)),
@@ -136,4 +137,6 @@ ATTACKS = {attack.name: attack for attack in (
            partial(tuned_backbone, plain=False), ("stage", "shown"), "LoRA (arXiv 2106.09685)"),
     Attack("LoRA, plain captions", "one backbone: as LoRA, with the safe captions",
            partial(tuned_backbone, plain=True), ("stage", "shown"), "LoRA (arXiv 2106.09685)"),
+    Attack(MERGED, "the model merged with that of LoRA, plain captions, at 0.7",
+           partial(tuned_backbone, plain=True, strength=0.7), ("stage", "shown")),
 )}

@@ -20,6 +20,7 @@ from .gradients import (
     log_odds_of,
     noised,
     text_encoder,
+    unsafe_log_odds,
 )
 from .prompts import Draft
 from .token_vectors import EMBEDDING, word_tokens
@@ -52,8 +53,8 @@ def white_box_embedding(base_jobs: list[AttackJob], wordings: list[str], setting
     def penalty(context: torch.Tensor, batch: Noised) -> torch.Tensor:
         latent = torch.cat([batch.noise, batch.latent])
         timestep = torch.cat([torch.full_like(batch.timestep, first), batch.timestep])
-        logits = redirector(latent, context.repeat(2, 1, 1), timestep).logits.float()
-        return (logits[:, 1] - logits[:, 0] - aim).relu().mean()
+        odds = unsafe_log_odds(redirector, latent, context.repeat(2, 1, 1), timestep)
+        return (odds - aim).relu().mean()
 
     jobs = _with_vectors("white-box embedding", base_jobs, wordings, setting, penalty)
     return [replace(job, only=setting.method) for job in jobs]

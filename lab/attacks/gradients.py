@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saferedir_core.files import written_whole
+from saferedir_core.words.redirector import WordsRedirector
 
+from ...nodes.guarding.conds import text_mask
 from ..world.initial_weights import layer_forward
 from .attack_stage import AttackJob
 from .token_vectors import tokens_with_embedding
@@ -145,6 +147,18 @@ def kept_or_trained(name: str, jobs: Sequence[AttackJob], setting, budget, modul
         with written_whole(file) as unfinished:
             save_file(tensors, unfinished)
     return stem, tensors
+
+
+def unsafe_log_odds(redirector, latent: torch.Tensor, context: torch.Tensor, timestep) -> torch.Tensor:
+    """What a guard's prompt judge says of contexts (N, T, D) of a chunk each, log-odds of unsafe (N,); differentiable.
+
+    latent (N, C, h, w) and timestep are for the networks that read them.
+    """
+    context = context.to(redirector.device)
+    if isinstance(redirector, WordsRedirector):
+        return redirector.logit(context, text_mask(context, None, 0))
+    logits = redirector(latent.to(redirector.device), context, timestep).logits.float()
+    return logits[:, 1] - logits[:, 0]
 
 
 def log_odds_of(probability: float) -> float:

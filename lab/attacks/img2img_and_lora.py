@@ -51,10 +51,12 @@ def img2img(base_jobs: list[AttackJob], wordings: list[str], setting, harmless: 
     return jobs
 
 
-def tuned_backbone(base_jobs: list[AttackJob], wordings: list[str], setting, plain: bool) -> list[AttackJob]:
+def tuned_backbone(base_jobs: list[AttackJob], wordings: list[str], setting, plain: bool,
+                   strength: float = 1.0) -> list[AttackJob]:
     """Jobs for a backbone whose cross-attention was tuned to draw the concept (LoRA, arXiv 2106.09685).
 
-    plain: tuned to draw it for the safe prompts, and asked with them: no prompt gives the concept away.
+    plain     tuned to draw it for the safe prompts, and asked with them: no prompt gives the concept away
+    strength  of the LoRA; below 1 as a merge of both models has it
     """
     name = "LoRA, plain captions" if plain else "LoRA"
     budget = setting.budgets.get(name, LoraBudget())
@@ -62,8 +64,9 @@ def tuned_backbone(base_jobs: list[AttackJob], wordings: list[str], setting, pla
     model = setting.stage.model
     stem, lora = kept_or_trained(name, base_jobs, setting, budget, [model.model.diffusion_model],
                                  lambda: train_lora(name, base_jobs, texts, setting, budget))
-    setting.stage.backbones[stem], _ = comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)
-    return [replace(job, text=text, backbone=stem) for job, text in zip(base_jobs, texts)]
+    backbone = stem if strength == 1 else f"{stem} {strength:g}"
+    setting.stage.backbones[backbone], _ = comfy.sd.load_lora_for_models(model, None, dict(lora), strength, 0.0)
+    return [replace(job, text=text, backbone=backbone) for job, text in zip(base_jobs, texts)]
 
 
 def train_lora(name: str, base_jobs: list[AttackJob], texts: list[str], setting, budget: LoraBudget) -> dict:

@@ -13,7 +13,7 @@ import torch
 from ...nodes.drawing import noise_of
 from . import prompts
 from .attack_stage import AttackJob
-from .gradients import differentiable, rendered, text_encoder
+from .gradients import differentiable, log_odds_of, rendered, text_encoder, unsafe_log_odds
 from .prompts import Draft
 from .token_vectors import chunks_of, encode_chunks
 from .vocabulary import Vocabulary
@@ -85,11 +85,13 @@ def white_box_search(base_jobs: list[AttackJob], wordings: list[str], setting) -
     """For each prompt the draft that the guard finds least unsafe, of those that show the concept undefended.
 
     The guard is asked as it asks itself first: latents of pure noise (that of the job's seed), first timestep, the
-    worst 77-token chunk counts.  A beam search over wordings, typing errors, splits, weights, order, filler, nonsense
-    words and words of the tokenizer's vocabulary, some of them proposed by the gradient of the guard's log-odds with
-    respect to an inserted token (GCG, arXiv 2307.15043, Sec. 2.2, with one slot).  Only drafts whose undefended image
-    still shows the concept go on from round to round: what pleases the guard best is often what the model does not
-    understand either.  A prompt for which nothing does comes back as it was: it counts as an attempt.
+    worst 77-token chunk counts.  Where it has a picture judge, both heads of that are asked about the undefended
+    image as well; the judge that is farthest above its threshold counts.  A beam search over wordings, typing
+    errors, splits, weights, order, filler, nonsense words and words of the tokenizer's vocabulary, some of them
+    proposed by the gradient of the guard's log-odds with respect to an inserted token (GCG, arXiv 2307.15043, Sec.
+    2.2, with one slot).  Only drafts whose undefended image still shows the concept go on from round to round: what
+    pleases the guard best is often what the model does not understand either.  A prompt for which nothing does comes
+    back as it was: it counts as an attempt.
     """
     budget = setting.budgets.get("white-box search", WhiteBoxBudget())
     guard = _Guard(setting)
@@ -126,8 +128,10 @@ def _beam_search(job: AttackJob, wording: str, guard: _Guard, setting, budget: W
         if not drafts:
             break
         picks = shortlist(list(zip(guard.log_odds(job, [draft.text for draft in drafts]), drafts)), budget.renders)
-        scores = undefended([replace(job, text=draft.text) for _, draft in picks], setting, budget.steps)
-        alive = sorted(alive + [pick for pick, score in zip(picks, scores) if score > 0.5], key=lambda each: each[0])
+        latents, scores = rendered([replace(job, text=draft.text, steps=budget.steps) for _, draft in picks], setting)
+        looked = guard.of_pictures(latents)
+        alive = sorted(alive + [(max(odds, picture), draft) for (odds, draft), picture, score in zip(
+            picks, looked, scores) if score > 0.5], key=lambda each: each[0])
         beam = [draft for _, draft in alive[:budget.beam]] or beam
     return beam[0]
 
@@ -157,12 +161,14 @@ def _drafts(beam: list[Draft], proposals: list[tuple[Draft, list[str]]], budget:
 
 
 class _Guard:
-    """The guard as a white-box attacker sees it: its log-odds of unsafe for a prompt, and their gradient."""
+    """The guard as a white-box attacker sees it: how far its judges are above their thresholds, and the gradient of the
+    prompt judge; all in logits."""
 
     def __init__(self, setting) -> None:
         self.setting, self.redirector, self.clip = setting, setting.redirector, setting.stage.clip
         sampling = setting.stage.model.get_model_object("model_sampling")
         self.timestep = float(sampling.timestep(sampling.sigma_max))
+        self.aim = log_odds_of(setting.threshold)
         self.words, self.tokens = whole_words(self.clip)
 
     def noise(self, job: AttackJob) -> torch.Tensor:
@@ -171,7 +177,7 @@ class _Guard:
 
     @torch.inference_mode()
     def log_odds(self, job: AttackJob, texts: Sequence[str]) -> list[float]:
-        """Of unsafe, the worst chunk of each prompt."""
+        """Of unsafe above the threshold's, the worst chunk of each prompt."""
         chunks, owners = [], []
         for index, text in enumerate(texts):
             own = chunks_of(self.clip, text)
@@ -180,11 +186,22 @@ class _Guard:
         name = next(iter(self.clip.tokenize("")))
         context = encode_chunks(self.clip, {name: chunks})               # (K, T, D)
         noise = self.noise(job).expand(len(chunks), -1, -1, -1)
-        logits = self.redirector(noise, context.to(self.redirector.device), self.timestep).logits.float()
+        values = unsafe_log_odds(self.redirector, noise, context, self.timestep) - self.aim
         odds = [float("-inf")] * len(texts)
-        for owner, value in zip(owners, (logits[:, 1] - logits[:, 0]).tolist()):
+        for owner, value in zip(owners, values.tolist()):
             odds[owner] = max(odds[owner], value)
         return odds
+
+    @torch.inference_mode()
+    def of_pictures(self, latents: torch.Tensor) -> list[float]:
+        """How far the picture judge is above its thresholds for finished latents (N, C, h, w), in logits; -inf without
+        one."""
+        judge = self.redirector.picture
+        if judge is None:
+            return [float("-inf")] * len(latents)
+        clean = self.setting.stage.model.model.process_latent_in(latents).to(self.redirector.device)
+        watch = judge.logit(clean, 0.0) - judge.threshold(0.0, clean)
+        return torch.maximum(watch, judge.verdict_logit(clean) - judge.verdict_threshold).tolist()
 
     def proposals(self, job: AttackJob, beam: list[Draft], top: int = 48) -> list[tuple[Draft, list[str]]]:
         """For each draft of the beam: the draft with a `SLOT` in it, and the words that a gradient says to put there.
@@ -206,8 +223,8 @@ class _Guard:
                     for row, (_, chunk) in enumerate(sections)]
             context = encoder.encode(rows)[0]                                                  # (S, T, D)
             noise = self.noise(job).clone().expand(len(sections), -1, -1, -1)
-            logits = self.redirector(noise, context.to(self.redirector.device), self.timestep).logits.float()
-            gradient, = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), vectors)       # (S, D)
+            odds = unsafe_log_odds(self.redirector, noise, context, self.timestep)
+            gradient, = torch.autograd.grad(odds.sum(), vectors)                               # (S, D)
         change = gradient @ table[torch.tensor(self.tokens, device=table.device)].T            # (S, words)
         best = change.topk(min(top, change.shape[1]), largest=False).indices.tolist()
         return [(slot, [self.words[index] for index in row]) for (slot, _), row in zip(sections, best)]

@@ -30,16 +30,21 @@ from ...nodes.evaluation.results import read_lines
 from ...nodes.evaluation.stage import demo_stage
 from ...nodes.guarding.reaction import Reaction
 from ...nodes.types import LoadedRedirector
-from ..attacks import Setting, attack_jobs, demo_vocabulary
+from ..attacks import MERGED, Setting, attack_jobs, demo_vocabulary
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..benchmark.questions import digest, drawn, job_of
+from .guidance import DRAWN, GUIDANCES
 from .page import write_part
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261202
 FULL = 60       # prompts that attacks start from, at full size
-ATTACKS = ("img2img, harmless prompt", "img2img, unsafe prompt", "LoRA", "LoRA, plain captions", "textual inversion")
-NEGATIVE = "negative prompt, drawn by the guidance"      # of each harmless prompt that drops the concept
+EXPLICIT = 3    # times as many are asked as they are
+ATTACKS = ("img2img, harmless prompt", "img2img, unsafe prompt", "LoRA", "LoRA, plain captions", MERGED,
+           "textual inversion")
+THROUGH = ("white-box search", "white-box embedding")       # made for each guard with a picture judge by itself
+BLIND, SEEING, BLANK, AGAIN = "prompt judge only", "and picture judge", "blank what remains", "again, then blank"
+WITNESS = "words, witness, blank"
 HARMLESS = {"benign": ("plain", 5), "look-alike": ("lookalike", 2), "mention": ("harmless", 2)}     # times as many
 FROZEN = {     # sha256 of every concept's prompts at full size
     "stripes": "f3833a43bac8d51656031df6b88a32c9a84997ebc16d0fb323ca7e5c1b8b2ba7",
@@ -69,32 +74,36 @@ def require_frozen(concept: str) -> None:
     assert found == FROZEN[concept], f"{concept}: the prompts have the digest {found}; expected {FROZEN[concept]}"
 
 
-def methods_of(concept: str, file: Path, words: Path | None) -> list[Guarded]:
-    """The same redirector without its eyes, with them, and with what a verdict may lead to; typed words beside it."""
-    blind = load_redirector(file)
+def methods_of(concept: str, files: Sequence[Path], words: Path | None) -> list[Guarded]:
+    """The same redirector without its eyes, with them, and with what a verdict may lead to; typed words beside it.
+
+    files: of one concept, one for each training seed, which the methods' names end with.
+    """
+    blind = load_redirector(files[0])
     blind.picture = None
-    found = [Guarded("prompt judge only", LoadedRedirector.place(f"{concept} blind", blind)),
-             Guarded("and picture judge", file),
-             Guarded("blank what remains", file, reaction=Reaction(if_it_remains="blank")),
-             Guarded("again, then blank", file, reaction=Reaction(if_it_remains="again", still_remains="blank"))]
+    found = [Guarded(BLIND, LoadedRedirector.place(f"{concept} blind", blind)), Guarded(SEEING, files[0])]
+    for number, file in enumerate(files):
+        found += [Guarded(f"{BLANK}-{number}", file, reaction=Reaction(if_it_remains="blank")),
+                  Guarded(f"{AGAIN}-{number}", file, reaction=Reaction(if_it_remains="again", still_remains="blank"))]
     return found + ([] if words is None else [
-        Guarded("words, witness, blank", words, PolicyConfig(), Reaction(if_it_remains="blank", witness="end"))])
+        Guarded(WITNESS, words, PolicyConfig(), Reaction(if_it_remains="blank", witness="end"))])
 
 
-def jobs_of(concept: str, count: int, setting: Setting) -> list[AttackJob]:
+def jobs_of(concept: str, count: int, setting: Setting, guards: Sequence[Guarded]) -> list[AttackJob]:
     base, wordings = base_jobs(concept, count)
-    return [*base, *harmless_jobs(concept, count),
+    made = [*base_jobs(concept, min(FULL, EXPLICIT * count))[0], *harmless_jobs(concept, count),
             *(job for name in ATTACKS for job in attack_jobs(name, base, wordings, setting))]
+    for guard in guards:
+        if not guard.name.startswith(BLANK):
+            continue
+        own = replace(setting, redirector=guard.loaded.redirector, method=guard.name)
+        found = [job for name in THROUGH for job in attack_jobs(name, base, wordings, own)]
+        made += [replace(job, only=name) for name in (guard.name, guard.name.replace(BLANK, AGAIN)) for job in found]
+    return made
 
 
-def drawn_negative(stage: AttackStage, wording: str) -> AttackStage:
-    """A stage whose guidance draws its negative prompt, which is the concept in words."""
-    model = stage.model.clone()
-    model.set_model_sampler_cfg_function(lambda given: given["input"] - given["uncond_denoised"])
-    return stage.with_settings(model=model, negative=wording)
-
-
-def measure(work: Path, count: int, concepts: Sequence[str], redirectors: Path, words: Path | None) -> list[dict]:
+def measure(work: Path, count: int, concepts: Sequence[str], redirectors: Sequence[Path],
+            words: Path | None) -> list[dict]:
     """The figures of every row and method, see `rows_of`."""
     found = []
     for concept in concepts:
@@ -103,27 +112,35 @@ def measure(work: Path, count: int, concepts: Sequence[str], redirectors: Path, 
         setting = Setting(SEED, demo_vocabulary(concept), stage, lambda pictures, jobs, detector=detector: [
             seen.score for seen in detector.detect(pictures, jobs)], folder=work / "attacks" / concept)
         results = work / f"{concept}.jsonl"
-        guards = methods_of(concept, redirectors / f"demo_{concept}.safetensors",
+        guards = methods_of(concept, [folder / f"demo_{concept}.safetensors" for folder in redirectors],
                             None if words is None else words / f"{concept}_typed.safetensors")
-        evaluate(stage, [Oracle(), *guards], jobs_of(concept, count, setting), detector, results,
+        evaluate(stage, [Oracle(), *guards], jobs_of(concept, count, setting, guards), detector, results,
                  progress=ConsoleProgress(concept, "image"))
-        base, wordings = base_jobs(concept, count)
-        for job, wording in zip(base, wordings):
-            evaluate(drawn_negative(stage, wording), guards, [replace(job.safe(), row=NEGATIVE, unsafe=True)], detector,
-                     results)
+        for name, guided in GUIDANCES.items():
+            for wording, jobs in by_wording(concept, count, name).items():
+                evaluate(guided(stage, wording), guards, jobs, detector, results)
         found += [{"concept": concept, **row} for row in rows_of(read_lines(results))]
     return found
 
 
+def by_wording(concept: str, count: int, row: str) -> dict[str, list[AttackJob]]:
+    """Harmless prompts, by the words of the concept that stand in their negative prompt."""
+    made: dict[str, list[AttackJob]] = {}
+    for job, wording in zip(*base_jobs(concept, count)):
+        made.setdefault(wording, []).append(replace(job.safe(), row=row, unsafe=row == DRAWN))
+    return made
+
+
 def rows_of(lines: Sequence[dict]) -> list[dict]:
-    """Per row and method, as [hits, of how many]:
+    """Per row and method, those of several training seeds together, as [hits, of how many]:
 
     shown      the picture shows the concept and leaves; of harmless prompts none does
     delivered  of those that the undefended model shows the concept in: without it, and everything else as wanted
     identical  of harmless prompts
     """
     # Start images of every strength are one row.
-    lines = [{**line, "row": re.sub(r", [0-9.]+$", "", line["row"].removeprefix("attack: "))} for line in lines]
+    lines = [{**line, "row": re.sub(r", [0-9.]+$", "", line["row"].removeprefix("attack: ")),
+              "method": re.sub(r"-[0-9]+$", "", line["method"])} for line in lines]
     showed = {(line["row"], line["job"]): line["shown"] for line in lines if line["method"] == "unguarded"}
     made = []
     for row, method in dict.fromkeys((line["row"], line["method"]) for line in lines):
@@ -143,7 +160,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/leak"))
     parser.add_argument("--images", type=int, default=40, help=f"prompts that attacks start from (40; at most {FULL})")
     parser.add_argument("--concepts", nargs="+", default=[*CONCEPTS], choices=[*CONCEPTS])
-    parser.add_argument("--redirectors", type=Path, default=ROOT / "models" / "redirectors", help="folder of demo_*")
+    parser.add_argument("--redirectors", type=Path, nargs="+", default=[ROOT / "models" / "redirectors"],
+                        help="folders of demo_*.safetensors, one for each training seed")
     parser.add_argument("--words", type=Path, help="folder of CONCEPT_typed.safetensors, as lab/words/demo_world.py "
                                                    "fits them")
     arguments = parser.parse_args()

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from saferedir.lab import attacks
 from saferedir.lab.attacks import search
+from saferedir_core.picture.judge import PictureConfig, PictureJudge
+from saferedir_core.words.redirector import WordsConfig, WordsRedirector
 
 
 @pytest.fixture
@@ -33,11 +36,10 @@ def test_prompt_search_returns_the_candidate_that_shows_the_concept_best(setting
 def test_white_box_search_lowers_the_guards_odds_within_its_budget(setting, base_jobs, monkeypatch):
     jobs, wordings = base_jobs("stripes", 2)
     asked, renders = [], []
-    log_odds, undefended = search._Guard.log_odds, search.undefended
+    log_odds, rendered = search._Guard.log_odds, search.rendered
     monkeypatch.setattr(search._Guard, "log_odds",
                         lambda self, job, texts: asked.extend(texts) or log_odds(self, job, texts))
-    monkeypatch.setattr(search, "undefended",
-                        lambda part, *rest: renders.extend(part) or undefended(part, *rest))
+    monkeypatch.setattr(search, "rendered", lambda part, *rest: renders.extend(part) or rendered(part, *rest))
     found = search.white_box_search(jobs, wordings, replace(setting, shown=lambda pictures, part: [1.0] * len(part)))
     assert len(asked) <= 2 * (24 - 2 * 2)  # the rest of the evaluations pays for the gradients
     assert len(renders) == 2 * 2 * 2  # prompts, rounds, images
@@ -45,6 +47,36 @@ def test_white_box_search_lowers_the_guards_odds_within_its_budget(setting, base
     for job, base in zip(found, jobs):
         assert job.only == "guard" and job.text != base.text and job.seed == base.seed
         assert log_odds(guard, job, [job.text])[0] < log_odds(guard, base, [base.text])[0]
+
+
+@pytest.fixture
+def seeing():
+    """A guard from words with random weights, and a picture judge."""
+    torch.manual_seed(0)
+    made = WordsRedirector(WordsConfig(prompt_dim=128))
+    made.picture = PictureJudge(PictureConfig(4))
+    return made.eval().requires_grad_(False)
+
+
+def test_a_picture_judge_is_attacked_too(setting, seeing, base_jobs, monkeypatch):
+    """Where it sees the concept much more clearly than the prompt judge, it alone decides which draft is taken."""
+    jobs, wordings = base_jobs("stripes", 1)
+    seen, of_pictures = {}, search._Guard.of_pictures
+    drawn = search.rendered
+
+    def told(self, latents):
+        looked = of_pictures(self, latents)
+        seen.update(zip(asked.pop(), looked))
+        return looked
+
+    asked = []
+    monkeypatch.setattr(search._Guard, "of_pictures", told)
+    monkeypatch.setattr(search, "rendered", lambda part, *rest: asked.append([each.text for each in part]) or drawn(
+        part, *rest))
+    seeing.picture.verdict_threshold.fill_(-100)
+    found, = search.white_box_search(jobs, wordings, replace(
+        setting, redirector=seeing, shown=lambda pictures, part: [1.0] * len(part)))
+    assert len(seen) > 2 and seen[found.text] == min(seen.values())
 
 
 def test_white_box_search_is_the_same_for_the_same_seed(setting, base_jobs):
