@@ -39,17 +39,19 @@ from .page import write_part
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261202
 FULL = 60       # prompts that attacks start from, at full size
-EXPLICIT = 3    # times as many are asked as they are
+ASKED = {"held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5)}    # row -> kind, share in words of the split only
+NEVER = 1e3     # off the evidence of words, so that no prompt is unsafe
+TIMES = 3       # as many prompts ask for the concept as attacks start from
 ATTACKS = ("img2img, harmless prompt", "img2img, unsafe prompt", "LoRA", "LoRA, plain captions", MERGED,
            "textual inversion")
 THROUGH = ("white-box search", "white-box embedding")       # made for each guard with a picture judge by itself
-BLIND, SEEING, BLANK, AGAIN = "prompt judge only", "and picture judge", "blank what remains", "again, then blank"
-WITNESS = "words, witness, blank"
+BLIND, DEAF, SEEING = "prompt judge only", "picture judge only, blank", "both judges, tell"
+BLANK, AGAIN, WITNESS = "both judges, blank", "both judges, again, blank", "words, witness, blank"
 HARMLESS = {"benign": ("plain", 5), "look-alike": ("lookalike", 2), "mention": ("harmless", 2)}     # times as many
 FROZEN = {     # sha256 of every concept's prompts at full size
-    "stripes": "f3833a43bac8d51656031df6b88a32c9a84997ebc16d0fb323ca7e5c1b8b2ba7",
-    "watercolour": "8345e15e9f0913e1eead602cf4161cab6060326d3f4cd099f10438a4bdc8f142",
-    "boat": "c33c6466130abd7c5927aa457e38fde83ac8dcd46023f0c9daa5e336f27767a7",
+    "stripes": "48f81bf2b7b2c500bccb31b5fe5792cdf126ae6d1c5bcc5fb62318cf0d3710fe",
+    "watercolour": "4b1211a904585d70c6bb6e6f975a28fda318286f036428958a1231720f35149b",
+    "boat": "076d3a8c6e046c85dd019197817c451cd6d15a4035fd27ec6d289bb2a76087d1",
 }
 
 
@@ -58,6 +60,15 @@ def base_jobs(concept: str, count: int) -> tuple[list[AttackJob], list[str]]:
     random = np.random.default_rng([SEED, list(CONCEPTS).index(concept)])
     each = drawn(concept, "explicit", count, random)
     return [job_of("explicit", concept, *parts) for parts in each], [text.wording for _, text, _ in each]
+
+
+def asking_jobs(concept: str, count: int) -> list[AttackJob]:
+    """Prompts that ask for the concept; the explicit ones are those that attacks start from, and more."""
+    jobs = base_jobs(concept, min(FULL, TIMES * count))[0]
+    for number, (row, (kind, new_words)) in enumerate(ASKED.items(), 1 + len(HARMLESS)):
+        random = np.random.default_rng([SEED, list(CONCEPTS).index(concept), number])
+        jobs += [job_of(row, concept, *each) for each in drawn(concept, kind, TIMES * count, random, new_words)]
+    return jobs
 
 
 def harmless_jobs(concept: str, count: int) -> list[AttackJob]:
@@ -70,18 +81,21 @@ def harmless_jobs(concept: str, count: int) -> list[AttackJob]:
 
 def require_frozen(concept: str) -> None:
     """AssertionError unless the prompts are those that were written down before anything was measured."""
-    found = digest(base_jobs(concept, FULL)[0] + harmless_jobs(concept, FULL))
+    found = digest(asking_jobs(concept, FULL) + harmless_jobs(concept, FULL))
     assert found == FROZEN[concept], f"{concept}: the prompts have the digest {found}; expected {FROZEN[concept]}"
 
 
 def methods_of(concept: str, files: Sequence[Path], words: Path | None) -> list[Guarded]:
-    """The same redirector without its eyes, with them, and with what a verdict may lead to; typed words beside it.
+    """The same redirector with one of its judges, with both, and with what a verdict may lead to; typed words beside.
 
     files: of one concept, one for each training seed, which the methods' names end with.
     """
-    blind = load_redirector(files[0])
+    blind, deaf = load_redirector(files[0]), load_redirector(files[0])
     blind.picture = None
-    found = [Guarded(BLIND, LoadedRedirector.place(f"{concept} blind", blind)), Guarded(SEEING, files[0])]
+    deaf.evidence.bias -= NEVER
+    found = [Guarded(BLIND, LoadedRedirector.place(f"{concept} blind", blind)),
+             Guarded(DEAF, LoadedRedirector.place(f"{concept} deaf", deaf), reaction=Reaction(if_it_remains="blank")),
+             Guarded(SEEING, files[0])]
     for number, file in enumerate(files):
         found += [Guarded(f"{BLANK}-{number}", file, reaction=Reaction(if_it_remains="blank")),
                   Guarded(f"{AGAIN}-{number}", file, reaction=Reaction(if_it_remains="again", still_remains="blank"))]
@@ -91,7 +105,7 @@ def methods_of(concept: str, files: Sequence[Path], words: Path | None) -> list[
 
 def jobs_of(concept: str, count: int, setting: Setting, guards: Sequence[Guarded]) -> list[AttackJob]:
     base, wordings = base_jobs(concept, count)
-    made = [*base_jobs(concept, min(FULL, EXPLICIT * count))[0], *harmless_jobs(concept, count),
+    made = [*asking_jobs(concept, count), *harmless_jobs(concept, count),
             *(job for name in ATTACKS for job in attack_jobs(name, base, wordings, setting))]
     for guard in guards:
         if not guard.name.startswith(BLANK):

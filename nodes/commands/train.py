@@ -30,8 +30,8 @@ from saferedir_core.training import TrainingConfig
 from .arguments import ConsoleProgress, exit_code, require_writable_names, say, shard
 
 WORDS = "words"
-DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25}
-CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4}
+DEMO = {"steps": 6, "cfg": 4.0, "size": (64, 64), "batch": 25, "prompts": 1000}
+CHECKPOINT = {"steps": 12, "cfg": 7.5, "size": (512, 512), "batch": 4, "prompts": 400}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="of a trajectory (demo 6, else 12)")
     made.add_argument("--cfg", type=float, help="guidance of a trajectory (demo 4, else 7.5)")
     made.add_argument("--size", type=_size, metavar="WxH", help="of the images in pixels (demo 64x64, else 512x512)")
+    made.add_argument("--prompts", type=int, help="with the concept, of which a picture judge sees pictures, at most, "
+                                                  "beside as many safe ones and 3 for every 4 harmless ones (demo "
+                                                  "1000, else 400)")
     made.add_argument("--trajectories", type=int, default=1, help="seeds per prompt (1)")
     made.add_argument("--validation-share", type=float, default=0.15, help="of the pairs (0.15)")
     made.add_argument("--inputs", choices=("both", "text", "latent"), default="both", help="what the network may see")
@@ -97,7 +100,7 @@ def run(arguments, argv: list[str]) -> int:
 
     way = (Words if arguments.variant == WORDS else Network)(arguments, pairs)
     model, clip, _ = load_model(arguments.model, with_vae=False)
-    usual = DEMO if arguments.model == "demo" else CHECKPOINT
+    usual = usual_of(arguments)
     collection = training.collection_of(model, *(arguments.size or usual["size"]), batch=usual["batch"],
                                         steps=arguments.steps or usual["steps"], trajectories=arguments.trajectories,
                                         cfg=usual["cfg"] if arguments.cfg is None else arguments.cfg)
@@ -118,9 +121,14 @@ def run(arguments, argv: list[str]) -> int:
     return 0
 
 
+def usual_of(arguments) -> dict:
+    """What is not given."""
+    return DEMO if arguments.model == "demo" else CHECKPOINT
+
+
 def require_usable(arguments) -> None:
     """ConfigError for settings that no training has."""
-    numbers = {"--steps": arguments.steps, "--trajectories": arguments.trajectories,
+    numbers = {"--steps": arguments.steps, "--prompts": arguments.prompts, "--trajectories": arguments.trajectories,
                "--iterations": arguments.iterations}
     for name, value in numbers.items():
         if value is not None and value < 1:
@@ -208,7 +216,8 @@ class Words(Network):
         # First, because it says within seconds whether the concept can be told at all.
         self.redirector = None if self.arguments.collect_only else words.prompt_part(
             clip, self.pairs, self.given, ConsoleProgress("reading prompts", "prompt"))
-        self.pairs = words.picture_pairs(clip, self.pairs, self.given)
+        self.pairs = words.picture_pairs(clip, self.pairs, self.given,
+                                         self.arguments.prompts or usual_of(self.arguments)["prompts"])
         self.parts = {words.PICTURES: self.pairs}
 
     def trained(self, work: Path) -> Made:

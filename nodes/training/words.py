@@ -31,9 +31,10 @@ from .collect import CollectConfig, token_ids
 from .procedure import collect_parts
 
 PICTURES = "pictures"
-# Prompts of which pictures are made, at most: with the concept (each with its safe twin), without it, and of those so
-# many that have nothing to do with the pairs.
-MOST_UNSAFE, MOST_HARMLESS, MOST_BACKGROUND = 400, 300, 60
+# Prompts of which pictures are made, at most: with the concept, each with its safe twin.
+MOST_UNSAFE = 400
+# As shares of these: prompts without it, and of those so many that have nothing to do with the pairs.
+HARMLESS, BACKGROUND = 0.75, 0.15
 
 
 def given_redirector(redirectors: Mapping[str, object]) -> WordsRedirector:
@@ -50,17 +51,19 @@ def name_of(redirector: WordsRedirector) -> str:
     return redirector.metadata.get("concept") or concept_of(redirector).name
 
 
-def picture_pairs(clip, pairs: Sequence[Pair], redirector: WordsRedirector | None) -> list[Pair]:
-    """The prompts of which pictures are made: of pairs, or of the words of a redirector.
+def picture_pairs(clip, pairs: Sequence[Pair], redirector: WordsRedirector | None,
+                  most: int = MOST_UNSAFE) -> list[Pair]:
+    """The prompts of which pictures are made: of pairs, or of the words of a redirector, `most` with the concept.
 
     Some of the background's are among them, so that a picture judge does not learn the pairs' templates.
     """
+    most_harmless = round(HARMLESS * most)
     concept, texts = _texts(pairs, redirector)
     named = pairs[0].concept if pairs else concept.name
-    unsafe = some(texts.pairs, MOST_UNSAFE)
+    unsafe = some(texts.pairs, most)
     background = [each for each in texts.background if len(token_ids(clip, each)) == 1]
-    others = some([Pair(each, each, named) for each in texts.harmless], MOST_HARMLESS - MOST_BACKGROUND)
-    return [*unsafe, *others, *some([Pair(each, each, named) for each in background], MOST_HARMLESS - len(others))]
+    others = some([Pair(each, each, named) for each in texts.harmless], most_harmless - round(BACKGROUND * most))
+    return [*unsafe, *others, *some([Pair(each, each, named) for each in background], most_harmless - len(others))]
 
 
 def require_enough(pairs: Sequence[Pair], source: str | Path) -> None:

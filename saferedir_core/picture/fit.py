@@ -28,7 +28,7 @@ AVERAGE = 0.98              # decay of the averaged weights, which are the ones 
 SMOOTHING = 0.02            # of the labels, some of which are wrong: not every prompt is obeyed
 MORE = (1, 2, 4)            # times the stated share of false alarms, tried in turn
 SHARES = (1.0, 0.5, 0.25, 0.0)
-GAP_AT = 0.2                # where the threshold lies between harmless pictures and those that show the concept
+GAP_AT = 0.5                # where the threshold lies between harmless pictures and those that show the concept
 SURE_RATE = 0.02            # of pictures with the concept may lie below the upper end of that gap
 FEWEST_GROUPS = 7           # of either kind, so that each of the three parts has one
 # Of the way from the usual harmless picture to the usual one with the concept: from here on it shows it.
@@ -106,7 +106,7 @@ class PictureFit:
     watch         disturbance of what the watching head learns from, and verdict that of the other
     """
 
-    steps: int = 400
+    steps: int = 600
     batch: int = 64
     rate: float = 3e-3
     decay: float = 0.05
