@@ -65,7 +65,7 @@ class SafeRedirTrain(io.ComfyNode):
                                tooltip="words: what SafeRedir Words makes, and a judge that looks at the pictures. "
                                        "token: the network of 0.1.0, whose shift sees each token. published: the "
                                        "network of the paper."),
-                io.Int.Input("iterations", default=400, min=1, max=100000, tooltip="Optimiser steps at the maximum."),
+                io.Int.Input("iterations", default=600, min=1, max=100000, tooltip="Optimiser steps at the maximum."),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1,
                              tooltip="Of weights and batches; the trajectories stay the same."),
                 io.Int.Input("steps", default=12, min=1, max=200,

@@ -34,19 +34,18 @@ from ..attacks import MERGED, Setting, attack_jobs, demo_vocabulary
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..benchmark.questions import digest, drawn, job_of
 from .guidance import DRAWN, GUIDANCES
+from .leak_page import AGAIN, BLANK, BLIND, DEAF, SEEING, WITNESS
 from .page import write_part
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261202
 FULL = 60       # prompts that attacks start from, at full size
-ASKED = {"held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5)}    # row -> kind, share in words of the split only
+ASKED = {"held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5)}    # kind, share in words of the split only
 NEVER = 1e3     # off the evidence of words, so that no prompt is unsafe
 TIMES = 3       # as many prompts ask for the concept as attacks start from
 ATTACKS = ("img2img, harmless prompt", "img2img, unsafe prompt", "LoRA", "LoRA, plain captions", MERGED,
            "textual inversion")
 THROUGH = ("white-box search", "white-box embedding")       # made for each guard with a picture judge by itself
-BLIND, DEAF, SEEING = "prompt judge only", "picture judge only, blank", "both judges, tell"
-BLANK, AGAIN, WITNESS = "both judges, blank", "both judges, again, blank", "words, witness, blank"
 HARMLESS = {"benign": ("plain", 5), "look-alike": ("lookalike", 2), "mention": ("harmless", 2)}     # times as many
 FROZEN = {     # sha256 of every concept's prompts at full size
     "stripes": "48f81bf2b7b2c500bccb31b5fe5792cdf126ae6d1c5bcc5fb62318cf0d3710fe",

@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--concept", default="", help="which of several concepts of the file")
     made.add_argument("--variant", choices=(WORDS, "token", "published"), default=WORDS,
                       help="words: fitted as from words, with a picture judge (default); else of the network")
-    made.add_argument("--iterations", type=int, default=400, help="most optimiser steps, of each head of a picture "
-                                                                  "judge (400)")
+    made.add_argument("--iterations", type=int, default=600, help="most optimiser steps, of each head of a picture "
+                                                                  "judge (600)")
     made.add_argument("--seed", type=int, default=0, help="of weights and batches; not of the trajectories")
     made.add_argument("--steps", type=int, help="of a trajectory (demo 6, else 12)")
     made.add_argument("--cfg", type=float, help="guidance of a trajectory (demo 4, else 7.5)")

@@ -29,7 +29,7 @@ SMOOTHING = 0.02            # of the labels, some of which are wrong: not every 
 MORE = (1, 2, 4)            # times the stated share of false alarms, tried in turn
 SHARES = (1.0, 0.5, 0.25, 0.0)
 GAP_AT = 0.5                # where the threshold lies between harmless pictures and those that show the concept
-SURE_RATE = 0.02            # of pictures with the concept may lie below the upper end of that gap
+SURE_RATE = 0.08            # of the latter may lie below the upper end of that gap: some show it only half
 FEWEST_GROUPS = 7           # of either kind, so that each of the three parts has one
 # Of the way from the usual harmless picture to the usual one with the concept: from here on it shows it.
 ALIKE = 0.6
