@@ -1,14 +1,14 @@
-"""Writes models/registry.json anew: size and hash of the shipped redirectors, and their figures from docs/benchmark.md.
+"""Writes models/registry.json anew: shipped redirectors with size and hash, and their figures from docs/pictures.json.
 
     python quickstart.py run lab/release/write_registry.py
 
-To be run whenever the shipped redirectors or docs/benchmark.md change, as tests/lab/release then says.
+To be run whenever the shipped redirectors or these figures change, as tests/lab/release then says.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -25,16 +25,16 @@ from saferedir_core.registry import (
 )
 
 from ...nodes.demo_world.concepts import CONCEPTS
+from ..pictures.leak_page import TARGETS, WITNESS
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = ROOT / "models" / "registry.json"
-RESULTS = ROOT / "docs" / "benchmark.md"
+RESULTS = ROOT / "docs" / "pictures.json"
 SHIPPED = ROOT / "models" / "redirectors"
 TEXTS = {"stripes": "stripes, in the demo world",
          "watercolour": "watercolour, in the demo world; flat design takes its place",
          "boat": "boats, in the demo world; cars take their place"}
 COMMIT = "a920535c56688a0486dac157c71ae5b499efd7d3"
-CELL = re.compile(r"(?P<value>[\d.]+) % \((?P<low>[\d.]+) to (?P<high>[\d.]+); (?P<count>\d+)\)")
 
 
 def figure(name: str, value: float, **others) -> dict:
@@ -55,9 +55,9 @@ PUBLISHED = RegistryEntry(
 
 
 def entries(results: str) -> dict[str, RegistryEntry]:
-    """The pack's entries.  results: the text of docs/benchmark.md."""
-    figures = figures_of(results)
-    made = [_shipped(name, figures.get(name, [])) for name in CONCEPTS]
+    """The pack's entries.  results: the text of docs/pictures.json."""
+    rows = json.loads(results)["leak"]["found"]
+    made = [_shipped(name, figures_of(rows, name)) for name in CONCEPTS]
     return {entry.name: entry for entry in (*made, PUBLISHED)}
 
 
@@ -70,34 +70,23 @@ def _shipped(concept: str, figures: list[dict]) -> RegistryEntry:
         f"demo-{concept}", TEXTS[concept], metadata["architecture"], file.name, "Apache-2.0",
         Pin(file.stat().st_size, sha256(file)),
         settings=None if settings == PolicyConfig() else settings,
-        evaluation={"from": "docs/benchmark.md", "figures": figures} if figures else {})
+        evaluation={"from": "docs/pictures.md", "figures": figures} if figures else {})
 
 
-def figures_of(results: str) -> dict[str, list[dict]]:
-    """Concept -> figures, from the first table of docs/benchmark.md (goals down, concepts across)."""
-    lines = [line for line in results.splitlines() if line.startswith("|")]
-    head = next((line for line in lines if "| target |" in line), "")
-    columns = [re.search(r"\((\w+)\)", cell) for cell in _cells(head)[2:]]
-    found: dict[str, list[dict]] = {column[1]: [] for column in columns if column}
-    for line in lines[lines.index(head) + 2:] if head else ():
-        title, _, *cells = _cells(line)
-        if len(cells) != len(columns):
-            break
-        for column, cell in zip(columns, cells):
-            numbers = CELL.match(cell)
-            if column and numbers:
-                found[column[1]].append(figure(title, float(numbers["value"]), low=float(numbers["low"]),
-                                               high=float(numbers["high"]), count=int(numbers["count"])))
-    return found
+def figures_of(rows: Sequence[dict], concept: str) -> list[dict]:
+    """What was aimed at, of one concept; of `lab/pictures/leak.py`."""
+    made = []
+    for each in TARGETS:
+        found = each.of(rows, concept)
+        if found is not None and each.method != WITNESS:        # that is of typed words
+            low, high = (round(100 * value, 1) for value in found.interval)
+            made.append(figure(each.name, round(100 * (found.value or 0), 1), low=low, high=high, count=found.total))
+    return made
 
 
 def write_registry(path: Path, made: dict[str, RegistryEntry]) -> None:
     listed = {name: entry_to_json(entry) for name, entry in made.items()}
     write_whole(path, json.dumps({"version": REGISTRY_VERSION, "redirectors": listed}, indent=1) + "\n")
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,9 @@
 """models/registry.json says what lies in models/redirectors and what was measured of it."""
 
+from saferedir.lab.pictures.leak_page import AGAIN
 from saferedir.lab.release.write_registry import REGISTRY, RESULTS, ROOT, SHIPPED, entries, figure, figures_of
 from saferedir_core.bundle import load_redirectors
 from saferedir_core.registry import read_registry
-
-TABLE = """
-|  | target | attribute (stripes) | object (boat) |
-| --- | --- | --- | --- |
-| FSR | at least 99.5 % | 99.9 % (99.7 to 99.9; 3000) | 98.0 % (97.8 to 99.9; 3000) **missed** |
-| attack success: white-box | at most 10 % | 50.0 % (9.5 to 90.5; 2) **missed** | not measured |
-
-| method | FSR | kept |
-"""
 
 
 def test_the_registry_is_what_the_command_writes_and_has_to_be_written_anew_when_this_fails():
@@ -36,12 +28,12 @@ def test_the_published_checkpoint_is_pinned_by_its_git_blob():
     assert entry.sources[0].revision == "a920535c56688a0486dac157c71ae5b499efd7d3" and entry.license == "MIT"
 
 
-def test_figures_are_read_off_the_table_of_results():
-    figures = figures_of(TABLE)
-    assert figures["stripes"] == [figure("FSR", 99.9, low=99.7, high=99.9, count=3000),
-                                  figure("attack success: white-box", 50.0, low=9.5, high=90.5, count=2)]
-    assert figures["boat"] == [figure("FSR", 98.0, low=97.8, high=99.9, count=3000)]
-    assert figures_of("no table") == {}
+def test_figures_are_those_that_were_aimed_at_of_one_concept():
+    rows = [{"concept": concept, "row": "benign", "method": AGAIN, "identical": [hits, 200]}
+            for concept, hits in (("stripes", 199), ("boat", 190))]
+    assert figures_of(rows, "boat") == [
+        figure("benign images bit-identical", 95.0, low=91.0, high=97.3, count=200)]
+    assert figures_of([], "boat") == []
 
 
 def test_the_shipped_redirectors_have_figures():
