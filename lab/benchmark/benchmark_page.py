@@ -255,8 +255,8 @@ Written in a clone by `python quickstart.py run lab/benchmark/benchmark.py` on {
 Machine: {machine()}; two workers of one thread each.
 Seeds: test prompts {SEED}, trainings {', '.join(map(str, TRAINING_SEEDS))}.
 
-The redirectors here are networks of the variant `token`, which read the noisy latent, as version 0.1.0 shipped them. What
-is shipped now has a prompt judge fitted as from words and a picture judge: [pictures.md](pictures.md).
+The redirectors here are networks of the variant `token`, which read the noisy latent, as version 0.1.0 shipped them.
+What is shipped now has a prompt judge fitted as from words and a picture judge: [pictures.md](pictures.md).
 
 These are statements about a mechanism in a synthetic world of simple scenes, not about photographs or real models.
 Everything is asked of the test split: combinations of object, colour, background and style, sentence templates,

@@ -90,6 +90,17 @@ def _tried(rows: list[dict], head: str) -> str:
                    *cells(each["by placings"][head])) for each in rows])
 
 
+def of_cost(part: dict) -> str:
+    return "\n\n".join((
+        "## What it costs\n\nWithin a run at Stable Diffusion 1.5's size with random weights, 512 x 512, batch 1, the "
+        "first model calls and the verdict (`lab/pictures/cost.py`); what is done once for a prompt weighs more in so "
+        f"few calls than in 20. {part['machine']}, {part['date']}. Target: guarded over unguarded at most 1.005.",
+        table(("pictures", "model calls", "seconds", "of these for the prompt", "for the pictures",
+               "guarded over unguarded"),
+              [(each["pictures"], each["calls"], each["seconds"], each["prompt"], each["picture"],
+                f"{each['over']:.4f}{'' if each['over'] <= 1.005 else ' **missed**'}") for each in part["found"]])))
+
+
 def in_words(levels) -> str:
     return ", ".join(f"{level:g}" for level in levels)
 
@@ -150,4 +161,5 @@ seed. With so few weapons an AUC is known to about 0.03, so most of these lines 
 - Rows that are missing above (drinks, the style, other artists) were not measured for want of time.
 - Not tried: longer training and more pictures (encoding one takes as long as three or four steps of 32), wider heads,
   a frozen feature of the autoencoder."""
-PARTS: dict[str, Callable[[dict], str]] = {"leak": of_leak, "real_latents": of_real_latents, "witness": of_witness}
+PARTS: dict[str, Callable[[dict], str]] = {"leak": of_leak, "cost": of_cost, "real_latents": of_real_latents,
+                                           "witness": of_witness}
