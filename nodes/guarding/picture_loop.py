@@ -155,7 +155,7 @@ class PictureLoop:
         with self.run.failing_closed("looking at the picture"):
             require_pictures(noise)
         self.attempts, self.done, self._over = Attempts(), {}, False
-        self._drawn = None if denoise_mask is None else denoise_mask.amax(1, keepdim=True) > 0
+        self._drawn = None if denoise_mask is None else (denoise_mask != 0).any(1, keepdim=True)
         leaving, denoised = None, None
         for plan in self._plans(noise, extra_args.get("seed")):
             self._begin(plan)
