@@ -35,6 +35,7 @@ OWN_PICTURES = "Train one on this model with SafeRedir Train, or load a redirect
 # Schedules that count in logarithms of sigma, and such as are derived from a known one and count in something else.
 LOGARITHMIC = (comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.ModelSamplingDiscreteEDM)
 OTHER_SCHEDULES = comfy.model_sampling.StableCascadeSampling, comfy.model_sampling.ModelSamplingCosmosRFlow
+MODEL_AS_LORA = "model_as_lora"     # the host's kind of patch that goes to another model's weight
 FROM_WORDS = "Make one with a CLIP of this model in SafeRedir Words."
 
 
@@ -104,9 +105,11 @@ def require_own_weights(patcher) -> None:
     A graph that mixes weights can give a model another language than the one that redirectors judge: with keys and
     values times -1 it reads prompts times -1, and with its first and last layer so it draws latents times -1.
     """
-    for key, patches in patcher.patches.items():
-        # What merges hand over is a list: a weight, and the patches on it.
-        if any(of_model != 1.0 or isinstance(patch, list) for _, patch, of_model, *_ in patches):
+    every = [patcher.patches, *getattr(patcher, "hook_patches", {}).values()]
+    for key, patches in ((key, patches) for each in every for key, patches in each.items()):
+        # What merges hand over is a list: a weight, and the patches on it; hooks of a whole model name their kind.
+        if any(of_model != 1.0 or isinstance(patch, list) or isinstance(patch, tuple) and patch[0] == MODEL_AS_LORA
+               for _, patch, of_model, *_ in patches):
             raise ContextError(f"A node has scaled or replaced weights of the model ({key}); expected a model as its "
                                "file has it, or with LoRAs, because this server does not trust graphs. Remove nodes "
                                "that merge models or multiply attention, or ask whoever runs the server to put the "

@@ -115,10 +115,22 @@ class PictureLoop:
 
     def items_to_hide(self, latent: torch.Tensor) -> torch.Tensor | None:
         """Images that no preview may show, (B,) bool on the device; None for none."""
+        if not self._over and (waiting := self._without_verdict(latent)) is not None:
+            return waiting
         hidden = self.pictures.items_to_hide(self.reaction.on_unsafe == "blank", self._hides_previews)
         if hidden is None or self._over and self.reaction.on_unsafe != "blank":
             return None
         return hidden if len(hidden) == len(latent) else hidden.any().expand(len(latent))
+
+    def _without_verdict(self, latent: torch.Tensor) -> torch.Tensor | None:
+        """Images of a graph that is not trusted that will get a verdict, likewise: its previews would let out what the
+        verdict keeps in."""
+        if self.run.trusts_graph or not self._hides_previews:
+            return None
+        if self.sources:
+            return torch.ones(len(latent), dtype=torch.bool, device=latent.device)
+        redirected = self.run.prompts.items_to_hide(len(latent), True) if self.asks == "redirected" else None
+        return None if redirected is None else redirected.any().expand(len(latent))
 
     def report(self) -> dict | None:
         """See `picture_report`; None where nobody looks at pictures."""
@@ -143,7 +155,7 @@ class PictureLoop:
         with self.run.failing_closed("looking at the picture"):
             require_pictures(noise)
         self.attempts, self.done, self._over = Attempts(), {}, False
-        self._drawn = None if denoise_mask is None else denoise_mask.amax(1, keepdim=True) > 0
+        self._drawn = None if denoise_mask is None else (denoise_mask != 0).any(1, keepdim=True)
         leaving, denoised = None, None
         for plan in self._plans(noise, extra_args.get("seed")):
             self._begin(plan)
@@ -216,7 +228,8 @@ class PictureLoop:
         if remaining and after == "blank":
             blank = guider.inner_model.process_latent_in(torch.zeros_like(leaving)).to(leaving)
             leaving, denoised = _put(leaving, blank, remaining), _put(denoised, blank, remaining)
-        hidden = self._hides_previews and self.pictures.looks and any(self.pictures.looks[-1].any_unsafe)
+        hidden = self._hides_previews and (not self.run.trusts_graph or self.pictures.looks
+                                           and any(self.pictures.looks[-1].any_unsafe))
         if callback is not None and denoised is not None and (len(self.attempts) > 1 or "blanked" in self.done.values()
                                                               or hidden):
             # Whoever kept what the callback was told last (SamplerCustom's second output) gets what leaves.

@@ -70,7 +70,8 @@ class SamplingRun(Uncopied):
     """State of one guarded sampling run.
 
     trusts_graph  False: the graph may be made to get past.  Then prompts that are pushed away from are judged as well,
-                  what another guard made of a prompt is judged like a prompt, and models have their own weights
+                  what another guard made of a prompt is judged like a prompt, models have their own weights, and
+                  previews wait for the verdict
     """
 
     def __init__(self, start: RunStart, guider, door: Door, reaction: Reaction = Reaction(),

@@ -47,6 +47,24 @@ def scripted():
     return make
 
 
+@pytest.fixture
+def unsafe_where(scripted):
+    """unsafe_where(contexts): a loaded redirector that says unsafe of these contexts (T, D) and of no other."""
+
+    def make(marked):
+        loaded = scripted(unsafe=False)
+        real = loaded.redirector.forward
+
+        def judged(latent, context, timestep):
+            hit = torch.tensor([any(torch.equal(row, each) for each in marked) for row in context])
+            logits = torch.where(hit[:, None], torch.tensor([-5.0, 5.0]), torch.tensor([5.0, -5.0]))
+            return real(latent, context, timestep)._replace(logits=logits)
+        loaded.redirector.forward = judged
+        return loaded
+
+    return make
+
+
 @pytest.fixture(params=[
     "../x", "..\\x", "a/../../x", "/etc/passwd", "C:\\x", "C:x", "//host/share/x", "\\\\host\\share\\x", "\\\\?\\C:\\x",
     "\\\\.\\NUL", "CON", "aux", "x.", "x ", "x:stream", "a\0b", "a\nb", "a" * 5000, "\U00020000" * 200, "\ud800"],

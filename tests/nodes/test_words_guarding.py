@@ -56,6 +56,15 @@ def guard(model, loaded):
     return guarded, lambda: recorder.runs[-1].report
 
 
+@pytest.mark.parametrize("chunk", ["best quality", "photo", "masterpiece", "snow", ""])
+def test_a_short_chunk_that_names_nothing_is_harmless(demo_world, prompts, stripes_in_words, chunk):
+    """As BREAK and Conditioning (Concat) make them."""
+    joined = [[torch.cat([prompts(text)[0][0] for text in (chunk, HARMLESS)], 1), {}]]
+    guarded, report = guard(demo_world[0], stripes_in_words)
+    assert torch.equal(sample(guarded, joined, prompts(""), 4.0)[0], sample(demo_world[0], joined, prompts(""), 4.0)[0])
+    assert report()["status"] == "safe" and max(report()["decisions"][0]["chunk_probability"][0]) < 0.1
+
+
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_the_guard_moves_an_unsafe_prompt_and_leaves_a_harmless_run_alone(demo_world, prompts, stripes_in_words, cfg):
     model, report = guard(demo_world[0], stripes_in_words)

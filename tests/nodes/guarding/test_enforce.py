@@ -2,6 +2,7 @@
 
 import json
 
+import comfy.hooks
 import comfy.model_base
 import comfy.sample
 import comfy.samplers
@@ -43,11 +44,18 @@ def stripes_alone():
     return types.LoadedRedirector.place("demo-stripes", redirector)
 
 
-def sample(model, positive, negative, cfg=4.0, batch=BATCH):
+def sample(model, positive, negative, cfg=4.0, batch=BATCH, callback=None):
     latent = torch.zeros(batch, 4, 8, 8)
     with torch.inference_mode():
         return comfy.sample.sample(model, comfy.sample.prepare_noise(latent, 3), STEPS, cfg, "euler", "normal",
-                                   positive, negative, latent, disable_pbar=True, seed=3)
+                                   positive, negative, latent, disable_pbar=True, seed=3, callback=callback)
+
+
+def previews(*args, **settings):
+    """Which calls of the sampler's callback a run has shown anything in."""
+    shown = []
+    sample(*args, **settings, callback=lambda step, denoised, x, steps: shown.append(bool(denoised.any() or x.any())))
+    return shown
 
 
 def seen_by(model):
@@ -106,6 +114,20 @@ class TestPictures:
         assert lines()[1 + 2 * STEPS]["remains"] == [True] and len(lines()[2]["picture_probability"]["scripted"]) == 1
         assert sample(self.bright(demo_world[0], range(STEPS), 1), prompts("a fish"), prompts("")).any()
         assert lines()[-1]["picture"] == "clean" and lines()[-1]["images"] == ["nothing"]
+
+    def test_previews_show_nothing_before_the_verdict(self, demo_world, prompts, scripted, enforced, bright_judge):
+        loaded = scripted(unsafe=False)
+        loaded.redirector.picture = bright_judge(5.0, verdict_line=0.6, verdict_channel=1)
+        enforced(loaded, if_it_remains="blank")
+        assert previews(self.bright(demo_world[0], channel=1), prompts("a fish"), prompts("")) == [False] * (STEPS + 1)
+        assert previews(demo_world[0], prompts("a fish"), prompts("")) == [False] * STEPS + [True]
+
+    @pytest.mark.slow
+    def test_where_the_model_is_asked_about_redirected_runs_those_show_nothing_before(self, demo_world, prompts,
+                                                                                      stripes_in_words, enforced):
+        enforced(stripes_in_words, if_it_remains="blank")
+        assert previews(demo_world[0], prompts("a red fish"), prompts("")) == [True] * STEPS
+        assert previews(demo_world[0], prompts("a striped red fish"), prompts(""))[:STEPS] == [False] * STEPS
 
     @pytest.mark.parametrize(("on_unsafe", "said", "then"), [
         ("redirect", None, "again"), ("blank", None, "blank"), ("stop", None, "blank"), ("observe", None, "tell"),
@@ -204,6 +226,14 @@ class TestWhatAGraphBrings:
         enforced(stripes_alone)
         with pytest.raises(core.SafeRedirError, match="scaled or replaced weights of the model"):
             sample(change(demo_world[0]), prompts("a red fish"), prompts(""))
+
+    def test_hooks_that_put_another_models_weights_in_are_refused(self, demo_world, prompts, stripes_alone, enforced):
+        enforced(stripes_alone)
+        weights = comfy.hooks.get_patch_weights_from_model(demo_world[0])
+        hooks = comfy.hooks.create_hook_model_as_lora(weights, None, -1.0, 0.0)
+        positive = [[context, {**options, "hooks": hooks}] for context, options in prompts("a red fish")]
+        with pytest.raises(core.SafeRedirError, match="scaled or replaced weights of the model"):
+            sample(demo_world[0], positive, prompts(""))
 
     def test_a_lora_is_not(self, demo_world, prompts, stripes_alone, enforced):
         enforced(stripes_alone)

@@ -242,11 +242,11 @@ class TestWaysAroundTheGuard:
     @pytest.mark.parametrize("negative", ["a striped red fish", "worst quality, low quality, blurry, watermark"])
     @pytest.mark.parametrize("guidance", ["cfg_zero_star", "perp_neg", "automatic"])
     @pytest.mark.parametrize("cfg", [1.5, 4.0])
-    def test_a_guidance_of_a_nodes_own_leaves_harmless_images_as_they_are(self, demo_world, prompts, scripted, guard,
-                                                                          guidance, negative, cfg):
+    def test_a_guidance_of_a_nodes_own_leaves_harmless_images_as_they_are(self, demo_world, prompts, unsafe_where,
+                                                                          guard, guidance, negative, cfg):
         plain = GUIDANCES[guidance](demo_world[0].clone(), prompts(""))
-        guarded, recorder = guard(scripted(unsafe=False), model=plain)
         sides = prompts("a red fish in the snow"), prompts(negative), cfg
+        guarded, recorder = guard(unsafe_where([sides[1][0][0][0]]), model=plain)
         assert torch.equal(sample(guarded, *sides), sample(plain, *sides))
         assert recorder.runs[-1].report["status"] == "safe"
 

@@ -173,7 +173,10 @@ class TestOnTheWay:
         sample(guarded, positive, negative, latent=latent, denoise=0.3)     # the same as a start image
         assert recorder.runs[-1].report["picture"]["items"][0]["first_unsafe"] == 0
 
-    def test_a_sampler_that_draws_where_it_shall_keep_is_judged_there(self, demo_world, prompts, guard, judging):
+    @pytest.mark.parametrize(("kept", "mask"), [(0.0, 0.0), (1.0, -1.0)], ids=["elsewhere", "below zero"])
+    def test_a_sampler_that_draws_where_it_shall_keep_is_judged_there(self, demo_world, prompts, guard, judging, kept,
+                                                                      mask):
+        """So is what a mask below zero draws, even where it looks like the start image."""
         class Everywhere(comfy.samplers.Sampler):
             def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *args, **kwargs):
                 model_wrap(noise, sigmas[:1].expand(len(noise)), **extra_args)
@@ -181,9 +184,9 @@ class TestOnTheWay:
         guarded, recorder = guard(judging())
         guider = comfy.samplers.CFGGuider(guarded)
         guider.set_conds(prompts("a fish"), prompts(""))
-        latent = torch.zeros(1, 4, 8, 8)
+        latent = torch.full((1, 4, 8, 8), kept / demo_world[0].model.latent_format.scale_factor)
         guider.sample(torch.randn_like(latent), latent, Everywhere(), torch.tensor([14.0, 1.0, 0.0]),
-                      denoise_mask=torch.zeros(1, 1, 8, 8))
+                      denoise_mask=torch.full((1, 1, 8, 8), mask))
         assert recorder.runs[-1].report["picture"]["verdict"] == "remains"
 
 

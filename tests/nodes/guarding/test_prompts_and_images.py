@@ -31,22 +31,6 @@ def batched(prompts):
     return join
 
 
-@pytest.fixture
-def stripes_loaded(scripted):
-    """Says unsafe of contexts whose mean is that of `marked` only."""
-    def make(marked):
-        loaded = scripted(unsafe=False)
-        real = loaded.redirector.forward
-
-        def judged(latent, context, timestep):
-            hit = torch.tensor([any(torch.equal(row, each) for each in marked) for row in context])
-            logits = torch.where(hit[:, None], torch.tensor([-5.0, 5.0]), torch.tensor([5.0, -5.0]))
-            return real(latent, context, timestep)._replace(logits=logits)
-        loaded.redirector.forward = judged
-        return loaded
-    return make
-
-
 def guarded_by(model, loaded):
     recorder = types.Recorder()
     return bridge.guard_model(model, loaded, core.PolicyConfig(), recorder), recorder
@@ -62,11 +46,11 @@ def test_harmless_prompts_of_any_number_draw_what_they_draw_unguarded(demo_world
 
 
 @pytest.mark.parametrize(("count", "images"), [(8, 4), (2, 5), (3, 4)])
-def test_of_several_prompts_that_is_redirected_which_is_unsafe(demo_world, batched, prompts, stripes_loaded, count,
+def test_of_several_prompts_that_is_redirected_which_is_unsafe(demo_world, batched, prompts, unsafe_where, count,
                                                                images):
     texts = [f"a red {thing}" for thing in THINGS[:count]]
     positive, negative = batched(texts), prompts("")
-    guarded, recorder = guarded_by(demo_world[0], stripes_loaded([positive[0][0][1]]))
+    guarded, recorder = guarded_by(demo_world[0], unsafe_where([positive[0][0][1]]))
     seen = []
 
     def record(executor, x, timesteps, context, *args, **kwargs):
