@@ -1,0 +1,37 @@
+"""A Stable Diffusion 1.5 checkpoint with random weights that the host loads by its real layout: CLIP-L whole, of the
+UNet one block a level at 320 channels, and the tiny autoencoder."""
+
+from pathlib import Path
+
+import comfy.supported_models
+import comfy.taesd.taesd
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [1, 1],
+        "channel_mult": (1, 1), "transformer_depth": [1, 0], "transformer_depth_output": [1, 1, 0, 0],
+        "transformer_depth_middle": 1, "context_dim": 768, "use_spatial_transformer": True, "legacy": False,
+        "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False}
+CLIP_L = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+          "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu"}
+
+
+def write_checkpoint(path: Path) -> None:
+    torch.manual_seed(0)
+    host = comfy.supported_models.SD15(dict(UNET))
+    host.set_inference_dtype(torch.float32, None)
+    unet = host.get_model({}, device=torch.device("cpu")).diffusion_model
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.uniform_(-0.05, 0.05)
+    parts = {"model.diffusion_model.": unet,
+             "cond_stage_model.transformer.": CLIPTextModel(CLIPTextConfig(**CLIP_L)),
+             "first_stage_model.": comfy.taesd.taesd.TAESD(latent_channels=4)}
+    weights = {}
+    for prefix, module in parts.items():
+        for name, value in module.state_dict().items():
+            if prefix.startswith("cond") and not name.startswith("text_model."):
+                name = f"text_model.{name}"     # newer transformers leave it out
+            weights[prefix + name] = value.half().contiguous() if value.is_floating_point() else value
+    save_file(weights, path)
