@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import comfy.model_management
+import torch
 
 from saferedir_core.architecture import of_host_model
 from saferedir_core.bundle import load_redirectors, save_redirector
@@ -80,15 +81,15 @@ def chosen(names: Sequence[str], stage: Stage, wanted: Wanted) -> Chosen:
     if unknown:
         raise ConfigError(f"No method is named {unknown[0]!r}; expected some of {'; '.join(METHODS)}.")
     found = Chosen([Unguarded(), Oracle()], {}, {})
-    for name in METHODS:
-        reason = why_not(name, stage, wanted) if name in names else ""
+    for name in (each for each in METHODS if each in names):
+        reason = why_not(name, stage, wanted)
         if reason:
             found.left_out[name] = reason
         elif name in BASELINES:
             told = ConceptWords(wanted.concept.name, wanted.concept.remove, wanted.concept.instead)
             found.methods.append(BASELINES[name](told))
             found.described[name] = {"phrases": list(told.phrases), "safe": told.safe}
-        elif name in names and name != Unguarded.name:
+        elif name != Unguarded.name:
             guarded = _guarded(name, stage, wanted)
             found.methods.append(guarded)
             found.described[name] = {
@@ -107,15 +108,20 @@ def why_not(name: str, stage: Stage, wanted: Wanted) -> str:
         if entry is None:
             return f"none is published for {wanted.preset or 'these words'}"
         kind = of_host_model(host_name(stage.model))
-        if kind is None or kind.title != entry.architecture:
+        if kind is None or (kind.title, kind.width) != (entry.architecture, _context(stage.clip).shape[-1]):
             return f"it is for {entry.architecture}"
     return ""
 
 
 def _in_chunks(clip) -> bool:
     """Whether a prompt's context has a row for each token of CLIP's chunk."""
-    context = clip.encode_from_tokens(clip.tokenize(""))
-    return context.ndim == 3 and context.shape[1] == tokens_per_chunk(clip)
+    return _context(clip).shape[1] == tokens_per_chunk(clip)
+
+
+@torch.inference_mode()
+def _context(clip) -> torch.Tensor:
+    """Of the empty prompt, (1, n, D)."""
+    return clip.encode_from_tokens(clip.tokenize(""))
 
 
 def _guarded(name: str, stage: Stage, wanted: Wanted) -> Guarded:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from saferedir_core.files import sha256
 
+from ...nodes.host import PARTS
 from .downloads import Downloads, ModelFile
 
 
@@ -56,9 +58,9 @@ def obtained(name: str, downloads: Downloads) -> tuple[str, Model, list[str]]:
     """
     model = MODELS.get(name)
     if model is None:
-        return name, MODELS["sd15"], [sha256(each) for each in name.split(";") if "." in each]
+        return name, MODELS["sd15"], [sha256(each) for each in map(Path, name.split(PARTS)) if each.is_file()]
     if not model.files:
         return name, model, []
     paths = [*map(downloads.model, model.files)]
-    return ";".join([*map(str, paths), *([model.kind] if model.kind else [])]), model, [
+    return PARTS.join([*map(str, paths), *([model.kind] if model.kind else [])]), model, [
         downloads.pins[str(each)]["sha256"] for each in model.files]
