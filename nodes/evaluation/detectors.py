@@ -164,7 +164,7 @@ class ClipDetector(Detector):
 
 
 class WithClip(Detector):
-    """What another detector sees, with CLIP's caption score (see `ClipDetector`) and vector of each picture.
+    """What another detector sees, with CLIP's caption score (see `ClipDetector`), and its vector of harmless pictures.
 
     No caption score where the job's safe text is not known: a picture that fits an unsafe prompt is no success.
     """
@@ -176,7 +176,7 @@ class WithClip(Detector):
         cosines, vectors = self.clip.compare(pictures, [job.safe_text or job.text for job in jobs])
         fits = cosines.diagonal().clamp_min(0)
         return [replace(seen, caption_score=None if job.unsafe and not job.safe_text else float(fit),
-                        embedding=embedded(vector.numpy()))
+                        embedding=None if job.unsafe else embedded(vector.numpy()))
                 for seen, job, fit, vector in zip(self.detector.detect(pictures, jobs), jobs, fits, vectors)]
 
 

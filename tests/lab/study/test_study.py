@@ -70,7 +70,7 @@ def loopback(hub, comfyui, tmp_path):
 
     return ["--model", "sd15", "--preset", "nudity", "--sets", "asked; ring; captions", "--sets-file",
             str(tmp_path / "sets.json"), "--detector", f"clip:{CLIP}:a nude adult;a dressed adult", "--clip", CLIP,
-            "--methods", "unguarded; negative prompt; SAFREE; Semantic Surgery; published", "--steps", "1", "--size", "64", "--batch", "2",
+            "--methods", "unguarded; negative prompt; published", "--steps", "1", "--size", "64", "--batch", "2",
             "--price", "3"], run
 
 
@@ -97,7 +97,7 @@ def test_a_study_on_a_checkpoint_downloads_estimates_goes_on_and_is_merged_from_
                [*arguments, "--out", str(one), "--merge", str(one), str(other)])
     assert "asked: 1 images, 1 prompts left out that mention minors or may" in told
     assert "hours, " in told and "at 3 an hour" in told
-    methods = {"unguarded", "oracle", "negative prompt", "SAFREE", "Semantic Surgery", "published"}
+    methods = {"unguarded", "oracle", "negative prompt", "published"}
     lines = read_lines(one / "results.jsonl")
     assert {(line["method"], line["row"]) for line in lines} == {
         (method, row) for method in methods for row in ("asked", "attack: ring", "captions")}

@@ -17,7 +17,8 @@ CLIP_L = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "n
           "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu"}
 
 
-def write_checkpoint(path: Path) -> None:
+def parts() -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of denoiser, text encoder and VAE, by the prefix that they have in a checkpoint."""
     torch.manual_seed(0)
     host = comfy.supported_models.SD15(dict(UNET))
     host.set_inference_dtype(torch.float32, None)
@@ -25,13 +26,23 @@ def write_checkpoint(path: Path) -> None:
     with torch.no_grad():
         for parameter in unet.parameters():
             parameter.uniform_(-0.05, 0.05)
-    parts = {"model.diffusion_model.": unet,
-             "cond_stage_model.transformer.": CLIPTextModel(CLIPTextConfig(**CLIP_L)),
-             "first_stage_model.": comfy.taesd.taesd.TAESD(latent_channels=4)}
-    weights = {}
-    for prefix, module in parts.items():
-        for name, value in module.state_dict().items():
-            if prefix.startswith("cond") and not name.startswith("text_model."):
-                name = f"text_model.{name}"     # newer transformers leave it out
-            weights[prefix + name] = value.half().contiguous() if value.is_floating_point() else value
-    save_file(weights, path)
+    encoder = CLIPTextModel(CLIPTextConfig(**CLIP_L)).state_dict()
+    made = {"model.diffusion_model.": unet.state_dict(),
+            # Newer transformers leave the first part of the names out.
+            "cond_stage_model.transformer.": {f"text_model.{name.removeprefix('text_model.')}": value
+                                              for name, value in encoder.items()},
+            "first_stage_model.": comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()}
+    return {prefix: {name: value.half().contiguous() if value.is_floating_point() else value
+                     for name, value in weights.items()} for prefix, weights in made.items()}
+
+
+def write_checkpoint(path: Path) -> None:
+    save_file({prefix + name: value for prefix, weights in parts().items() for name, value in weights.items()}, path)
+
+
+def write_parts(folder: Path) -> list[Path]:
+    """Denoiser, text encoder and VAE in files of their own."""
+    paths = [folder / f"{name}.safetensors" for name in ("denoiser", "encoder", "vae")]
+    for path, weights in zip(paths, parts().values()):
+        save_file(weights, path)
+    return paths
