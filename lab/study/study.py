@@ -126,8 +126,8 @@ def study_of(arguments):
                   "steps": min(12, sampling["steps"]), "batch": arguments.batch or model.batch}
     names = [*map(str.strip, arguments.methods.split(";"))] if arguments.methods else METHODS
     found = chosen(names, stage, Wanted(concept, preset, out, trajectory))
-    settings = {"model": arguments.model, "sha256": digests, "concept": vars(concept), "sets": sets,
-                "detector": arguments.detector, "clip": arguments.clip, **sampling, "methods": found.described}
+    settings = {"model": arguments.model, "sha256": digests, "name": preset or concept.name,
+                "concept": vars(concept), "sets": sets, "detector": arguments.detector, "clip": arguments.clip, **sampling, "methods": found.described}
     return Study(stage, found.methods, jobs, detector, out, json.loads(json.dumps(settings)), arguments.shard,
                  arguments.batch or model.batch), found.left_out
 
@@ -196,8 +196,7 @@ def written(study, left_out: dict[str, str]) -> str:
     from ...nodes.evaluation.results import write
     from .page import paper_table
 
-    title = f"{study.settings['model']} without {study.settings['concept']['remove'][0]}"
-    text = study.summarise(title)
+    text = study.summarise(f"{study.settings['model']}: {study.settings['name']}")
     told = paper_table(json.loads((study.out / "summary.json").read_text(encoding="utf-8")))
     told += "".join(f"\n\nLeft out: {name}, because {reason}." for name, reason in left_out.items())
     head, _, rest = text.partition("\n\n")

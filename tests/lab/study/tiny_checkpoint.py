@@ -23,15 +23,16 @@ def parts() -> dict[str, dict[str, torch.Tensor]]:
     host = comfy.supported_models.SD15(dict(UNET))
     host.set_inference_dtype(torch.float32, None)
     unet = host.get_model({}, device=torch.device("cpu")).diffusion_model
-    with torch.no_grad():
-        for parameter in unet.parameters():
+    vae = comfy.taesd.taesd.TAESD(latent_channels=4)
+    with torch.no_grad():       # the host leaves weights as the memory holds them
+        for parameter in (*unet.parameters(), *vae.taesd_encoder.parameters(), *vae.taesd_decoder.parameters()):
             parameter.uniform_(-0.05, 0.05)
     encoder = CLIPTextModel(CLIPTextConfig(**CLIP_L)).state_dict()
     made = {"model.diffusion_model.": unet.state_dict(),
             # Newer transformers leave the first part of the names out.
             "cond_stage_model.transformer.": {f"text_model.{name.removeprefix('text_model.')}": value
                                               for name, value in encoder.items()},
-            "first_stage_model.": comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()}
+            "first_stage_model.": vae.state_dict()}
     return {prefix: {name: value.half().contiguous() if value.is_floating_point() else value
                      for name, value in weights.items()} for prefix, weights in made.items()}
 
