@@ -127,7 +127,8 @@ def study_of(arguments):
     names = [*map(str.strip, arguments.methods.split(";"))] if arguments.methods else METHODS
     found = chosen(names, stage, Wanted(concept, preset, out, trajectory))
     settings = {"model": arguments.model, "sha256": digests, "name": preset or concept.name,
-                "concept": vars(concept), "sets": sets, "detector": arguments.detector, "clip": arguments.clip, **sampling, "methods": found.described}
+                "concept": vars(concept), "sets": sets, "detector": arguments.detector, "clip": arguments.clip,
+                **sampling, "methods": found.described}
     return Study(stage, found.methods, jobs, detector, out, json.loads(json.dumps(settings)), arguments.shard,
                  arguments.batch or model.batch), found.left_out
 
