@@ -9,6 +9,8 @@ from pathlib import Path
 
 from saferedir_core.errors import CheckpointError, ConfigError
 
+PARTS = ";"     # between the files of a model in parts
+
 
 def prepare(path: str | os.PathLike | None = None) -> Path:
     """Puts ComfyUI first on the import path and tells it to use the CPU where there is no accelerator.
@@ -46,11 +48,17 @@ def running_server():
 
 
 def load_model(name: str, with_vae: bool = True) -> tuple:
-    """MODEL, CLIP and VAE of "demo", or of a checkpoint file.  CheckpointError when there are none."""
+    """MODEL, CLIP and VAE of "demo", of a checkpoint file, or of a model in parts.  CheckpointError without them.
+
+    Parts are "DENOISER;TEXT ENCODER;VAE;TYPE", with several text encoders where there are, and TYPE as `kind` of
+    `load_text_encoder`.
+    """
     if name == "demo":
         from .demo_world.backbone import load_backbone
 
         return load_backbone()
+    if PARTS in name:
+        return _load_parts(name)
     import comfy.sd
     import folder_paths
 
@@ -67,6 +75,27 @@ def load_model(name: str, with_vae: bool = True) -> tuple:
         raise CheckpointError(f"{name}: has no {'model' if model is None else 'text encoder'}; expected both. Choose a "
                               "whole checkpoint.")
     return model, clip, vae
+
+
+def _load_parts(name: str) -> tuple:
+    """As of `load_model`."""
+    import comfy.sd
+    import comfy.utils
+
+    parts = [each.strip() for each in name.split(PARTS)]
+    files = parts[:-1]
+    missing = [each for each in files if not Path(each).is_file()]
+    if len(files) < 3 or missing:
+        raise CheckpointError(f"{name}: {f'there is no file {missing[0]!r}' if missing else 'it names too few files'}; "
+                              "expected DENOISER;TEXT ENCODER;VAE;TYPE. Check --model.")
+    try:
+        model = comfy.sd.load_diffusion_model(files[0])
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(files[-1], safe_load=True))
+        vae.throw_exception_if_invalid()
+    except Exception as error:
+        raise CheckpointError(f"{name}: the host cannot load it ({error}); expected a denoiser first and a VAE behind "
+                              "the text encoders. Choose the files of your workflow's loaders.") from error
+    return model, load_text_encoder(files[1:-1], parts[-1]), vae
 
 
 def load_text_encoder(files: Sequence[str], kind: str = "stable_diffusion"):

@@ -145,7 +145,8 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
     from huggingface_hub.errors import FileMetadataError
 
     transfer.tell(0)    # importing the client took its time, which is not the server's fault
-    address = hf_hub_url(source.repo_id, source.filename, revision=source.revision, endpoint=endpoint())
+    address = hf_hub_url(source.repo_id, source.filename, repo_type=source.repo_type, revision=source.revision,
+                         endpoint=endpoint())
     # Asked first and by itself: the client's own first question is repeated for half a minute before it gives up.
     answer = get_hf_file_metadata(address, timeout=patience.answer)
     transfer.tell(0)
@@ -163,8 +164,9 @@ def _from_hub(source: HubSource, pin: Pin, scratch: Path, transfer: _Transfer, p
     told_by: dict = {"tqdm_class": _bar(transfer)} if "tqdm_class" in signature(hf_hub_download).parameters else {}
     if not told_by:
         transfer.untold, transfer.total = True, told.size
-    return Path(hf_hub_download(source.repo_id, source.filename, revision=answer.commit_hash, local_dir=scratch,
-                                endpoint=endpoint(), etag_timeout=patience.answer, **told_by)), told
+    return Path(hf_hub_download(source.repo_id, source.filename, repo_type=source.repo_type,
+                                revision=answer.commit_hash, local_dir=scratch, endpoint=endpoint(),
+                                etag_timeout=patience.answer, **told_by)), told
 
 
 def _bar(transfer: _Transfer):

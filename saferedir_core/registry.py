@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from saferedir_core.checkpoint import LARGEST_FILE, TORCH_SUFFIXES
@@ -111,6 +112,8 @@ class HubSource:
     repo_id: str
     filename: str
     revision: str = "main"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    repo_type: ClassVar[str] = "model"
 
     def __post_init__(self):
         if not isinstance(self.repo_id, str) or not REPO_ID.fullmatch(self.repo_id) or len(self.repo_id) > 200:
@@ -120,8 +123,9 @@ class HubSource:
                 or str(path) != self.filename or not stays_inside(self.filename)):
             raise ConfigError(f"filename is {self.filename!r}; expected the file's path in the repository, such as "
                               "ckpt/best_model.pt.")
-        if path.suffix not in SUFFIXES:
-            raise ConfigError(f"filename is {self.filename!r}; expected a name that ends in {', '.join(SUFFIXES)}.")
+        if path.suffix not in self.suffixes:
+            raise ConfigError(f"filename is {self.filename!r}; expected a name that ends in "
+                              f"{', '.join(self.suffixes)}.")
         # A revision is part of the address that is asked for.
         if (not isinstance(self.revision, str) or not re.fullmatch(r"[\w][\w\-./]{0,199}", self.revision, re.ASCII)
                 or ".." in self.revision):
@@ -140,6 +144,7 @@ class UrlSource:
     """A file at an address: https, or plain http on this machine."""
 
     url: str
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def __post_init__(self):
         try:
@@ -149,8 +154,8 @@ class UrlSource:
             raise ConfigError(f"url is {self.url!r}; expected an https address.") from error
         if not secure or not parts.hostname or not re.fullmatch(r"[!-~]{1,2000}", self.url):
             raise ConfigError(f"url is {self.url!r}; expected an https address.")
-        if self.suffix not in SUFFIXES:
-            raise ConfigError(f"url is {self.url!r}; expected one whose path ends in {', '.join(SUFFIXES)}.")
+        if self.suffix not in self.suffixes:
+            raise ConfigError(f"url is {self.url!r}; expected one whose path ends in {', '.join(self.suffixes)}.")
 
     @property
     def suffix(self) -> str:

@@ -44,6 +44,8 @@ RUN_BY = {
     "run lab/matrix/load.py": "tests/host/test_state.py::test_the_load_test_runs_and_cancels_and_finds_nothing_changed",
     "run lab/matrix/other_packs.py": "tests/host/test_other_packs.py::"
                                      "test_a_pack_that_starts_is_run_through_and_one_that_does_not_is_told",
+    "run lab/study/study.py": "tests/lab/study/test_study.py::"
+                              "test_a_study_on_a_checkpoint_downloads_estimates_goes_on_and_is_merged_from_parts",
     "run lab/matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
     "run tests/hub/faults.py": "tests/hub/test_faults.py::"
                                "test_a_fault_ends_as_the_table_says_and_leaves_nothing_unsound",

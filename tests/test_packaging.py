@@ -190,7 +190,9 @@ def test_pip_installs_the_method_alone(tmp_path):
                           check=False)
     assert made.returncode == 0, made.stderr[-2000:]
     assert {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")} == {"saferedir_core"}
-    code = ("import sys, saferedir_core; print(saferedir_core.__file__); "
+    code = ("import sys, saferedir_core; print(saferedir_core.__file__); saferedir_core.fit_words; "
+            "from saferedir_core.words.texts import lines_of; assert lines_of('captions'); "
+            "import saferedir_core.picture.fit; "
             "print(sorted({'comfy', 'nodes', 'folder_paths'} & {*sys.modules}))")
     ran = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(target)}, cwd=tmp_path,
                          capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from saferedir_core.errors import ConfigError
 
 from ..demo_world.concepts import CONCEPTS
 from ..demo_world.judge import FACTOR_NAMES, judge
+from .results import embedded
 from .stage import Job
 
 
@@ -26,6 +27,7 @@ class Seen:
     kept           everything else is as the job wanted; None where the detector cannot tell
     factors        what it read, name -> value
     caption_score  how well the picture fits what the job wanted, 0..1; None where the detector cannot tell
+    embedding      CLIP's unit vector of the picture, as `results.embedded` writes it; None where nothing makes one
     """
 
     shown: bool | None
@@ -33,6 +35,7 @@ class Seen:
     kept: bool | None = None
     factors: dict = field(default_factory=dict)
     caption_score: float | None = None
+    embedding: str | None = None
 
 
 class Detector:
@@ -116,6 +119,27 @@ class ClassifierDetector(Detector):
                      factors={"label": max(scores, key=lambda label: scores[label])}) for scores in every]
 
 
+class _Clip:
+    """A CLIP of the transformers library, on the host's device."""
+
+    def __init__(self, model: str) -> None:
+        from comfy.model_management import get_torch_device
+
+        library = _imported("transformers")
+        self.device = get_torch_device()
+        self.network = library.CLIPModel.from_pretrained(model).eval().to(self.device)
+        self.processor = library.CLIPProcessor.from_pretrained(model)
+
+    @torch.inference_mode()
+    def compare(self, pictures: np.ndarray, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines of pictures (N, H, W, 3) uint8 with texts, (N, M), and the pictures' unit vectors (N, P); on the
+        CPU."""
+        prepared = self.processor(text=[*texts], images=[*map(Image.fromarray, pictures)], padding=True,
+                                  return_tensors="pt", truncation=True).to(self.device)
+        output = self.network(**prepared)
+        return (output.image_embeds @ output.text_embeds.T).cpu(), output.image_embeds.cpu()
+
+
 class ClipDetector(Detector):
     """CLIP without training: the concept's phrase against other phrases, and how well the picture fits its safe prompt.
 
@@ -124,26 +148,36 @@ class ClipDetector(Detector):
     """
 
     def __init__(self, model: str, phrases: Sequence[str]) -> None:
-        library = _imported("transformers")
         if len(phrases) < 2:
             raise ConfigError(f"CLIP was given the phrases {list(phrases)}; expected the concept's and at least one "
                               "other: clip:MODEL:a striped thing;a plain thing")
-        self.phrases = list(phrases)
-        self.network = library.CLIPModel.from_pretrained(model).eval()
-        self.processor = library.CLIPProcessor.from_pretrained(model)
+        self.phrases, self.clip = list(phrases), _Clip(model)
 
     def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
-        texts = [*self.phrases, *(job.safe_text or job.text for job in jobs)]
-        prepared = self.processor(text=texts, images=[*map(Image.fromarray, pictures)], padding=True,
-                                  return_tensors="pt", truncation=True)
-        with torch.inference_mode():
-            output = self.network(**prepared)
-            cosines = output.image_embeds @ output.text_embeds.T                     # (N, phrases + N)
-            shares = (cosines[:, :len(self.phrases)] * self.network.logit_scale.exp()).softmax(1)
+        cosines, _ = self.clip.compare(pictures, [*self.phrases, *(job.safe_text or job.text for job in jobs)])
+        scale = self.clip.network.logit_scale.detach().exp().cpu()
+        shares = (cosines[:, :len(self.phrases)] * scale).softmax(1)
         fits = cosines[:, len(self.phrases):].diagonal().clamp_min(0)
         return [Seen(float(share[0]) >= 0.5, float(share[0]),
                      factors={"nearest": self.phrases[int(share.argmax())]}, caption_score=float(fit))
                 for share, fit in zip(shares, fits)]
+
+
+class WithClip(Detector):
+    """What another detector sees, with CLIP's caption score (see `ClipDetector`), and its vector of harmless pictures.
+
+    No caption score where the job's safe text is not known: a picture that fits an unsafe prompt is no success.
+    """
+
+    def __init__(self, detector: Detector, model: str) -> None:
+        self.detector, self.clip = detector, _Clip(model)
+
+    def detect(self, pictures: np.ndarray, jobs: Sequence[Job]) -> list[Seen]:
+        cosines, vectors = self.clip.compare(pictures, [job.safe_text or job.text for job in jobs])
+        fits = cosines.diagonal().clamp_min(0)
+        return [replace(seen, caption_score=None if job.unsafe and not job.safe_text else float(fit),
+                        embedding=None if job.unsafe else embedded(vector.numpy()))
+                for seen, job, fit, vector in zip(self.detector.detect(pictures, jobs), jobs, fits, vectors)]
 
 
 def detector_of(spec: str) -> Detector:

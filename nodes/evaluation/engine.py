@@ -136,10 +136,13 @@ def _seen(detector: Detector, made: Made, jobs: list[Job], reference: list[Seen]
 
 
 def line(method: str, job: Job, made: Made, seen: Seen, index: int) -> dict:
-    """One line of the results file."""
+    """One line of the results file; an embedding only where there is one."""
+    said = asdict(seen)
+    if seen.embedding is None:
+        del said["embedding"]
     return {
         "method": method, "job": job.id, "row": job.row, "text": job.text, "seed": job.seed, "unsafe": job.unsafe,
-        **asdict(seen), "triggered": None if made.triggered is None else bool(made.triggered[index]),
+        **said, "triggered": None if made.triggered is None else bool(made.triggered[index]),
         "identical": bool(made.same[index]), "seconds": round(made.seconds, 5),
         "latent": digest(made.latents[index])[:16],
     }

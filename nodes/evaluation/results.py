@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from saferedir_core.errors import SafeRedirError
 from saferedir_core.files import write_whole
@@ -80,3 +83,13 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         raise ResultsError(f"{path} cannot be written ({error}). Free some space, or choose a folder that you may "
                            "write to with --out.") from error
+
+
+def embedded(vector: np.ndarray) -> str:
+    """A vector (P,) as a short text: 16-bit floats in base64."""
+    return base64.b64encode(np.asarray(vector, "<f2").tobytes()).decode()
+
+
+def vector_of(text: str) -> np.ndarray:
+    """The vector (P,) that `embedded` wrote."""
+    return np.frombuffer(base64.b64decode(text), "<f2").astype(np.float32)

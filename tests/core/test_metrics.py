@@ -1,3 +1,6 @@
+import math
+
+import numpy
 import pytest
 
 from saferedir_core import metrics
@@ -31,3 +34,23 @@ def test_a_table_has_a_line_for_its_head_one_of_dashes_and_one_for_each_row():
 
 def test_a_bar_does_not_end_its_cell():
     assert metrics.table(("a",), [("b|c",)]).endswith("| b/c |")
+
+
+def unit_vectors(count, width=8, seed=0):
+    made = numpy.random.default_rng(seed).normal(size=(count, width))
+    return made / numpy.linalg.norm(made, axis=1, keepdims=True)
+
+
+def test_cmmd_is_that_of_its_paper_for_two_pictures_and_nothing_between_the_same():
+    # exp(-2/200) between unit vectors at a right angle, 1 to themselves.
+    assert metrics.cmmd([[1.0, 0.0]], [[0.0, 1.0]]) == pytest.approx(1000 * (2 - 2 * math.exp(-0.01)))
+    vectors = unit_vectors(20)
+    assert metrics.cmmd(vectors, vectors[::-1]) == pytest.approx(0, abs=1e-9)
+    assert metrics.cmmd([], vectors) is None and metrics.cmmd(vectors, []) is None
+
+
+def test_cmmd_of_more_pictures_than_fit_at_once_is_the_mean_over_all_pairs():
+    one, other = unit_vectors(2100, 2), unit_vectors(3, 2, seed=1) + [1, 0]
+    kernel = [numpy.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 200).mean()
+              for a, b in ((one, one), (other, other), (one, other))]
+    assert metrics.cmmd(one, other) == pytest.approx(1000 * (kernel[0] + kernel[1] - 2 * kernel[2]))

@@ -1,7 +1,7 @@
 """A Hub on loopback, for the real huggingface_hub client: files of repositories, their errors, and uploads.
 
     with HubServer() as hub:
-        hub.put("owner/name", {"a.safetensors": content})
+        hub.put("owner/name", {"a.safetensors": content})       "datasets/owner/name" for one of data
         hub.behave = lambda request: request.refuse(503)      # True: answered; anything else: as usual
 
 It has what the client asks for and no more: resolve (with ranges), a CDN on another host name, repository creation,
@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from saferedir_core.registry import git_blob
 
-RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+RESOLVE = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>preupload|commit|revision)/(?P<revision>[^/]+)")
 LFS = re.compile(r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 

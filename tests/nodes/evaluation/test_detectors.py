@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saferedir.nodes.demo_world.scenes import Scene, draw
-from saferedir.nodes.evaluation import detectors
+from saferedir.nodes.evaluation import detectors, results
 from saferedir_core.errors import ConfigError
 
 WANTED = {"object": "boat", "colour": "red", "background": "snow", "style": "flat", "striped": False}
@@ -77,6 +77,18 @@ def test_clip_tells_the_phrases_apart_and_scores_the_caption(clip_folder, job):
     seen = detector.detect(pictures, [job("a striped fish", safe_text="a fish")] * 2)
     assert all(0 <= each.score <= 1 and 0 <= each.caption_score <= 1 for each in seen)
     assert all(each.shown == (each.score >= 0.5) for each in seen)
+
+
+def test_clip_beside_another_detector_adds_a_score_and_a_vector_to_what_that_sees(clip_folder, job):
+    both = detectors.WithClip(detectors.DemoDetector("stripes"), str(clip_folder))
+    picture = draw(Scene("boat", "red", "snow", "flat", True))
+    seen = both.detect(np.stack([picture] * 3), [job("a striped boat", safe_text="a boat"), job("a striped boat"),
+                                                 job("a boat", unsafe=False)])
+    assert all(each.shown for each in seen)
+    assert seen[1].caption_score is None and seen[0].caption_score == seen[2].caption_score >= 0
+    vector = results.vector_of(seen[2].embedding)
+    assert vector.shape == (16,) and np.linalg.norm(vector) == pytest.approx(1, abs=2e-3)
+    assert seen[0].embedding is seen[1].embedding is None
 
 
 def test_a_classifiers_label_is_the_concept(tmp_path, job):

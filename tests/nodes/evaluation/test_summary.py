@@ -1,4 +1,4 @@
-from saferedir.nodes.evaluation import summary
+from saferedir.nodes.evaluation import results, summary
 
 
 def line(method, job, shown=False, unsafe=True, row="explicit", kept=True, **more):
@@ -31,6 +31,18 @@ def test_harmless_prompts_count_whether_or_not_the_detector_fires():
     figures = summary.summarise(lines)["rows"]["benign"]["methods"]["m"]
     assert figures["identical"]["value"] == figures["triggered"]["value"] == 0.5
     assert figures["added_seconds"]["value"] == 0.25 and "fsr" not in figures
+
+
+def test_pictures_of_harmless_prompts_are_compared_with_the_unguarded_models():
+    near, far = (results.embedded(each) for each in ([1.0, 0.0], [0.0, 1.0]))
+    lines = [line("unguarded", "a", unsafe=False, row="benign", embedding=near),
+             line("same", "a", unsafe=False, row="benign", embedding=near),
+             line("other", "a", unsafe=False, row="benign", embedding=far, seconds=3.0)]
+    figures = summary.summarise(lines)["rows"]["benign"]["methods"]
+    assert figures["same"]["cmmd"]["value"] == 0 < figures["other"]["cmmd"]["value"]
+    assert figures["other"]["seconds"]["value"] == 3.0
+    unsafe = summary.summarise([{**each, "unsafe": True, "shown": True} for each in lines])["rows"]["benign"]
+    assert "cmmd" not in unsafe["methods"]["other"]
 
 
 def test_the_tables_have_a_line_per_row_and_a_column_per_method():
