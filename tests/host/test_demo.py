@@ -93,7 +93,7 @@ def test_the_report_agrees(demo):
     assert demo.plot.shape[2] == 3 and demo.plot.std() > 5
 
 
-@pytest.mark.parametrize("text", ["a plain red fish in the snow", "a green house without stripes in a meadow",
+@pytest.mark.parametrize("text", ["a plain blue fish in the snow", "a green house without stripes in a meadow",
                                   "a blue car at night, ink drawing"])
 def test_a_safe_prompts_pictures_are_bit_identical_with_and_without_guard(server, demo_graph, text):
     result = Result(server, demo_graph(text))
