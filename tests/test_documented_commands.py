@@ -5,6 +5,7 @@
 """
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from saferedir.lab.release.write_registry import figures_of
+from saferedir.lab.pictures.leak_page import TARGETS
+from saferedir.nodes.demo_world.concepts import CONCEPTS
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "web" / "docs").glob("*.md"),
@@ -39,6 +41,8 @@ RUN_BY = {
                                   "test_every_concept_has_its_set_and_it_is_what_the_program_writes",
     "run lab/release/write_pairs.py": "tests/lab/release/test_write_pairs.py::"
                                       "test_the_shipped_sets_are_what_the_script_writes",
+    "run lab/release/write_redirectors.py": "tests/lab/release/test_write_redirectors.py::"
+                                            "test_what_is_there_is_not_made_again_and_the_first_seed_is_shipped",
     "run lab/release/write_models.py": "tests/lab/release/test_write_models.py::"
                                        "test_the_page_is_what_the_script_writes",
     "run lab/matrix/load.py": "tests/host/test_state.py::test_the_load_test_runs_and_cancels_and_finds_nothing_changed",
@@ -145,12 +149,17 @@ def test_the_documented_pair_commands_run_in_the_order_in_which_they_are_read(tm
     assert ran >= 6 and {"vangogh.csv", "boat_test.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_readme_quotes_the_benchmark():
-    """Its three figures are those of docs/benchmark.md."""
+QUOTED = ("FSR: the concept is gone", "benign images bit-identical", "leak: start images, every strength",
+          "leak: white-box search through both judges", "leak: LoRA that draws it for plain captions")
+
+
+def test_the_readme_quotes_what_was_measured():
+    """Its figures are those of docs/pictures.json."""
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    figures = figures_of((PROJECT / "docs" / "benchmark.md").read_text(encoding="utf-8"))
-    for title in ("FSR", "benign images bit-identical", "attack success: white-box search through the guard"):
-        values = [next(each["value"] for each in figures[concept] if each["name"] == title) for concept in figures]
+    rows = json.loads((PROJECT / "docs" / "pictures.json").read_text(encoding="utf-8"))["leak"]["found"]
+    targets = {each.name: each for each in TARGETS}
+    for title in QUOTED:
+        values = [100 * targets[title].of(rows, concept).value for concept in CONCEPTS]
         assert f"| {', '.join(f'{value:.1f} %' for value in values)} |" in readme, title
     assert len(readme.split()) <= 900
 

@@ -28,13 +28,17 @@ def main() -> None:
     arguments = parser.parse_args()
     os.chdir(ROOT)      # so that a file says how it was made without a folder of this machine
     for concept in arguments.concepts:
-        for seed in arguments.seeds:
-            made = MADE / str(seed) / f"demo_{concept}.safetensors"
-            made.parent.mkdir(parents=True, exist_ok=True)
-            if not made.exists() and train.main(command(concept, seed, made)):
-                raise SystemExit(f"{made}: not made; see above")
-        shutil.copyfile(MADE / str(arguments.seeds[0]) / f"demo_{concept}.safetensors",
-                        SHIPPED / f"demo_{concept}.safetensors")
+        ship(concept, arguments.seeds, MADE, SHIPPED)
+
+
+def ship(concept: str, seeds: list[int], made: Path, shipped: Path) -> None:
+    """Makes what is not there yet, and copies that of the first seed."""
+    files = [made / str(seed) / f"demo_{concept}.safetensors" for seed in seeds]
+    for seed, file in zip(seeds, files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and train.main(command(concept, seed, file)):
+            raise SystemExit(f"{file}: not made; see above")
+    shutil.copyfile(files[0], shipped / files[0].name)
 
 
 def command(concept: str, seed: int, made: Path) -> list[str]:
