@@ -268,7 +268,7 @@ def latent_cases(about) -> Iterator[Case]:
     for denoise in (0.3, 0.7):
         yield Case("latents", f"image to image, denoise {denoise:g}", lambda world, denoise=denoise: world.sample(
             positive=world.say(BENIGN), latent=start(world, world.text), denoise=denoise), concept="start image",
-            why="no prompt asks for it: what comes in as pixels stays at a low denoise, and is to be looked at before")
+            why="no prompt asks for it, and the picture judge did not see it")
     yield Case("latents", "inpainting with a noise mask", masked)
     yield Case("latents", "inpainting with Differential Diffusion", differential)
     yield Case("latents", "two samplers with an upscale between", enlarged)

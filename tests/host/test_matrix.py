@@ -70,10 +70,11 @@ def test_the_path_is_guarded_and_a_harmless_prompt_unchanged(runner, case, key):
     assert row.outcome == GUARDED and not leaks(row) and row.identical, row
 
 
-def test_a_guidance_that_draws_the_negative_prompt_is_for_a_picture_judge_to_see(runner, case):
-    """The demo's redirectors have none (docs/limits.md); what nobody sees must not change harmless images either."""
-    row = runner.run(case("model patches | VideoLinearCFGGuidance, least guidance 0 | negative prompt"))
-    assert row.identical and leaks(row), row
+@pytest.mark.parametrize("key", ["model patches | VideoLinearCFGGuidance, least guidance 0 | negative prompt",
+                                 "latents | image to image, denoise 0.3 | start image"])
+def test_what_no_prompt_asks_for_is_seen_by_the_picture_judge(runner, case, key):
+    row = runner.run(case(key))
+    assert row.striped[0] and not leaks(row) and row.identical, row
 
 
 def test_the_guard_of_the_negative_model_alone_is_refused(runner, case):
