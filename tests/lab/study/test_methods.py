@@ -14,7 +14,9 @@ CONCEPT = Concept(("striped", "stripy", "with stripes", "covered in stripes"), k
 @pytest.fixture(scope="module")
 def stage(comfyui):
     from saferedir.lab.attacks.attack_stage import AttackStage
+    from saferedir.nodes.weights import catalogue
 
+    catalogue.register_folder()
     return AttackStage.of(demo_stage(steps=2))
 
 
