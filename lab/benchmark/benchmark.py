@@ -53,7 +53,7 @@ from .questions import FULL, QUICK, SEED, Sizes, attack_base, test_jobs
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTION = CollectConfig(steps=6, cfg=4.0, shape=(4, 8, 8), batch=25)
 VALIDATION_SHARE = 0.15
-COSTLY = ("textual inversion", "white-box embedding", "LoRA", "img2img")  # beginnings of attacks' names
+COSTLY = ("textual inversion", "white-box embedding", "LoRA", "merge", "img2img")  # beginnings of attacks' names
 
 
 # ------------------------------------------------------------------------------------------------ training
