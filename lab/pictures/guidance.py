@@ -11,6 +11,7 @@ from comfy_extras.nodes_perpneg import PerpNeg
 
 from ...nodes.drawing import conditioning
 from ..attacks.attack_stage import AttackStage
+from .leak_page import GUIDANCE
 
 SHARE = 0.25        # of the largest changes, whose mean an automatic guidance holds
 HELD = 1.0
@@ -50,6 +51,5 @@ def _with(stage: AttackStage, wording: str, guided) -> AttackStage:
 
 
 # Row -> how its stage is made.
-DRAWN = "negative prompt, drawn by the guidance"
-GUIDANCES = {DRAWN: drawn, "negative prompt, CFG-Zero*": zero_star, "negative prompt, Perp-Neg": perp_neg,
-             "negative prompt, automatic guidance": automatic}
+GUIDANCES = dict(zip(GUIDANCE, (drawn, zero_star, perp_neg, automatic), strict=True))
+DRAWN = GUIDANCE[0]
