@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from .browser import PATIENCE, BrowserError, open_page, wait
 from .client import ComfyClient
-from .server import PACK_FOLDER
+from .server import template_address
 
 RENDERERS = ("canvas", "vue")
 READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.SafeRedirGuard && window.graph)"
@@ -36,7 +36,7 @@ class Editor:
         self.wait_until_ready(template)
 
     def address(self, template: str | None) -> str:
-        return f"{self.url}/?template={template}&source={PACK_FOLDER}" if template else self.url
+        return template_address(self.url, template) if template else self.url
 
     def wait_until_ready(self, template: str | None = None) -> None:
         self.wait(READY)

@@ -51,9 +51,8 @@ def isolated_base(base: Path, pack: Path) -> Path:
 
 
 def first_look(base: Path) -> None:
-    """Sets what FIRST_LOOK has in the editor's settings, where nobody chose otherwise."""
-    file = base / "user" / "default" / "comfy.settings.json"
-    chosen = {}
+    """Sets what FIRST_LOOK has in the editor's settings of a base directory, where nobody chose otherwise."""
+    file, chosen = base / "user" / "default" / "comfy.settings.json", {}
     if file.is_file():
         try:
             chosen = json.loads(file.read_text(encoding="utf-8"))
@@ -61,6 +60,11 @@ def first_look(base: Path) -> None:
             return      # the host says so itself
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**FIRST_LOOK, **chosen}, indent=4), encoding="utf-8")
+
+
+def template_address(url: str, template: str) -> str:
+    """Where a server's editor opens with one of the pack's templates."""
+    return f"{url}/?template={template}&source={PACK_FOLDER}"
 
 
 def link_folder(source: Path, link: Path) -> str:
