@@ -582,8 +582,9 @@ def command_demo(arguments) -> int:
 def serve(server) -> int:
     from saferedir.lab.host.server import template_address
 
-    say(f"\nOpen {template_address(server.url, FIRST_TEMPLATE)}\nthere type a word and press Run. What the editor saves "
-        f"goes to\n  {server.base / 'output'}\nCtrl+C ends the server.")
+    say(f"\nOpen  {template_address(server.url, FIRST_TEMPLATE)}\n"
+        f"Type a word there, and press Run. What the editor saves goes to\n  {server.base / 'output'}\n"
+        "Ctrl+C ends the server.")
     try:
         while (code := server.wait(1.0)) is None:
             pass

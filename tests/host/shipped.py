@@ -50,7 +50,7 @@ def write() -> None:
     from saferedir.lab.host.server import own_server
     from saferedir.lab.host.workflow import to_api
 
-    with tempfile.TemporaryDirectory(prefix="saferedir-") as folder, own_server(Path(folder), HERE.parents[1]) as server:
+    with tempfile.TemporaryDirectory() as folder, own_server(Path(folder), HERE.parents[1]) as server:
         object_info = ComfyClient(server.url).object_info()
     BESIDE.mkdir(exist_ok=True)
     for name in NAMES:
