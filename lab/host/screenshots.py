@@ -158,9 +158,12 @@ def thumbnail_of_hosts(client: ComfyClient) -> None:
     """The template's pictures without its guard, over those with it."""
     prompt, rows = to_api(workflow("hosts"), client.object_info()), []
     (guard,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirGuard")
-    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    (sampler,) = (key for key, node in prompt.items() if node["class_type"] == "KSampler")
+    (report,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirReport")
+    del prompt[report]      # it has nothing to tell of a run without a guard
+    next(node for node in prompt.values() if node["class_type"] == "VAEDecode")["inputs"]["samples"] = [sampler, 0]
     for model in (prompt[guard]["inputs"]["model"], [guard, 0]):
-        sampler["inputs"]["model"] = model
+        prompt[sampler]["inputs"]["model"] = model
         rows.append([picture.array() for picture in client.images(client.queue(prompt, timeout=1200))])
     grid(rows).save(ROOT / "workflows" / "hosts.jpg", quality=90)
 
