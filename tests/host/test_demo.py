@@ -68,9 +68,14 @@ def test_each_template_has_its_api_form_beside_it():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_api_form_beside_a_template_is_what_the_editor_would_queue(name, object_info):
+def test_the_api_form_beside_a_template_is_what_the_editor_would_queue(name, server, object_info):
+    """On another release than the templates were saved with, as far as our own nodes go."""
+    saved_with = {each["properties"].get("ver") for each in workflow(name)["nodes"]}
+    ours_alone = server.system_stats()["system"]["comfyui_version"] not in saved_with
+
     def meaning(graph):
-        return {key: (value["class_type"], value["inputs"]) for key, value in graph.items()}
+        return {key: (value["class_type"], value["inputs"]) for key, value in graph.items()
+                if value["class_type"].startswith("SafeRedir") or not ours_alone}
 
     assert meaning(beside(name)["api"]) == meaning(to_api(workflow(name), object_info)), f"run: {COMMAND}"
 
@@ -160,13 +165,13 @@ def test_the_report_takes_a_picture_as_well_as_a_latent(server, demo_graph):
 
 
 @pytest.mark.parametrize("name", NEED_MODELS)
-def test_a_template_for_a_real_model_lacks_nothing_but_the_model_files(name, server):
+def test_a_template_for_a_real_model_lacks_nothing_but_the_model_files(name, server, object_info):
     """Of which the server says so, before anything runs."""
     content, lacks = workflow(name), expected(name)["lacks"]
     assert lacks and set(lacks) == {model["name"] for each in content["nodes"]
                                     for model in each["properties"].get("models", [])}
     with pytest.raises(PromptRefused) as caught:
-        server.queue(quick(name))
+        server.queue(to_api(content, object_info))      # its release's form, which may not be the newest's
     errors = [error for each in caught.value.node_errors.values() for error in each["errors"]]
     assert {error["type"] for error in errors} == {"value_not_in_list"}
     assert {error["extra_info"]["received_value"] for error in errors} == set(lacks)
