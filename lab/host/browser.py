@@ -57,9 +57,9 @@ def launch(program: str) -> Iterator[Browser]:
             chromium.close()
 
 
-def open_page(chromium: Browser, url: str) -> tuple[Page, list[str]]:
-    """A page in a session of its own, and what its scripts complain of from now on."""
-    page = chromium.new_context(viewport=SIZE, locale="en-US").new_page()
+def open_page(chromium: Browser, url: str, **settings) -> tuple[Page, list[str]]:
+    """A page in a session of its own, and what its scripts complain of from now on; settings: Playwright's of a context."""
+    page = chromium.new_context(**{"viewport": SIZE, "locale": "en-US", **settings}).new_page()
     page.set_default_timeout(1000 * PATIENCE)
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))

@@ -28,11 +28,11 @@ def choose(url: str, renderer: str = "canvas", **settings) -> None:
 
 
 class Editor:
-    """The editor of a running server, in one page."""
+    """The editor of a running server, in one page; settings: of the page, see `open_page`."""
 
-    def __init__(self, browser: Browser, url: str, template: str | None = None) -> None:
+    def __init__(self, browser: Browser, url: str, template: str | None = None, **settings) -> None:
         self.url = url
-        self.page, self.complaints = open_page(browser, self.address(template))
+        self.page, self.complaints = open_page(browser, self.address(template), **settings)
         self.wait_until_ready(template)
 
     def address(self, template: str | None) -> str:
