@@ -58,7 +58,10 @@ def launch(program: str) -> Iterator[Browser]:
 
 
 def open_page(chromium: Browser, url: str, **settings) -> tuple[Page, list[str]]:
-    """A page in a session of its own, and what its scripts complain of from now on; settings: Playwright's of a context."""
+    """A page in a session of its own, and what its scripts complain of from now on.
+
+    settings: of that session, as Playwright takes them.
+    """
     page = chromium.new_context(**{"viewport": SIZE, "locale": "en-US", **settings}).new_page()
     page.set_default_timeout(1000 * PATIENCE)
     complaints: list[str] = []

@@ -6,16 +6,18 @@ Starts a server of its own and the Chromium it finds.  Every frame is a screensh
 key, Run pressed, what was understood, the curve while it samples, the verdict, the pictures without and with the guard.
 Five things differ from a person at the screen: a pointer is drawn where the mouse is (a screenshot has none), the
 queue's notices are hidden, the view moves by itself, the last frame stands first (for where nothing moves), and time is
-not the clock's: what the machine takes seconds for stands for as long as `story` says, and the server is held still
-while a screenshot is taken, so that no step is missed.
+not the clock's: what the machine takes seconds for stands for as long as `story` says, and while it samples the server
+is held still for each screenshot, so that no step is missed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,17 +32,19 @@ ROOT = Path(__file__).resolve().parents[2]
 FILM = ROOT / "docs" / "hero.webp"
 TEMPLATE, WORD = "words", "striped"
 WINDOW = {"width": 1280, "height": 800}
+ORDER = {"PYTHONHASHSEED": "3"}             # of two pictures that the host might draw first, the unguarded one
 SHARPNESS = 1.5                             # pixels of the film for one of the window
-BARS = 64, 100, 16, 16                      # pixels that the editor's bars take: left, top, right, bottom
-CLOSEST = 1.7                               # scale of the canvas; nearer looks blown up
+BARS = 62, 96, 8, 8                        # pixels that the editor's bars take: left, top, right, bottom
+CLOSEST = 1.9                               # scale of the canvas; nearer looks blown up
 MOST_BYTES = 3_000_000                      # what a README may ask of a reader's line
-QUALITIES = 80, 70, 60, 50                  # of lossy WebP, the first that is small enough
+QUALITIES = 75, 65, 55, 45                  # of lossy WebP, the first that is small enough
 PACE = 60                                   # milliseconds a frame of something that moves stands at least
 SETTINGS = {"Comfy.Locale": "en", "Comfy.ColorPalette": "dark", "Comfy.Sidebar.Size": "small",
             "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False, "Comfy.EnableTooltips": False}
-WORDS, GUARD, PROMPT, PICTURES = "SafeRedirWords", "SafeRedirGuard", "Prompt", "PreviewImage"
+WORDS, GUARD, PROMPT = "SafeRedirWords", "SafeRedirGuard", "Prompt"
+FITTED, FINISHED = "Fitted in", "Finished."   # what they tell at their end
 RUN = '[data-testid="queue-button"]'
-GLIMPSE = 5                                 # milliseconds between two looks whether something has changed
+GLIMPSE = 20                                # milliseconds between two looks whether something has changed
 DRAWN = 60                                  # milliseconds until a change stands on the screen
 
 
@@ -79,6 +83,17 @@ def retimed(frames: Sequence[Frame], milliseconds: int, pace: int = PACE) -> lis
     return [Frame(frame.picture, end - start) for frame, start, end in zip(chosen, [0, *ends], ends)]
 
 
+def between(start: Sequence[float], end: Sequence[float], share: float) -> list[float]:
+    """A view on the way from one to the other, each a scale and the canvas' point in the window's corner.
+
+    The scale grows evenly, and the point so that what both views show alike goes straight from one place to the other.
+    """
+    scale = start[0] ** (1 - share) * end[0] ** share
+    even = abs(end[0] - start[0]) < 1e-6 * start[0]
+    way = share if even else (1 / scale - 1 / start[0]) / (1 / end[0] - 1 / start[0])
+    return [scale, *(a + (b - a) * way for a, b in zip(start[1:], end[1:]))]
+
+
 def eased(count: int) -> list[float]:
     """Shares of a way after each of so many moves, slow at both ends (smoothstep); the last is 1."""
     return [share * share * (3 - 2 * share) for share in ((index + 1) / count for index in range(count))]
@@ -90,8 +105,8 @@ def animation(frames: Sequence[Frame], most_bytes: int = MOST_BYTES) -> bytes:
     for quality in QUALITIES:
         made = io.BytesIO()
         first.picture.save(made, "WEBP", save_all=True, append_images=[frame.picture for frame in rest], loop=0,
-                           duration=[frame.milliseconds for frame in (first, *rest)], quality=quality, method=6,
-                           minimize_size=True, allow_mixed=True)
+                           duration=[frame.milliseconds for frame in (first, *rest)], quality=quality,
+                           minimize_size=True)
         if made.tell() <= most_bytes:
             return made.getvalue()
     raise SystemExit(f"{made.tell()} bytes at quality {quality}, at most {most_bytes} wanted: take fewer frames")
@@ -119,10 +134,10 @@ PREPARE = """() => {
     window.addEventListener('pointerup', () => pointer.classList.remove('pressed'), true);
 }"""
 
-# Where these nodes stand on the canvas, as the page shows them: left, top, right, bottom.
-BOX = """(ids) => {
+# Where these elements stand on the canvas, as the page shows them: left, top, right, bottom.
+BOX = """(selectors) => {
     const {ds, canvas} = app.canvas, origin = canvas.getBoundingClientRect();
-    const boxes = ids.map((id) => document.querySelector(`[data-node-id="${id}"]`).getBoundingClientRect());
+    const boxes = selectors.map((selector) => document.querySelector(selector).getBoundingClientRect());
     const at = (value, start, offset) => (value - start) / ds.scale - offset;
     return [Math.min(...boxes.map((box) => at(box.left, origin.left, ds.offset[0]))),
             Math.min(...boxes.map((box) => at(box.top, origin.top, ds.offset[1]))),
@@ -167,42 +182,46 @@ class Camera:
     def hold(self, milliseconds: int) -> None:
         self.frames.append(Frame(self.shot(), milliseconds))
 
-    def film(self, done: str, milliseconds: int) -> None:
-        """Films all changes of the nodes until this is true on the page, and plays them in so many milliseconds."""
-        frames, ended = [], False
+    def film(self, done: str, milliseconds: int, pause: float = 0.0) -> None:
+        """Films all changes of the nodes until this is true on the page, and plays them in so many milliseconds.
+
+        pause: seconds between two screenshots at least, where fewer will do; the server then goes on meanwhile, so that
+        the seconds that a node tells are its own.
+        """
+        frames, ended, due = [], False, 0.0
         while not ended:
-            ended, changed = self.page.evaluate(f"[Boolean({done}), ({CHANGED})()]")
-            if changed or ended:
-                with self.server.held():
+            self.page.wait_for_timeout(GLIMPSE)
+            ended = self.page.evaluate(f"Boolean({done})")
+            if ended or (time.monotonic() >= due and self.page.evaluate(CHANGED)):
+                with contextlib.nullcontext() if pause and not ended else self.server.held():
                     self.page.wait_for_timeout(DRAWN)
                     frames.append(Frame(self.shot(), PACE))
-            self.page.wait_for_timeout(GLIMPSE)
+                due = time.monotonic() + pause
         self.frames += retimed(frames, milliseconds)
 
-    def ids(self, *names: str) -> list[str]:
-        """Nodes of these types or titles, or all."""
-        return self.page.evaluate("""(names) => app.graph.nodes.filter((node) => !names.length
-            || names.includes(node.type) || names.includes(node.title)).map((node) => String(node.id))""", list(names))
+    def node(self, name: str) -> str:
+        """The selector of the node of this type or title."""
+        (node_id,) = self.page.evaluate("""(name) => app.graph.nodes.filter((node) =>
+            [node.type, node.title].includes(name)).map((node) => node.id)""", name)
+        return f'[data-node-id="{node_id}"]'
 
-    def view_of(self, *names: str, margin: int = 16) -> list[float]:
-        """The view in which these nodes, or all, fill what the editor's bars leave of the window."""
-        x0, y0, x1, y1 = self.page.evaluate(BOX, self.ids(*names))
+    def nodes(self) -> list[str]:
+        return self.page.evaluate("app.graph.nodes.map((node) => `[data-node-id=\"${node.id}\"]`)")
+
+    def view_of(self, selectors: list[str], margin: int = 14) -> list[float]:
+        """The view in which these elements fill what the editor's bars leave of the window."""
+        x0, y0, x1, y1 = self.page.evaluate(BOX, selectors)
         left, top, right, bottom = BARS
         wide, high = WINDOW["width"] - left - right - 2 * margin, WINDOW["height"] - top - bottom - 2 * margin
         scale = min(CLOSEST, wide / (x1 - x0), high / (y1 - y0))
         middle = left + margin + wide / 2, top + margin + high / 2
         return [scale, (x0 + x1) / 2 - middle[0] / scale, (y0 + y1) / 2 - middle[1] / scale]
 
-    def look(self, *names: str, moves: int = 7, **settings) -> None:
-        """Moves the view to these nodes; without moves it is there at once, unfilmed."""
-        start, end = self.page.evaluate(VIEW), self.view_of(*names, **settings)
+    def look(self, *selectors: str, moves: int = 8) -> None:
+        """Moves the view to these elements, or to all nodes; without moves it is there at once, unfilmed."""
+        start, end = self.page.evaluate(VIEW), self.view_of(list(selectors) or self.nodes())
         for share in eased(moves) or [1.0]:
-            # Scale and what stands in the window's middle run evenly, so the way is straight.
-            scale = start[0] ** (1 - share) * end[0] ** share
-            between = [(end[0] / scale) * share, (start[0] / scale) * (1 - share)]
-            weight = between[0] / sum(between) if sum(between) else 1.0
-            place = [a + (b - a) * weight for a, b in zip(start[1:], end[1:])]
-            self.page.evaluate(SET_VIEW, [scale, *place] if share < 1 else end)
+            self.page.evaluate(SET_VIEW, between(start, end, share))
             if moves:
                 self.hold(PACE)
 
@@ -213,23 +232,19 @@ class Camera:
             self.hold(PACE)
         self.pointer = x, y
 
-    def click(self, x: float, y: float, **settings) -> None:
-        self.point(x, y, **settings)
+    def click(self, selector: str, at: tuple[float, float] = (0.5, 0.5)) -> None:
+        """Clicks this element; at: shares of its width and height."""
+        box = self.page.locator(selector).first.bounding_box()
+        self.point(box["x"] + box["width"] * at[0], box["y"] + box["height"] * at[1])
         self.page.mouse.down()
         self.hold(3 * PACE)
         self.page.mouse.up()
 
-    def middle(self, selector: str) -> tuple[float, float]:
-        box = self.page.locator(selector).first.bounding_box()
-        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-
-    def node(self, name: str) -> str:
-        return f'[data-node-id="{self.ids(name)[0]}"]'
-
-    def state_of(self, name: str, state: str | None = None) -> str:
-        """An expression: whether this node's panel shows something, or is in this state."""
-        wanted = f" === {json.dumps(state)}" if state else ""
-        return f"document.querySelector({json.dumps(self.node(name))} + ' .saferedir-panel').dataset.state{wanted}"
+    def tells(self, name: str, words: str) -> str:
+        """An expression for the page: whether these words stand on this node, in its texts or its text fields."""
+        return f"""(({{innerText}}, areas) => [innerText, ...[...areas].map((area) => area.value)].join(" ").includes(
+            {json.dumps(words)}))(document.querySelector({json.dumps(self.node(name))}),
+            document.querySelectorAll({json.dumps(self.node(name) + " textarea")}))"""
 
     def settle(self, milliseconds: int = 600) -> None:
         """Unfilmed time for the page: pictures load, layouts settle."""
@@ -250,31 +265,32 @@ def prepare(camera: Camera) -> None:
     page.locator('[data-testid="close-workflow-button"]').first.dispatch_event("click")    # it shows on hovering only
     camera.look(moves=0)
     camera.settle()
-    page.mouse.click(*camera.middle(f"{camera.node(WORDS)} textarea"))
+    page.locator(f"{camera.node(WORDS)} textarea").first.click()
     page.keyboard.press("Control+a")
     page.keyboard.press("Delete")
     camera.rest()
 
 
 def story(camera: Camera) -> None:
+    """What is seen, and in how many milliseconds."""
+    typed = f"{camera.node(WORDS)} textarea"
     camera.look(moves=0)
-    camera.hold(1000)
-    camera.look(WORDS, PROMPT, GUARD)
-    camera.click(*camera.middle(f"{camera.node(WORDS)} textarea"))
+    camera.hold(700)
+    camera.look(camera.node(PROMPT), typed)
+    camera.hold(900)
+    camera.click(typed, (0.6, 0.6))
     camera.hold(300)
     for letter in WORD:
         camera.page.keyboard.type(letter)
         camera.hold(130)
-    camera.hold(500)
-    camera.click(*camera.middle(RUN))
-    camera.film(camera.state_of(WORDS), 1500)
-    camera.hold(900)
-    camera.film(camera.state_of(GUARD, "finished"), 1800)
+    camera.hold(600)
+    camera.look()
+    camera.click(RUN, (0.75, 0.7))
+    camera.film(camera.tells(WORDS, FITTED), 1500, pause=2.0)
+    camera.film(camera.tells(GUARD, FINISHED), 3000)
     camera.editor.idle()
     camera.settle(1500)
-    camera.hold(1300)
-    camera.look()
-    camera.hold(2400)
+    camera.hold(2500)
 
 
 def posed(frames: Sequence[Frame]) -> list[Frame]:
@@ -286,7 +302,7 @@ def main(path: Path = FILM) -> None:
     program = find_chromium()
     if program is None:
         raise SystemExit("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.")
-    with tempfile.TemporaryDirectory(prefix="saferedir-") as folder, own_server(Path(folder), ROOT) as server:
+    with tempfile.TemporaryDirectory(prefix="saferedir-") as folder, own_server(Path(folder), ROOT, ORDER) as server:
         choose(server.url, "vue", **SETTINGS)
         with launch(program) as chromium:
             editor = Editor(chromium, server.url, TEMPLATE, viewport=WINDOW, device_scale_factor=SHARPNESS)
