@@ -45,6 +45,7 @@ RELEASES = PROJECT / "tests" / "releases"  # a lock for each ComfyUI beside requ
 OLDEST_PYTHON = (3, 10)
 DISK_NEEDED_GB = 10  # measured: 6 GB installed, 3 GB of downloads while it happens
 DEFAULT_PORT = 8188
+FIRST_TEMPLATE = "words"    # what the printed address opens
 
 
 class Terminated(KeyboardInterrupt):
@@ -546,12 +547,13 @@ def base_folder() -> Path:
 
 
 def command_demo(arguments) -> int:
-    from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
+    from saferedir.lab.host.server import ComfyServer, ServerFailed, first_look, isolated_base
 
     port = choose_port(arguments.port)
     prepared = prepare(arguments)
     try:
         base = isolated_base(base_folder(), PROJECT)
+        first_look(base)
     except OSError as trouble:
         raise StepFailed("linking the pack into ComfyUI", str(trouble), "check the permissions of the cache folder, or "
                          "set SAFEREDIR_CACHE to a folder of your own") from trouble
@@ -578,8 +580,11 @@ def command_demo(arguments) -> int:
 
 
 def serve(server) -> int:
-    say(f"\nThe editor is at {server.url} (Templates > saferedir has the workflows). What it saves goes to\n"
-        f"  {server.base / 'output'}\nCtrl+C ends the server.")
+    from saferedir.lab.host.server import template_address
+
+    say(f"\nOpen  {template_address(server.url, FIRST_TEMPLATE)}\n"
+        f"Type a word there, and press Run. What the editor saves goes to\n  {server.base / 'output'}\n"
+        "Ctrl+C ends the server.")
     try:
         while (code := server.wait(1.0)) is None:
             pass

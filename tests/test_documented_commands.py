@@ -5,7 +5,6 @@
 """
 
 import importlib
-import json
 import re
 import shlex
 import subprocess
@@ -13,9 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from saferedir.lab.pictures.leak_page import TARGETS
-from saferedir.nodes.demo_world.concepts import CONCEPTS
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "web" / "docs").glob("*.md"),
@@ -50,6 +46,7 @@ RUN_BY = {
                                      "test_a_pack_that_starts_is_run_through_and_one_that_does_not_is_told",
     "run lab/study/study.py": "tests/lab/study/test_study.py::"
                               "test_a_study_on_a_checkpoint_downloads_estimates_goes_on_and_is_merged_from_parts",
+    "run lab/results.py": "tests/lab/test_results.py::test_the_page_is_what_the_command_writes",
     "run lab/matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
     "run tests/hub/faults.py": "tests/hub/test_faults.py::"
                                "test_a_fault_ends_as_the_table_says_and_leaves_nothing_unsound",
@@ -147,21 +144,6 @@ def test_the_documented_pair_commands_run_in_the_order_in_which_they_are_read(tm
         assert main(arguments) == 0, command
         ran += 1
     assert ran >= 6 and {"vangogh.csv", "boat_test.csv"} <= {path.name for path in tmp_path.iterdir()}
-
-
-QUOTED = ("FSR: the concept is gone", "benign images bit-identical", "leak: start images, every strength",
-          "leak: white-box search through both judges", "leak: LoRA that draws it for plain captions")
-
-
-def test_the_readme_quotes_what_was_measured():
-    """Its figures are those of docs/pictures.json."""
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    rows = json.loads((PROJECT / "docs" / "pictures.json").read_text(encoding="utf-8"))["leak"]["found"]
-    targets = {each.name: each for each in TARGETS}
-    for title in QUOTED:
-        values = [100 * targets[title].of(rows, concept).value for concept in CONCEPTS]
-        assert f"| {', '.join(f'{value:.1f} %' for value in values)} |" in readme, title
-    assert len(readme.split()) <= 900
 
 
 def test_a_link_from_page_to_page_leads_somewhere():

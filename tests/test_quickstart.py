@@ -456,6 +456,20 @@ def test_a_taken_port_is_refused_when_asked_for_and_avoided_otherwise(monkeypatc
         assert quickstart.choose_port(None) not in (None, port)
 
 
+class StoppedServer:
+    url, base, log = "http://127.0.0.1:8188", Path("base"), Path("server.log")
+
+    def wait(self, seconds):
+        raise KeyboardInterrupt
+
+
+def test_one_address_is_printed_and_it_opens_a_template(capsys):
+    assert quickstart.serve(StoppedServer()) == 0
+    (address,) = [word for word in capsys.readouterr().err.split() if "://" in word]
+    assert address == f"{StoppedServer.url}/?template={quickstart.FIRST_TEMPLATE}&source=saferedir"
+    assert (PROJECT / "workflows" / f"{quickstart.FIRST_TEMPLATE}.json").is_file()
+
+
 # --- running files
 
 

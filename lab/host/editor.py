@@ -8,9 +8,9 @@ import time
 
 from playwright.sync_api import Browser
 
-from .browser import PATIENCE, BrowserError, open_page, wait
+from .browser import PATIENCE, SIZE, BrowserError, open_page, wait
 from .client import ComfyClient
-from .server import PACK_FOLDER
+from .server import template_address
 
 RENDERERS = ("canvas", "vue")
 READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.SafeRedirGuard && window.graph)"
@@ -28,15 +28,16 @@ def choose(url: str, renderer: str = "canvas", **settings) -> None:
 
 
 class Editor:
-    """The editor of a running server, in one page; settings: of the page, see `open_page`."""
+    """The editor of a running server, in one page."""
 
-    def __init__(self, browser: Browser, url: str, template: str | None = None, **settings) -> None:
+    def __init__(self, browser: Browser, url: str, template: str | None = None, size: dict = SIZE,
+                 sharpness: float = 1.0) -> None:
         self.url = url
-        self.page, self.complaints = open_page(browser, self.address(template), **settings)
+        self.page, self.complaints = open_page(browser, self.address(template), size, sharpness)
         self.wait_until_ready(template)
 
     def address(self, template: str | None) -> str:
-        return f"{self.url}/?template={template}&source={PACK_FOLDER}" if template else self.url
+        return template_address(self.url, template) if template else self.url
 
     def wait_until_ready(self, template: str | None = None) -> None:
         self.wait(READY)
@@ -51,6 +52,20 @@ class Editor:
             return wait(self.page, script, patience)
         except BrowserError as error:
             raise BrowserError(f"{error}; complaints: {self.complaints[-5:]}") from None
+
+    def open(self, template: str, workflow_id: str) -> None:
+        """Goes to a template's address, as if no other had been open in this browser."""
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        self.page.goto(self.address(template), wait_until="commit")
+        self.wait(f"{READY} && app.rootGraph.id === {json.dumps(workflow_id)}")
+        self.wait_until_ready(template)
+
+    def warnings(self) -> list[str]:
+        """Dialogs, messages and marks at nodes that tell of something wrong with the workflow."""
+        return self.page.evaluate("""[
+            ...[...document.querySelectorAll('[role=dialog], [role=alert], [data-testid=error-overlay]')]
+                .filter((each) => each.getClientRects().length).map((each) => each.innerText),
+            ...app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)]""")
 
     def reload(self) -> None:
         self.page.reload(wait_until="commit")

@@ -26,7 +26,7 @@ from PIL import Image, ImageChops
 
 from .browser import find_chromium, launch
 from .editor import Editor, choose
-from .server import ComfyServer, own_server
+from .server import FIRST_LOOK, ComfyServer, own_server
 
 ROOT = Path(__file__).resolve().parents[2]
 FILM = ROOT / "docs" / "hero.webp"
@@ -303,9 +303,9 @@ def main(path: Path = FILM) -> None:
     if program is None:
         raise SystemExit("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.")
     with tempfile.TemporaryDirectory(prefix="saferedir-") as folder, own_server(Path(folder), ROOT, ORDER) as server:
-        choose(server.url, "vue", **SETTINGS)
+        choose(server.url, "vue", **{**FIRST_LOOK, **SETTINGS})
         with launch(program) as chromium:
-            editor = Editor(chromium, server.url, TEMPLATE, viewport=WINDOW, device_scale_factor=SHARPNESS)
+            editor = Editor(chromium, server.url, TEMPLATE, WINDOW, SHARPNESS)
             camera = Camera(editor, server)
             prepare(camera)
             story(camera)

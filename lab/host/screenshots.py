@@ -27,10 +27,10 @@ from .workflow import to_api
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 KINDS = ("editor", "help", "graphs", "thumbnails")
-ROWS = ("style", "img2img", "inpaint")      # thumbnails of an unguarded over a guarded row
+# Thumbnails of an unguarded over a guarded row
+ROWS = ("words", "object", "style", "stacked", "img2img", "inpaint", "hires")
 CLEAR = 70, 110                             # pixels of the canvas that the editor's bars may cover, left and top
 COLOURS = 128                               # of a screenshot: enough for flat areas, a third of the size
-ENLARGED = 4                                # times the demo model's pictures of 64 pixels
 GAP = 6                                     # pixels of white between pictures
 # Help page -> the template where its node stands to be photographed
 STANDING = {
@@ -114,8 +114,8 @@ def help_pictures(chromium: Browser, url: str) -> None:
 
 
 def stand_in_models(models: Path) -> None:
-    """Empty files in the place of the models that templates with words name, so that the editor does not mark them."""
-    for path in (ROOT / "workflows").glob("words_*.json"):
+    """Empty files in the place of the models that templates name, so that the editor does not mark them."""
+    for path in (ROOT / "workflows").glob("*.json"):
         for node in workflow(path.stem)["nodes"]:
             for model in node["properties"].get("models", []):
                 (models / model["directory"]).mkdir(parents=True, exist_ok=True)
@@ -148,22 +148,24 @@ def thumbnails_of_runs(client: ComfyClient) -> None:
             picture.thumbnail((900, 900))
         else:
             before, after = made["Unguarded"], made["Guarded"]
-            picture = grid([before[:2], after[:2]])
+            picture = grid([before[:2], after[:2]] if len(before) > 1 else [[*before, *after]])
         picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
         if name == "demo":
             grid([before[:4], after[:4]]).save(ROOT / "docs" / "demo.png", optimize=True)
 
 
-def thumbnail_of_words(client: ComfyClient) -> None:
+def thumbnail_of_hosts(client: ComfyClient) -> None:
     """The template's pictures without its guard, over those with it."""
-    prompt, rows = to_api(workflow("words"), client.object_info()), []
+    prompt, rows = to_api(workflow("hosts"), client.object_info()), []
     (guard,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirGuard")
-    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    (sampler,) = (key for key, node in prompt.items() if node["class_type"] == "KSampler")
+    (report,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirReport")
+    del prompt[report]      # it has nothing to tell of a run without a guard
+    next(node for node in prompt.values() if node["class_type"] == "VAEDecode")["inputs"]["samples"] = [sampler, 0]
     for model in (prompt[guard]["inputs"]["model"], [guard, 0]):
-        sampler["inputs"]["model"] = model
-        pictures = client.images(client.queue(prompt, timeout=1200))[:2]
-        rows.append([picture.array().repeat(ENLARGED, 0).repeat(ENLARGED, 1) for picture in pictures])
-    grid(rows).save(ROOT / "workflows" / "words.jpg", quality=90)
+        prompt[sampler]["inputs"]["model"] = model
+        rows.append([picture.array() for picture in client.images(client.queue(prompt, timeout=1200))])
+    grid(rows).save(ROOT / "workflows" / "hosts.jpg", quality=90)
 
 
 def grid(rows: list[list[np.ndarray]]) -> Image.Image:
@@ -184,7 +186,7 @@ def main() -> None:
         if "thumbnails" in kinds:
             client = ComfyClient(server.url)  # before the browser opens, see .browser on its event loop
             thumbnails_of_runs(client)
-            thumbnail_of_words(client)
+            thumbnail_of_hosts(client)
         with launch(program) as chromium:
             for kind, take in zip(KINDS, (editor_pictures, help_pictures, graphs)):
                 if kind in kinds:

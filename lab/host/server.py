@@ -25,6 +25,8 @@ from pathlib import Path
 
 PACK_FOLDER = "saferedir"  # what ComfyUI-Manager names it; it is part of the web part's address
 _COPY_MARK = ".copied-by-quickstart"
+# Of the editor: no map over the pictures, and typed words that can be read.
+FIRST_LOOK = {"Comfy.Minimap.Visible": False, "Comfy.TextareaWidget.FontSize": 13}
 # A proxy in the environment is not for the loopback.
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -46,6 +48,23 @@ def isolated_base(base: Path, pack: Path) -> Path:
         (base / folder).mkdir(parents=True, exist_ok=True)
     link_folder(pack, base / "custom_nodes" / PACK_FOLDER)
     return base
+
+
+def first_look(base: Path) -> None:
+    """Sets what FIRST_LOOK has in the editor's settings of a base directory, where nobody chose otherwise."""
+    file, chosen = base / "user" / "default" / "comfy.settings.json", {}
+    if file.is_file():
+        try:
+            chosen = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return      # the host says so itself
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**FIRST_LOOK, **chosen}, indent=4), encoding="utf-8")
+
+
+def template_address(url: str, template: str) -> str:
+    """Where a server's editor opens with one of the pack's templates."""
+    return f"{url}/?template={template}&source={PACK_FOLDER}"
 
 
 def link_folder(source: Path, link: Path) -> str:

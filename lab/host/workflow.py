@@ -2,7 +2,8 @@
 
 The editor keeps widget values as a list without names, adds values for buttons that no node knows, draws links as
 rows, and has notes on its canvas. The server wants {node_id: {"class_type", "inputs": {name: value or [node_id,
-slot]}}}. What widgets a node has comes from the server's /object_info.
+slot]}}}. What widgets a node has comes from the server's /object_info. A subgraph's nodes stand there one by one, with
+ids of the form outer:inner.
 """
 
 from __future__ import annotations
@@ -19,13 +20,45 @@ class WorkflowError(ValueError):
 
 def to_api(workflow: dict, object_info: dict) -> dict:
     """The prompt for a workflow in UI format (version 0.4). Node ids become strings, as the server has them."""
-    nodes = [node for node in workflow["nodes"] if node["type"] not in NOTES]
+    nodes, links = _flat(workflow)
     unknown = sorted({node["type"] for node in nodes} - set(object_info))
     if unknown:
         raise WorkflowError(f"this server has no node {', '.join(unknown)}: install the pack it comes from and "
-                            "restart the server (of what only the editor has, notes alone are supported here)")
-    links = {link: [str(source), slot] for link, source, slot, *_ in workflow["links"]}
+                            "restart the server (of what only the editor has, notes and subgraphs alone are supported "
+                            "here)")
     return {str(node["id"]): _convert(node, links, object_info[node["type"]]) for node in nodes}
+
+
+def _flat(workflow: dict) -> tuple[list[dict], dict]:
+    """Nodes with subgraphs replaced by what is in them, and the [node id, slot] that each link leads from."""
+    kinds = {each["id"]: each for each in workflow.get("definitions", {}).get("subgraphs", [])}
+    links = {link: [str(source), slot] for link, source, slot, *_ in workflow["links"]}
+    nodes, replaced = [], {}
+    for node in workflow["nodes"]:
+        if node["type"] in kinds:
+            inner, made = _inside(node, kinds[node["type"]], links)
+            nodes += inner
+            links |= made
+            replaced |= {(str(node["id"]), slot): links[f"{node['id']}:{output['linkIds'][0]}"]
+                         for slot, output in enumerate(kinds[node["type"]]["outputs"])}
+        elif node["type"] not in NOTES:
+            nodes.append(node)
+    return nodes, {link: replaced.get((source, slot), [source, slot]) for link, (source, slot) in links.items()}
+
+
+def _inside(outer: dict, kind: dict, links: dict) -> tuple[list[dict], dict]:
+    """A subgraph's nodes and links under names of their own; none of its nodes is a subgraph."""
+    def name(number) -> str:
+        return f"{outer['id']}:{number}"
+
+    made = {name(link["id"]): [name(link["origin_id"]), link["origin_slot"]] for link in kind["links"]}
+    for link in kind["links"]:
+        if link["origin_id"] == kind["inputNode"]["id"]:
+            made[name(link["id"])] = links[outer["inputs"][link["origin_slot"]]["link"]]
+    inner = [{**node, "id": name(node["id"]),
+              "inputs": [{**entry, "link": None if entry.get("link") is None else name(entry["link"])}
+                         for entry in node["inputs"]]} for node in kind["nodes"] if node["type"] not in NOTES]
+    return inner, made
 
 
 def _convert(node: dict, links: dict, about: dict) -> dict:

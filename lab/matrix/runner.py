@@ -32,6 +32,7 @@ class Row:
     status     of the guarded runs, with the concept and without
     identical  whether the guarded images without the concept are the unguarded ones, bit for bit
     kept       images whose other factors are those of the same image drawn without the concept
+    harmless   images of the harmless prompt that show the concept all the same: without guard; with guard
     detail     the error's text, why it is not here, or why the concept remains
     """
 
@@ -46,6 +47,7 @@ class Row:
     kept: int | None = None
     detail: str = ""
     seconds: float = 0.0
+    harmless: Sequence[int] | None = None
 
     @property
     def key(self) -> str:
@@ -92,7 +94,8 @@ class Runner:
         return Row(*names, guarded, (striped, left), len(before), (str(status), str(second)),
                    _identical(untouched, benign),
                    sum(others_kept(CONCEPTS["stripes"], one, other) for one, other in zip(verdicts, plain)),
-                   case.why if left else "")
+                   case.why if left else "",
+                   harmless=(sum(each.striped for each in plain), sum(judge(each).striped for each in untouched)))
 
     def _pictures(self, case: Case, text: str) -> list[np.ndarray]:
         world = World(Graph(), self.about, text, guarded=False)

@@ -25,6 +25,10 @@ that wrote this page, in a clone:
 
 {totals}
 """
+# Looked at by hand.
+DIFFERS = """Where the harmless prompt's image showed the concept, the picture judge has taken it out: some patches lead
+the demo model astray until it draws stripes that nobody asked for, and a LoRA draws them for any fish. The long prompts
+say the same words ten times over; their first chunk lies just above the prompt judge's line."""
 
 
 def page(rows: Sequence[Row], version: str, redirector: str, batch: int, size: int, waiting: int = 0) -> str:
@@ -37,7 +41,7 @@ def page(rows: Sequence[Row], version: str, redirector: str, batch: int, size: i
         rows_table(remains, with_group=True) if remains else "Nowhere."))
     changed = [row for row in here if row.identical is False and not leaks(row)]
     parts.append("## Where a harmless prompt's image differs\n\n" + (
-        rows_table(changed, with_group=True) if changed else "Nowhere."))
+        f"{rows_table(changed, with_group=True)}\n\n{DIFFERS}" if changed else "Nowhere."))
     for group in dict.fromkeys(row.group for row in here):
         parts.append(f"## {group.capitalize()}\n\n" + rows_table([row for row in here if row.group == group]))
     absent = [row for row in rows if row.outcome == NOT_HERE]
@@ -84,4 +88,6 @@ def _cells(row: Row) -> tuple:
         concept = f"{row.striped[0]} -> no image"
     kept = "" if row.kept is None else f"{row.kept} of {row.images}"
     identical = {None: "", True: "yes", False: "no"}[row.identical]
+    if row.identical is False and row.harmless and row.harmless[0]:
+        identical += f", it showed the concept ({row.harmless[0]} -> {row.harmless[1]} of {row.images})"
     return row.path, row.concept, guarded, concept, kept, identical

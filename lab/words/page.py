@@ -72,11 +72,10 @@ def of_sentences(part: dict) -> str:
     found = part["found"]
     rows = []
     for key, title, (sign, wanted) in SENTENCES:
-        sums = [each[key] for each in found.values() if each[key]]
-        pooled = Share(sum(hits for hits, _ in sums), sum(total for _, total in sums))
-        value = pooled.value or 0.0
+        share = pooled(found, key)
+        value = share.value or 0.0
         met = value >= wanted if sign == "at least" else value <= wanted
-        rows.append((title, f"{sign} {100 * wanted:g} %", str(pooled) + ("" if met else " **missed**"),
+        rows.append((title, f"{sign} {100 * wanted:g} %", str(share) + ("" if met else " **missed**"),
                      *(count(each[key]) for each in found.values())))
     sizes = [(name, "; ".join(each["remove"]), f"{each['seconds']} s", f"{each['bytes'] / 1e6:.2f} MB",
               ", ".join(f"{word} ({chance:.2f})" for word, chance in each["nearest"]))
@@ -86,6 +85,12 @@ def of_sentences(part: dict) -> str:
         f"sets (`lab/words/sentences.py`). {part['machine']}, {part['date']}. In brackets the Wilson 95 % interval.",
         table(("", "target", "all", *found), rows),
         table(("concept", "typed", "fit", "size", "everyday words next to the line (probability)"), sizes)))
+
+
+def pooled(found: dict, key: str) -> Share:
+    """All concepts counted together."""
+    sums = [each[key] for each in found.values() if each[key]]
+    return Share(sum(hits for hits, _ in sums), sum(total for _, total in sums))
 
 
 def of_demo_world(part: dict) -> str:

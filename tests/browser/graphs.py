@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+BESIDE = Path(__file__).resolve().parents[1] / "host" / "templates"
 
 
 def workflow(name: str = "demo", number: int = 0) -> dict:
@@ -12,6 +13,11 @@ def workflow(name: str = "demo", number: int = 0) -> dict:
     if number:
         content["id"] = f"10000000-0000-4000-8000-{number:012d}"
     return content
+
+
+def expected(name: str) -> dict:
+    """What tests/host says of a template."""
+    return json.loads((BESIDE / f"{name}.json").read_text(encoding="utf-8"))["expected"]
 
 
 def guarded_only(number: int, steps: int, seed: int, batch: int = 1) -> dict:

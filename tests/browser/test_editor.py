@@ -5,17 +5,22 @@ import json
 from pathlib import Path
 
 import pytest
-from graphs import guarded_only, unguarded, workflow
+from graphs import WORKFLOWS, expected, guarded_only, unguarded, workflow
 
 from saferedir.lab.host.editor import Editor, choose
+from saferedir.lab.host.screenshots import stand_in_models
+from saferedir.lab.host.server import FIRST_LOOK
 from saferedir_core.png_report import read_png_report
 
 WEB = Path(__file__).resolve().parents[2] / "web"
 LANGUAGES = ("zh", "ja", "ko", "es", "fr")       # the editor itself has no German
 GUARD = "SafeRedirGuard"
 WORDS = "SafeRedirWords"
-NEED_MODELS = ("words_sd15", "words_sdxl", "words_flux", "words_zimage", "words_qwen", "words_wan")
-RUNNABLE = ("words", "stacked", "style", "img2img", "inpaint", "train", "evaluate")
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+# Fewer steps than a person takes; what is drawn then is looked at in tests/host/test_demo.py.
+QUICK = {"KSampler": {"steps": 4}, "SafeRedirTrain": {"iterations": 3, "steps": 2},
+         "SafeRedirEvaluate": {"seeds": 1, "steps": 3}}
+FIRST = "words"     # what quickstart.py opens
 
 
 # --- the whole way, in both renderers; the tests of one renderer share a page and go on where the last one ended
@@ -153,9 +158,9 @@ def test_several_guards_show_each_its_own(editor):
 
 def words_typed(number: int, remove: str, seed: int) -> dict:
     content = workflow("words", number)
-    for node in content["nodes"]:
-        if node["type"] == WORDS:
-            node["widgets_values"][0] = remove
+    (words,) = [node for node in content["nodes"] if node["type"] == WORDS]
+    words["widgets_values"][0] = remove
+    for node in content["definitions"]["subgraphs"][0]["nodes"]:
         if node["type"] == "KSampler":
             node["widgets_values"][0], node["widgets_values"][2] = seed, 4
     return content
@@ -178,7 +183,7 @@ def test_typed_words_are_understood_guard_the_run_and_come_back_with_the_workflo
     assert len(told["nearest"]) >= 3 and min(told["size"]) > 150
     assert {row[-1] for row in told["nearest"]} <= {"triggers", "untouched"}
     live = editor.wait_for("live", lambda panel: panel["state"] == "finished")
-    assert "Redirected: all images (4)." in live["line"]
+    assert "Redirected: all images (1)." in live["line"]
     editor.idle()
     saved = editor.page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize()))")
     (words,) = [node for node in saved["nodes"] if node["type"] == WORDS]
@@ -190,29 +195,6 @@ def test_typed_words_are_understood_guard_the_run_and_come_back_with_the_workflo
     assert (again["line"], again["nearest"]) == (told["line"], told["nearest"])
     prompt = editor.page.evaluate("app.graphToPrompt().then((made) => made.output)")
     assert not any("saferedir_panel" in node["inputs"] for node in prompt.values())
-
-
-def test_every_template_that_needs_no_download_runs(editor):
-    """Fewer steps than a person takes; what is drawn then is looked at in tests/host/test_demo.py."""
-    for number, name in enumerate(RUNNABLE, 6):
-        content = workflow(name, number)
-        for node in content["nodes"]:
-            if node["type"] == "KSampler":
-                node["widgets_values"][2] = 4
-            if node["type"] == "SafeRedirTrain":
-                node["widgets_values"][4], node["widgets_values"][7] = 3, 2
-            if node["type"] == "SafeRedirEvaluate":
-                node["widgets_values"][1], node["widgets_values"][3] = 1, 3
-        editor.load(content)
-        editor.queue()
-        if any(node["type"] == "SafeRedirReport" for node in content["nodes"]):
-            report = editor.wait_for("report", lambda panel: panel["state"], patience=300)
-            assert report["state"] in ("safe", "redirected"), name
-        else:
-            editor.wait("Object.values(app.nodeOutputs).some((each) => each.images?.length)", patience=300)
-        editor.idle()
-        if any(node["type"] == GUARD for node in content["nodes"]):
-            assert editor.wait_for("live", lambda panel: panel["state"])["state"] == "finished", name
 
 
 def test_the_page_had_nothing_to_complain_about(editor):
@@ -289,22 +271,79 @@ def test_what_is_saved_holds_no_value_of_the_panels(plain):
     assert not any("saferedir_panel" in node["inputs"] for node in prompt.values())
 
 
-def test_every_template_opens_complete(plain, client):
-    names = client.get_json("/workflow_templates")["saferedir"]
-    assert {"demo", "sd15", "sdxl", *RUNNABLE, *NEED_MODELS} <= set(names)
-    for name in names:
-        content = client.get_json(f"/api/workflow_templates/saferedir/{name}.json")
-        plain.load(content)
-        # A checkpoint that is not here is marked by the editor, which offers the download that the template names.
-        known = plain.page.evaluate("app.graph.nodes.every((node) => (node.has_errors !== true || "
-                                    "node.properties?.models?.every((model) => model.url)) && "
-                                    "(node.isVirtualNode || LiteGraph.registered_node_types[node.type]))")
-        assert known, name
-        assert plain.page.evaluate("app.graph.nodes.length") == len(content["nodes"]), name
-        widgets = plain.page.evaluate("app.graph.nodes.flatMap((node) => (node.widgets ?? []).map((each) => "
-                                      "[node.type, each.name, each.value]))")
-        assert not [each for each in widgets if each[2] is None and each[0].startswith("SafeRedir")], name
-        assert any(node["type"] in ("Note", "MarkdownNote") for node in content["nodes"]), name
+# --- the templates, at their addresses, in the renderer that the editor has by default
+
+
+@pytest.fixture(scope="module")
+def opened(browser, editor_server):
+    """A page for them.  Without the files that they need the editor marks some, and then no more."""
+    choose(editor_server.url, "canvas", **{"Comfy.Locale": "en"})
+    editor = Editor(browser, editor_server.url)
+    editor.open("sd15", workflow("sd15")["id"])
+    editor.wait("document.querySelector('[data-testid=error-overlay]')")
+    assert "CheckpointLoaderSimple" in editor.warnings()
+    stand_in_models(editor_server.base / "models")
+    return editor
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_opens_complete_and_without_a_warning_and_runs_where_it_can(opened, name):
+    content, wanted = workflow(name), expected(name)
+    opened.open(name, content["id"])
+    assert opened.page.evaluate("app.graph.nodes.length") == len(content["nodes"])
+    widgets = opened.page.evaluate("app.graph.nodes.flatMap((node) => (node.widgets ?? []).map((each) => "
+                                   "[node.type, each.name, each.value]))")
+    assert not [each for each in widgets if each[2] is None and each[0].startswith("SafeRedir")]
+    assert opened.warnings() == []
+    if "pictures" not in wanted:
+        return
+    opened.page.evaluate("""(values) => {
+        for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()])
+            for (const node of graph.nodes)
+                for (const [name, value] of Object.entries(values[node.type] ?? {}))
+                    node.widgets.find((each) => each.name === name).value = value;
+    }""", QUICK)
+    opened.queue()
+    kinds = {node["type"] for node in content["nodes"]}
+    if GUARD in kinds:
+        live = opened.wait_for("live", lambda panel: panel["state"] == "finished", patience=300)
+        assert live["points"] and (live["redirected"] or "SafeRedirReport" in kinds)
+    if "SafeRedirReport" in kinds:
+        report = opened.wait_for("report", lambda panel: panel["state"], patience=300)
+        assert report["state"] == wanted.get("status", report["state"]) and report["line"]
+    opened.wait("Object.values(app.nodeOutputs).some((each) => each.images?.length)", patience=300)
+    opened.idle()
+    assert opened.warnings() == []
+
+
+def test_the_first_minutes_graph_is_all_in_view_and_nothing_stands_before_it(opened, browser):
+    """As a newcomer finds it, with quickstart.py's settings and none of the tests'."""
+    choose(opened.url, "canvas", **{"Comfy.TutorialCompleted": False, **FIRST_LOOK})
+    width, height = 1500, 950
+    newcomer = Editor(browser, opened.url, FIRST, {"width": width, "height": height})
+    try:
+        newcomer.wait("document.querySelector('.saferedir-panel') !== null")
+        nodes = newcomer.page.evaluate("""app.graph.nodes.map((node) => {
+            const {ds, canvas} = app.canvas, box = canvas.getBoundingClientRect(), [x, y, w, h] = node.boundingRect;
+            return [(x + ds.offset[0]) * ds.scale + box.left, (y + ds.offset[1]) * ds.scale + box.top,
+                    w * ds.scale, h * ds.scale];
+        })""")
+        assert len(nodes) <= 9 and newcomer.page.evaluate("app.canvas.ds.scale") > 0.85
+        bars = newcomer.page.evaluate("""[...document.querySelectorAll('button, [role=dialog], [role=alert]')].filter(
+            (each) => each.getClientRects().length && !each.closest('.dom-widget')).map((each) => {
+                const {x, y, width, height} = each.getBoundingClientRect(); return [x, y, width, height]; })""")
+        assert bars
+        for index, one in enumerate(nodes):
+            assert 0 <= one[0] and one[0] + one[2] <= width and 0 <= one[1] and one[1] + one[3] <= height
+            assert not [other for other in [*nodes[index + 1:], *bars] if overlap(one, other)]
+        assert newcomer.warnings() == []
+    finally:
+        newcomer.page.close()
+        choose(opened.url, "canvas")
+
+
+def overlap(one, other) -> bool:
+    return all(one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1))
 
 
 def test_the_editor_speaks_to_people_in_their_language(plain, client):

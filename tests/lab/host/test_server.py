@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from saferedir.lab.host import server as subject
-from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base, link_folder, port_is_free, remove_link
+from saferedir.lab.host.server import (
+    ComfyServer,
+    ServerFailed,
+    first_look,
+    isolated_base,
+    link_folder,
+    port_is_free,
+    remove_link,
+)
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -169,3 +177,21 @@ def test_the_server_ends_when_its_starter_is_killed(tmp_path):
     while not port_is_free(port) and time.monotonic() < until:
         time.sleep(0.1)
     assert port_is_free(port)
+
+
+def test_the_first_look_is_set_where_nobody_chose_otherwise(tmp_path):
+    first_look(tmp_path)
+    file = tmp_path / "user" / "default" / "comfy.settings.json"
+    assert json.loads(file.read_text(encoding="utf-8")) == subject.FIRST_LOOK
+    file.write_text('{"Comfy.Minimap.Visible": true, "Comfy.Locale": "fr"}', encoding="utf-8")
+    first_look(tmp_path)
+    assert json.loads(file.read_text(encoding="utf-8")) == {
+        **subject.FIRST_LOOK, "Comfy.Minimap.Visible": True, "Comfy.Locale": "fr"}
+
+
+def test_settings_that_cannot_be_read_are_left_alone(tmp_path):
+    file = tmp_path / "user" / "default" / "comfy.settings.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{", encoding="utf-8")
+    first_look(tmp_path)
+    assert file.read_text(encoding="utf-8") == "{"

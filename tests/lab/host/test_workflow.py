@@ -85,3 +85,23 @@ def test_missing_values_take_the_default_or_are_named():
 def test_unknown_nodes_are_named():
     with pytest.raises(WorkflowError, match="this server has no node Elsewhere"):
         to_api(graph(node(1, "Elsewhere")), OBJECT_INFO)
+
+
+def test_a_subgraphs_nodes_stand_one_by_one_for_each_use():
+    def link(number, source, source_slot, target, target_slot):
+        return {"id": number, "origin_id": source, "origin_slot": source_slot, "target_id": target,
+                "target_slot": target_slot}
+
+    weaker = {"id": "weaker", "inputNode": {"id": -10}, "outputNode": {"id": -20},
+              "inputs": [{"name": "model", "linkIds": [1]}], "outputs": [{"name": "MODEL", "linkIds": [3]}],
+              "nodes": [node(1, "Patch", [0.5], [socket("model", "MODEL", 1)]),
+                        node(2, "Patch", [0.25], [socket("model", "MODEL", 2)]), node(3, "Note", ["inside"])],
+              "links": [link(1, -10, 0, 1, 0), link(2, 1, 0, 2, 0), link(3, 2, 0, -20, 0)]}
+    content = graph(node(1, "Load", ["a.safetensors"]), node(7, "weaker", inputs=[socket("model", "MODEL", 1)]),
+                    node(8, "weaker", inputs=[socket("model", "MODEL", 2)]),
+                    node(9, "Patch", [1.0], [socket("model", "MODEL", 3)]),
+                    links=[(1, 1, 0, 7, 0, "MODEL"), (2, 7, 0, 8, 0, "MODEL"), (3, 8, 0, 9, 0, "MODEL")])
+    api = to_api({**content, "definitions": {"subgraphs": [weaker]}}, OBJECT_INFO)
+    assert {key: each["inputs"].get("model") for key, each in api.items()} == {
+        "1": None, "7:1": ["1", 0], "7:2": ["7:1", 0], "8:1": ["7:2", 0], "8:2": ["8:1", 0], "9": ["8:2", 0]}
+    assert api["8:2"]["inputs"]["strength"] == 0.25

@@ -9,6 +9,8 @@ LEFT = Row("prompts", "LoRA", "trigger word", "guarded", (4, 3), 4, ("safe", "sa
 REFUSED = Row("conditioning", "GLIGEN", "text", "refused", (3, 0), 4, detail="GLIGEN | phrases")
 UNJUDGED = Row("guiders", "Odd", "prompt", "unguarded", (4, 4), 4, ("not_evaluated", "safe"), True, 4)
 CHANGED = Row("latents", "odd", "prompt", "guarded", (4, 0), 4, ("redirected", "redirected"), False, 2)
+DRAWN = Row("latents", "astray", "prompt", "guarded", (4, 0), 4, ("redirected", "redirected"), False, 4,
+            harmless=(1, 0))
 ABSENT = Row("guiders", "Video", "prompt", "not here", detail="needs clip_vision: CLIP_VISION")
 
 
@@ -17,14 +19,15 @@ def test_an_image_with_the_concept_or_that_nobody_judged_is_a_leak():
 
 
 def test_the_page_names_leaks_and_changes_first_and_shows_every_row():
-    text = page([GONE, LEFT, REFUSED, UNJUDGED, CHANGED, ABSENT], "0.30.0", "demo-stripes", 4, 64)
+    text = page([GONE, LEFT, REFUSED, UNJUDGED, CHANGED, DRAWN, ABSENT], "0.30.0", "demo-stripes", 4, 64)
     remains, rest = text.split("## Where a harmless prompt's image differs")
     changed = rest.split("## Samplers")[0]
     assert "LoRA" in remains and "Odd" in remains and "odd |" in changed and "euler" not in remains
     assert "| euler, normal | prompt | yes | 4 -> 0 of 4 | 4 of 4 | yes |" in rest
     assert "| GLIGEN | text | refused: GLIGEN / phrases | 3 -> no image |  |  |" in rest
     assert "needs clip_vision" in text.split("## Not on the demo world")[1]
-    assert "harmless prompts bit-identical: 3 of 4 paths" in text and "not run yet" not in text
+    assert "| no, it showed the concept (1 -> 0 of 4) |" in changed
+    assert "harmless prompts bit-identical: 3 of 5 paths" in text and "not run yet" not in text
 
 
 def test_an_unfinished_run_says_so():
