@@ -57,9 +57,12 @@ def launch(program: str) -> Iterator[Browser]:
             chromium.close()
 
 
-def open_page(chromium: Browser, url: str, size: dict = SIZE) -> tuple[Page, list[str]]:
-    """A page in a session of its own, and what its scripts complain of from now on."""
-    page = chromium.new_context(viewport=size, locale="en-US").new_page()
+def open_page(chromium: Browser, url: str, size: dict = SIZE, sharpness: float = 1.0) -> tuple[Page, list[str]]:
+    """A page in a session of its own, and what its scripts complain of from now on.
+
+    size: of the window.  sharpness: pixels of a screenshot for one of the window.
+    """
+    page = chromium.new_context(viewport=size, locale="en-US", device_scale_factor=sharpness).new_page()
     page.set_default_timeout(1000 * PATIENCE)
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))

@@ -30,9 +30,10 @@ def choose(url: str, renderer: str = "canvas", **settings) -> None:
 class Editor:
     """The editor of a running server, in one page."""
 
-    def __init__(self, browser: Browser, url: str, template: str | None = None, size: dict = SIZE) -> None:
+    def __init__(self, browser: Browser, url: str, template: str | None = None, size: dict = SIZE,
+                 sharpness: float = 1.0) -> None:
         self.url = url
-        self.page, self.complaints = open_page(browser, self.address(template), size)
+        self.page, self.complaints = open_page(browser, self.address(template), size, sharpness)
         self.wait_until_ready(template)
 
     def address(self, template: str | None) -> str:

@@ -266,6 +266,18 @@ class ComfyServer:
         except subprocess.TimeoutExpired:
             return None
 
+    @contextlib.contextmanager
+    def held(self):
+        """Meanwhile the process stands still, where the system can do that (Windows cannot)."""
+        still = hasattr(signal, "SIGSTOP")
+        if still:
+            self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if still:
+                self._process.send_signal(signal.SIGCONT)
+
     def log_tail(self, lines: int = 40) -> str:
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -122,6 +122,14 @@ def test_it_is_ready_when_it_answers_and_gone_afterwards(tmp_path):
     assert not server.running and port_is_free(server.port) and not temp.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot hold a process still")
+def test_a_server_that_is_held_stands_still_and_goes_on(tmp_path):
+    with stand_in(tmp_path, ANSWERING) as server:
+        with server.held(), pytest.raises(OSError):
+            subject.direct.open(server.url, timeout=1)
+        assert subject.direct.open(server.url, timeout=30).status == 200
+
+
 def test_a_models_folder_is_given_as_every_release_takes_it(tmp_path):
     (tmp_path / "models" / "checkpoints").mkdir(parents=True)
     server = stand_in(tmp_path, ANSWERING, models=tmp_path / "models")
