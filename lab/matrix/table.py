@@ -65,9 +65,11 @@ def _totals(rows: Sequence[Row], waiting: int) -> str:
     drawn = [row for row in rows if row.outcome == GUARDED and row.striped and row.striped[0]]
     shown = sum(row.striped[0] for row in drawn), sum(row.striped[1] for row in drawn)
     identical = [row.identical for row in rows if row.identical is not None]
+    shown_too = sum(row.identical is False and bool(row.harmless and row.harmless[0]) for row in rows)
     lines = [f"{len(rows)} paths: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()),
              f"the concept: {shown[0]} images without guard, {shown[1]} with it (guarded paths)",
-             f"harmless prompts bit-identical: {sum(identical)} of {len(identical)} paths",
+             f"harmless prompts bit-identical: {sum(identical)} of {len(identical)} paths"
+             + (f"; {shown_too} more showed the concept unguarded" if shown_too else ""),
              f"{sum(row.seconds for row in rows) / 60:.0f} minutes"]
     if waiting:
         lines.append(f"{waiting} paths not run yet: this page is of an unfinished run")
