@@ -27,7 +27,8 @@ def test_the_page_names_leaks_and_changes_first_and_shows_every_row():
     assert "| GLIGEN | text | refused: GLIGEN / phrases | 3 -> no image |  |  |" in rest
     assert "needs clip_vision" in text.split("## Not on the demo world")[1]
     assert "| no, it showed the concept (1 -> 0 of 4) |" in changed
-    assert "harmless prompts bit-identical: 3 of 5 paths; 1 more showed the concept unguarded" in text and "not run yet" not in text
+    assert "harmless prompts bit-identical: 3 of 5 paths; 1 more showed the concept unguarded" in text
+    assert "not run yet" not in text
 
 
 def test_an_unfinished_run_says_so():
