@@ -101,7 +101,8 @@ def image(pixels: int) -> str:
 
 def evaluation_cost(plan: Plan) -> list[Row]:
     """One evaluation over the published policy (1 / ratio: times faster)."""
-    return [({"image": image(pixels), "batch": batch, "judged": state}, partial(_evaluation, plan, pixels, batch, state))
+    return [({"image": image(pixels), "batch": batch, "judged": state},
+             partial(_evaluation, plan, pixels, batch, state))
             for pixels, batch in plan.images for state in subjects.STATES]
 
 

@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from unittest import mock
 
 import comfy.ldm.modules.attention
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from saferedir_core.dataset import Manifest, Shard, TrajectoryDataset, open_folder, write_shard
 from saferedir_core.files import write_whole
@@ -33,21 +35,25 @@ from ..machine import machine
 from ..restricted import OURS, AsOnAMac, Lacking
 from ..words.fit_time import SIZES, measured
 from . import gpu_pack, gpu_page, subjects
-from .waits import counted_waits
 
 PACK = Path(__file__).resolve().parents[2]
 CUDA = torch.cuda.is_available()
-WAITING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-FEW, MORE = 2, 4    # model calls of two runs whose difference is what a call needs
+# Names in the profiler's events: what waits, and how long it has to, because whoever asks for what has arrived goes on.
+WAITING = (("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize") if CUDA else
+           ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"))
+LONG = 20.0 if CUDA else 0.0    # microseconds
+CALL, CALLS = "model call", 3   # of a run that is profiled
 BYTES_OF_A_WEIGHT, SPARE = 2, 4e9   # of a text encoder in half precision, and what a fit needs beside it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """runs: size, pixels, batch, model calls; rounds: of each run; training: images, tokens, width, latent, batch."""
+    """runs: size, pixels, batch, model calls; kinds: of guards, by size; rounds: of each run, after one that does not
+    count; training: images, tokens, width, latent, batch; steps: of it."""
 
     sizes: dict[str, subjects.Size]
     runs: tuple[tuple[str, int, int, int], ...]
+    kinds: dict[str, tuple[str, ...]]
     rounds: int
     fits: dict[str, tuple]
     training: tuple[int, int, int, int, int]
@@ -56,12 +62,14 @@ class Plan:
     @classmethod
     def full(cls) -> Plan:
         return cls(subjects.SIZES, (("SD 1.5", 512, 1, 20), ("SDXL", 1024, 1, 20), ("SD 1.5", 1024, 1, 20),
-                                    ("SD 1.5", 512, 4, 20), ("SD 1.5", 1024, 4, 20)), 5,
+                                    ("SD 1.5", 512, 4, 20), ("SD 1.5", 1024, 4, 20)),
+                   dict.fromkeys(subjects.SIZES, tuple(subjects.KINDS)), 5,
                    {name: SIZES[name] for name in ("clip-l", "qwen3-4b", "t5-xxl")}, (256, 77, 768, 64, 64), 20)
 
     @classmethod
     def tiny(cls) -> Plan:
-        return cls(subjects.TINY, (("SD 1.5", 64, 1, 2), ("SDXL", 64, 1, 2)), 1, {"tiny": (1, 32, 2, 64, 16)},
+        return cls(subjects.TINY, (("SD 1.5", 64, 1, 2), ("SDXL", 64, 1, 2)),
+                   {"SD 1.5": ("words", "full"), "SDXL": ("words",)}, 1, {"tiny": (1, 32, 2, 64, None)},
                    (16, 5, 8, 1, 4), 1)
 
 
@@ -105,7 +113,7 @@ def runs(plan: Plan) -> Iterator[dict]:
             made = {name: size.model()}
         model, shape = made[name], (batch, subjects.CHANNELS, pixels // 8, pixels // 8)
         guards = {f"{kind}, {state}": subjects.guarded(model, subjects.redirectors(kind, unsafe, size))
-                  for kind in subjects.KINDS for state, unsafe in subjects.STATES.items()
+                  for kind in plan.kinds[name] for state, unsafe in subjects.STATES.items()
                   if kind != "words" or not unsafe}    # else the witness asks the model itself
 
         def sample(each, calls: int, size=size, shape=shape):
@@ -117,15 +125,16 @@ def runs(plan: Plan) -> Iterator[dict]:
             for who, each in every.items():
                 taken = seconds_of(sample(each, calls))
                 seconds[who] += [taken] if number else []
-        plain, peak = per_call(model, sample), peak_of(sample(model, FEW))
+        plain = counted(model, sample(model, CALLS))
         for who, each in guards.items():
-            launches, waits = (ours - theirs for ours, theirs in zip(per_call(each, sample), plain))
+            ours = counted(model, sample(each, CALLS))
             more = [one / other for one, other in zip(seconds[who], seconds[""])]
             yield {"run": f"{name}, {pixels} x {pixels}, batch {batch}", "guard": who, "model calls": calls,
                    "guarded / unguarded": round(statistics.median(more), 4),
                    "unguarded, seconds": round(statistics.median(seconds[""]), 4), "rounds": plan.rounds,
-                   "launches of a call": plain[0], "more launches": launches, "waits": waits,
-                   "more memory, MB": round((peak_of(sample(each, FEW)) - peak) / 1e6, 2)}
+                   "launches of a call": plain["launches"], "more launches": ours["launches"] - plain["launches"],
+                   "waits": ours["waits"] - plain["waits"],
+                   "more memory, MB": round((ours["memory"] - plain["memory"]) / 1e6, 2) if CUDA else "not measured"}
 
 
 def seconds_of(thing: Callable[[], object]) -> float:
@@ -142,37 +151,33 @@ def seconds_of(thing: Callable[[], object]) -> float:
     return first.elapsed_time(last) / 1000
 
 
-def per_call(model, sample: Callable) -> tuple[float, float]:
-    """Launches and waits that one more model call brings; what a run does once is not among them."""
-    few, more = (counted(model, sample(model, calls)) for calls in (FEW, MORE))
-    return tuple((after - before) / (MORE - FEW) for before, after in zip(few, more))
+def counted(model, thing: Callable[[], object]) -> dict[str, float]:
+    """Of each model call between the first and the last of a run: kernels and copies that are launched, and waits for
+    the device; and most bytes of the device at a time.  Without a device its operations stand for launches."""
+    forward = model.model.diffusion_model.forward
 
+    def marked(*arguments, **named):
+        with record_function(CALL):
+            return forward(*arguments, **named)
 
-def counted(model, thing: Callable[[], object]) -> tuple[int, int]:
-    """Kernels and copies that a run launches, and how often the host waits for the device.
-
-    Without a device: operations, and whatever would wait for one (`waits`).
-    """
-    if not CUDA:
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            thing()
-        with counted_waits(model) as waits:
-            thing()
-        return sum(each.name.startswith("aten::") and each.cpu_parent is None for each in profiled.events()), len(
-            waits.every)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        thing()
-    events = profiled.events()
-    return (sum(each.device_type == torch.autograd.DeviceType.CUDA for each in events),
-            sum(each.name.startswith(WAITING) and not each.name.startswith("cudaMemcpyAsync") for each in events))
-
-
-def peak_of(thing: Callable[[], object]) -> int:
-    """Most bytes of the device at a time; 0 without one."""
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
-    thing()
-    return torch.cuda.max_memory_allocated() if CUDA else 0
+    with mock.patch.object(model.model.diffusion_model, "forward", marked), profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]) as profiled:
+        thing()
+        memory = torch.cuda.max_memory_allocated() if CUDA else 0
+    events = profiled.events()
+    calls = sorted(each.time_range.start for each in events if each.name == CALL and each.device_type == DeviceType.CPU)
+    between = [each for each in events if calls[0] <= each.time_range.start < calls[-1]]
+    launches = sum(each.device_type == DeviceType.CUDA if CUDA else _is_operation(each) for each in between)
+    waits = sum(each.name in WAITING and each.time_range.elapsed_us() >= LONG for each in between)
+    return {"launches": launches / (len(calls) - 1), "waits": waits / (len(calls) - 1), "memory": memory}
+
+
+def _is_operation(event) -> bool:
+    """Whether an event of the profiler is an operation that no other operation asked for."""
+    parent = event.cpu_parent
+    return event.name.startswith("aten::") and not (parent is not None and parent.name.startswith("aten::"))
 
 
 # ---------------------------------------------------------------------------------------------- other steps
@@ -218,7 +223,7 @@ def operations(plan: Plan) -> Iterator[dict]:
     """A guarded run in which whatever Macs and DirectML lack is refused."""
     size = subjects.TINY["SD 1.5"]
     model = size.model()
-    for kind in subjects.KINDS:
+    for kind in plan.kinds["SD 1.5"]:
         guarded = subjects.guarded(model, subjects.redirectors(kind, True, size))
         sample = subjects.run(guarded, size.conditioning(1), size.conditioning(2), (1, 4, 8, 8), calls=2)
         try:

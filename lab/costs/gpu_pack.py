@@ -92,7 +92,8 @@ def start(arguments: list[str]) -> int:
         print("provided:", *provide((here / "wheels").glob("*.whl"), site) or ["nothing"], flush=True)
         paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
         lacks = subprocess.run([sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"])
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SAFEREDIR_CPU": str(int(bool(lacks.returncode)))}
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths),
+                   "SAFEREDIR_CPU": str(int(lacks.returncode != 0))}
         return subprocess.run(
             [sys.executable, str(folder / PACK / "saferedir.py"), "--comfyui", str(folder / HOST), "run",
              str(folder / PACK / "lab" / "costs" / "gpu.py"), *arguments], env=environ).returncode

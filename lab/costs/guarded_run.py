@@ -90,7 +90,8 @@ def shared() -> Iterator[Shares]:
         shares = Shares()
 
         def instead(owner: type, name: str, make: Callable) -> None:
-            patches.enter_context(mock.patch.object(owner, name, wraps(getattr(owner, name))(make(getattr(owner, name)))))
+            method = getattr(owner, name)
+            patches.enter_context(mock.patch.object(owner, name, wraps(method)(make(method))))
 
         for owner, name in AROUND:
             instead(owner, name, lambda method: lambda self, executor, *arguments, **named: timed(

@@ -83,10 +83,10 @@ SDXL = Size("SDXL", {
     "transformer_depth_middle": 10, "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "context_dim": 2048,
     "use_linear_in_transformer": True}, width=2048, pooled=POOLED, architecture="sdxl")
 # The same classes at sizes that say nothing, to see that everything runs.
-TINY = {"SD 1.5": replace(SD15, config={**SD15.config, "model_channels": 32, "channel_mult": (1, 2, 2, 2)}),
-        "SDXL": replace(SDXL, config={**SDXL.config, "model_channels": 64, "transformer_depth": [0, 0, 1, 1, 1, 1],
-                                      "transformer_depth_middle": 1,
-                                      "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1]})}
+_TINY = {"model_channels": 64, "num_res_blocks": [1, 1], "channel_mult": (1, 2), "transformer_depth": [1, 1],
+         "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1}
+TINY = {"SD 1.5": replace(SD15, config={**SD15.config, **_TINY}),
+        "SDXL": replace(SDXL, config={**SDXL.config, **_TINY})}
 SIZES = {"SD 1.5": SD15, "SDXL": SDXL}
 
 

@@ -22,7 +22,8 @@ def test_it_writes_after_every_row_and_goes_on_where_it_was_ended(tmp_path, monk
         bench.main(command)
     except KeyboardInterrupt:
         pass
-    assert [each["value"] for each in json.loads((tmp_path / "costs.json").read_text())["figures"]["start"]["rows"]] == [0]
+    kept = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))["figures"]["start"]["rows"]
+    assert [each["value"] for each in kept] == [0]
     monkeypatch.setattr(bench, "FIGURES", ended_at(None))
     assert bench.main([*command, "--resume"]) == 0
     assert taken == [0, 1, 2]

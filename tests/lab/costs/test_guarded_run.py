@@ -8,7 +8,7 @@ import pytest
 from saferedir.lab.costs import guarded_run, subjects
 from saferedir.nodes.guarding.bridge import Guard
 from saferedir.nodes.guarding.door import Door
-from saferedir.nodes.guarding.sampling_run import SamplingRun
+from saferedir.nodes.guarding.picture_loop import PictureLoop
 from saferedir_core.picture.judge import PictureJudge
 from saferedir_core.run import RedirectionRun
 
@@ -55,9 +55,8 @@ def test_the_judges_seconds_are_the_guards_and_the_models_are_the_hosts(takes, m
 def test_the_door_and_the_samplers_callback_are_the_guards(takes, model):
     takes(comfy.model_base.BaseModel, "apply_model", 100.0)
     takes(Door, "_check", 1.0)
-    takes(SamplingRun, "blanked", 10.0)
-    # The callback hides two latents a step, and one latent leaves.
-    assert seconds_of(model, "words", False).seconds["prompt"] == CALLS + 10 * (2 * CALLS * 0 + 1)
+    takes(PictureLoop, "shown", 10.0)
+    assert seconds_of(model, "words", False).seconds["prompt"] == (1 + 10) * CALLS
 
 
 def test_the_model_calls_of_the_witness_are_its_own_and_no_part_of_the_ratio(takes, model):
