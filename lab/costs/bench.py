@@ -36,8 +36,8 @@ def main(argv: list[str]) -> int:
     content = costs_page.Content.earlier(out, arguments.quick)
     if arguments.gpu:
         content.gpu = json.loads(arguments.gpu.read_text(encoding="utf-8"))
-    command = " ".join([COMMAND, *(each for each in argv if each != "--resume")])
     for name in arguments.only:
+        command = f"{COMMAND} {'--quick ' if arguments.quick else ''}--only {name}"
         rows = content.begin(name, command, keep=arguments.resume)
         for what, measure in FIGURES[name](plan):
             if any(what.items() <= row.items() for row in rows):

@@ -30,8 +30,10 @@ SECTIONS = {  # name -> title, what was done
             "that other work on the machine does not count. Of the run's 20 model calls only the first are made "
             "(column); what is done once for a prompt, and the verdict, weigh more in those than in 20. Where a prompt "
             "of *words* was moved the witness asks the model at the end: its share of a run of 20 calls stands apart."),
-    "witness": ("The witness", "Counted. Concepts that come from words alone have no picture judge, so that the model "
-                "itself is asked about finished pictures whose prompt was moved (`witness: redirected`, the default)."),
+    "witness": ("The witness", "Predictions of one image each that a run of 20 steps with guidance asks of the model, "
+                "counted in the demo world. Concepts that come from words alone have no picture judge, so that the "
+                "model itself is asked about finished pictures whose prompt was moved (`witness: redirected`, the "
+                "default)."),
     "evaluation": ("One evaluation against the published policy",
                    "*Ours*: what prompt judge and picture judge do at one step, taken in turn with the published "
                    "policy in one process: median (lower to upper quartile, rounds). The published policy evaluates "
@@ -114,8 +116,8 @@ def reached(figures: dict[str, dict]) -> list[tuple[str, str, str]]:
     found = [(f"guarded / unguarded, {each['model']}, batch {each['batch']}, {each['guard']}, {each['judged']}",
               f"<= {OVER}", _judged(each["guarded / unguarded"], OVER)) for each in rows.get("run", [])]
     found = found or [("guarded / unguarded", f"<= {OVER}", NOT_MEASURED)]
-    found += [("the same with the witness, words, after a run whose prompt was moved", f"<= {OVER}",
-               _judged(each["guarded / unguarded"], OVER)) for each in rows.get("witness", [])]
+    found += [(f"predictions asked of the model, with the witness / unguarded, {each['guard']}, {each['judged']}",
+               f"<= {OVER} (counted)", _judged(each["guarded / unguarded"], OVER)) for each in rows.get("witness", [])]
     for pixels, times in (("512 x 512", 10), ("1024 x 1024", 20)):
         every = [each for each in rows.get("evaluation", []) if (each["image"], each["batch"]) == (pixels, 1)]
         found += [(f"one evaluation against the published policy, {pixels}, {each['judged']}",

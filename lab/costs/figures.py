@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -21,7 +22,6 @@ import saferedir_core as core
 from saferedir_core.ensemble import Ensemble
 from saferedir_core.picture.run import PictureRun
 from saferedir_core.readback import Readback
-from saferedir_core.witness import LEVELS, NOISES
 
 from ...nodes import drawing
 from ...nodes.demo_world.backbone import load_backbone
@@ -155,25 +155,41 @@ def waits_per_step(plan: Plan) -> list[Row]:
 
 def waits(kind: str, unsafe: bool) -> tuple[WaitCount, WaitCount]:
     """Of the demo world's run of 20 steps, unguarded and guarded."""
-    model, clip, _ = load_backbone()
-    positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
-    size = subjects.Size("", {}, width=positive[0][0].shape[-1])
-    guard = subjects.guarded(model, subjects.redirectors(kind, unsafe, size))
     taken = []
-    for each in (model, guard):
-        sample = subjects.run(each, positive, negative, (1, 4, 8, 8), 4.0)
+    for model, sample in _demo_runs(kind, unsafe):
         with counted_waits(model) as count:
             sample()
         taken.append(count)
     return taken[0], taken[1]
 
 
+def _demo_runs(kind: str, unsafe: bool) -> Iterator[tuple]:
+    """The demo world's model, and a run of 20 steps with it; first unguarded, then guarded."""
+    model, clip, _ = load_backbone()
+    positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
+    size = subjects.Size("", {}, width=positive[0][0].shape[-1])
+    for each in (model, subjects.guarded(model, subjects.redirectors(kind, unsafe, size))):
+        yield model, subjects.run(each, positive, negative, (1, 4, 8, 8), 4.0)
+
+
 def witness_calls(plan: Plan) -> list[Row]:
     """What the witness asks of the model, in predictions of one image each; the default asks after redirected runs."""
-    asked, run = 2 * len(LEVELS) * NOISES, 2 * subjects.STEPS
-    return [({"run": f"{subjects.STEPS} steps of Euler with guidance"}, lambda: {
-        "predictions of the run": run, "of the witness, after a run whose prompt was moved": asked,
-        "guarded / unguarded": 1 + asked / run})]
+    def row(kind: str) -> dict:
+        unguarded, guarded = (_predictions(*each) for each in _demo_runs(kind, True))
+        return {"predictions, unguarded": unguarded, "guarded": guarded, "guarded / unguarded": guarded / unguarded}
+    return [({"guard": kind, "judged": MOVED}, partial(row, kind)) for kind in ("words", "full")]
+
+
+def _predictions(model, sample: Callable[[], object]) -> int:
+    """Rows that the denoiser is given in a run."""
+    forward, rows = model.model.diffusion_model.forward, []
+
+    def counting(x, *arguments, **keywords):
+        rows.append(len(x))
+        return forward(x, *arguments, **keywords)
+    with mock.patch.object(model.model.diffusion_model, "forward", counting):
+        sample()
+    return sum(rows)
 
 
 def memory_needed(plan: Plan) -> list[Row]:

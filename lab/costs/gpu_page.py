@@ -6,6 +6,9 @@ from saferedir_core.metrics import table
 
 TITLE, NOT_MEASURED = "## On a GPU", "not measured on a GPU"
 OVER = 1.01
+MISSING = """Not measured on a GPU: none was to hand. `python quickstart.py run lab/costs/gpu.py --pack FOLDER` makes a
+folder for a Linux machine that has PyTorch and nothing else; there `python run.py` is done in six minutes, and
+`python quickstart.py run lab/costs/bench.py --only --gpu FILE` brings its gpu.json onto this page."""
 
 
 def reached(content: dict) -> list[tuple[str, str, str]]:
@@ -23,7 +26,7 @@ def reached(content: dict) -> list[tuple[str, str, str]]:
 def section(content: dict) -> str:
     """Every table of it."""
     if not content:
-        return f"{TITLE}\n\nNot measured on a GPU: none was to hand. `lab/costs/gpu.py` is what measures there."
+        return f"{TITLE}\n\n{MISSING}"
     parts = [f"{TITLE}\n\n{content['device']}, {content['machine']}, {content['date']}, {content['dtype']}, random "
              f"weights, `lab/costs/gpu.py`, {content['seconds']} s in all."]
     parts += [f"### {title}\n\n" + table(list(content[name][0]), [list(row.values()) for row in content[name]])

@@ -12,6 +12,12 @@ def test_no_step_of_the_hosts_sampler_waits_for_the_guard():
     assert guarded.between_calls() == unguarded.between_calls() and guarded.ours_between_calls() == []
 
 
+def test_the_witness_is_asked_where_nobody_else_looks_at_pictures():
+    words, full = (measure() for _, measure in figures.witness_calls(figures.Plan.quick()))
+    assert words == {"predictions, unguarded": 40, "guarded": 48, "guarded / unguarded": 1.2}
+    assert full["guarded"] == full["predictions, unguarded"] == 40
+
+
 def halves(kind):
     return {name: each.half() for name, each in subjects.redirectors(kind, True).items()}
 
@@ -30,7 +36,7 @@ def test_times_are_taken_in_turn():
     assert ratio({"a": [2.0, 3.0, 8.0], "b": [1.0, 1.0, 2.0]}, "a", "b") == Spread(3.0, 2.5, 3.5, 3)
 
 
-@pytest.mark.parametrize("name", ["evaluation", "memory", "witness", "run"])
+@pytest.mark.parametrize("name", ["evaluation", "memory", "run"])
 def test_the_quick_form_of_a_figure_gives_its_rows(name):
     content = costs_page.Content(True)
     rows = content.begin(name, "bench.py --quick", keep=False)
