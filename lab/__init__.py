@@ -7,7 +7,7 @@
     backbones   docs/backbones.md: other architectures, small and trained on the demo world
     matrix      docs/matrix.md, docs/load.md and docs/other-packs.md: every graph that a guard must hold in, a server
                 under load, and other packs beside ours
-    costs       docs/costs.md: time, memory and waits of a guarded run
+    costs       docs/costs.md: time, memory and waits of a guarded run, on a CPU and by a folder to take to a GPU
     host        a real ComfyUI: started, asked, and looked at in a browser
     release     files of the pack that are written by a program
 

@@ -24,6 +24,7 @@ RUN_BY = {
     "--once": "tests/host/test_run_demo.py::test_the_first_command_of_the_readme_makes_pictures_and_ends",
     "test": "",
     "run lab/costs/bench.py": "tests/lab/costs/test_figures.py::test_the_quick_form_of_a_figure_gives_its_rows",
+    "run lab/costs/gpu.py": "tests/lab/costs/test_gpu.py::test_every_step_runs_from_the_folder_alone",
     "train": "tests/nodes/commands/test_train.py::test_it_writes_a_redirector_a_log_and_a_plot",
     "evaluate": "tests/nodes/commands/test_evaluate.py::",
     "publish": "tests/nodes/commands/test_publish.py::",

@@ -1,157 +1,224 @@
-"""The figures of docs/costs.md, each a function of a plan: how large, how often."""
+"""The figures of docs/costs.md: each makes its rows one by one, of a plan that says how large and how often.
+
+A row begins with what is measured, and ends with what was; `bench.py` keeps it as soon as it is there.
+"""
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 import saferedir_core as core
-from saferedir_core.ensemble import Ensemble, Prompt
+from saferedir_core.ensemble import Ensemble
+from saferedir_core.picture.run import PictureRun
 from saferedir_core.readback import Readback
-from saferedir_core.redirect import redirected_context
 
 from ...nodes import drawing
 from ...nodes.demo_world.backbone import load_backbone
 from . import subjects
+from .guarded_run import HOST, PICTURE, PROMPT, WITNESS, within_run
 from .memory import MemoryCount
 from .published import PublishedPolicy
 from .timing import Spread, in_turn, ratio
 from .waits import WaitCount, counted_waits
 
 ROOT = Path(__file__).resolve().parents[2]
+HARMLESS, MOVED = subjects.STATES
+Row = tuple[dict, Callable[[], dict]]  # what is measured, and the function that does
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sampling runs of one size: the first so many model calls, and who guards them in which state."""
+
+    model: str
+    pixels: int
+    batch: int
+    calls: int
+    guards: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """rounds: of short things; runs: of sampling runs; calls: model calls of a run, None: all 20."""
+    """rounds: of short things; images: pixels and batch of an evaluation; sizes: of diffusion models, by name."""
 
     rounds: int
-    runs: int
-    calls: int | None
-    images: tuple[tuple[int, int], ...]  # pixels, batch
-    sampled: tuple[tuple[int, int], ...]
+    images: tuple[tuple[int, int], ...]
+    runs: tuple[Case, ...]
+    sizes: Mapping[str, subjects.Size]
     concept: bool = True  # whether a whole training of a demo concept is timed
 
     @classmethod
     def quick(cls) -> Plan:
-        return cls(rounds=2, runs=1, calls=1, images=((128, 1), (128, 2)), sampled=((64, 1),), concept=False)
+        every = tuple((kind, state) for kind in subjects.KINDS for state in subjects.STATES)
+        return cls(2, ((128, 1), (128, 2)), (Case("SD 1.5", 64, 2, 1, every), Case("SDXL", 64, 1, 1, every[2:4])),
+                   subjects.TINY, concept=False)
 
     @classmethod
     def full(cls) -> Plan:
-        images = ((512, 1), (512, 4), (1024, 1), (1024, 4))
-        if torch.cuda.is_available():
-            return cls(rounds=30, runs=5, calls=None, images=images, sampled=images)
-        # Two cores: whole runs of this size would take hours, so the first of the twenty calls stands for them.
-        return cls(rounds=7, runs=1, calls=1, images=images, sampled=((512, 1), (1024, 1)))
+        # Whole runs of these sizes take hours on two cores: the first of the twenty calls stand for them.  Only at 512
+        # the witness is asked, whose model calls are a fifth of a run's.
+        pictures = tuple((kind, state) for kind in ("full", "eight full") for state in subjects.STATES)
+        every = (*pictures, ("words", HARMLESS))
+        return cls(7, ((512, 1), (512, 4), (1024, 1), (1024, 4)),
+                   (Case("SD 1.5", 512, 1, 3, (*every, ("words", MOVED))), Case("SD 1.5", 512, 4, 1, every),
+                    Case("SD 1.5", 1024, 1, 1, every), Case("SDXL", 1024, 1, 1, pictures[:2]),
+                    Case("SD 1.5", 1024, 4, 1, pictures[:2])), subjects.SIZES)
 
 
-def run_cost(plan: Plan) -> list[dict]:
-    """A guarded run over the same run unguarded, Stable Diffusion 1.5's size and default settings."""
-    rows, model = [], subjects.model()
-    guards = {name: subjects.guarded(model, {"bench": subjects.redirector(bias=bias)}, threshold=0.5)
-              for name, bias in (("safe", subjects.SAFE), ("unsafe", subjects.UNSAFE))}
-    prompts = subjects.conditioning(0), subjects.conditioning(1)
-    for pixels, batch in plan.sampled:
-        shape = (batch, 4, pixels // 8, pixels // 8)
-        seconds = in_turn({name: subjects.run(each, *prompts, shape, calls=plan.calls)
-                           for name, each in {"unguarded": model, **guards}.items()}, plan.runs)
-        rows += [{"image": image(pixels), "batch": batch, "prompt": name,
-                  "guarded / unguarded": ratio(seconds, name, "unguarded"),
-                  "unguarded seconds": Spread.of(seconds["unguarded"]), "model calls": plan.calls or subjects.STEPS}
-                 for name in guards]
-    return rows
+def run_cost(plan: Plan) -> list[Row]:
+    """Guarded runs over the rest of themselves, all settings as SafeRedir Guard has them."""
+    model = functools.lru_cache(maxsize=1)(lambda name: plan.sizes[name].model())   # two do not fit into memory
+    return [({"model": f"{case.model}, {image(case.pixels)}", "batch": case.batch, "guard": kind, "judged": state},
+             partial(_run_row, case, kind, state, plan.sizes[case.model], model))
+            for case in plan.runs for kind, state in case.guards]
+
+
+def _run_row(case: Case, kind: str, state: str, size: subjects.Size, model: Callable) -> dict:
+    guards = subjects.redirectors(kind, subjects.STATES[state], size)
+    shape = (case.batch, subjects.CHANNELS, case.pixels // 8, case.pixels // 8)
+    shares = within_run(model(case.model), guards, size, shape, case.calls)
+    taken, every = shares.seconds, subjects.STEPS / case.calls
+    return {"model calls": case.calls, "guarded / unguarded": round(shares.over, 5),
+            "milliseconds for prompts": round(1e3 * taken[PROMPT], 1),
+            "for pictures": round(1e3 * taken[PICTURE], 1), "the rest, seconds": round(taken[HOST], 2),
+            "the witness, of 20 calls": round(taken[WITNESS] / (every * taken[HOST]), 3) if taken[WITNESS] else 0}
 
 
 def image(pixels: int) -> str:
     return f"{pixels} x {pixels}"
 
 
-def evaluation_cost(plan: Plan) -> list[dict]:
-    """One evaluation and its redirection over the published policy on the same weights (1 / ratio: times faster)."""
-    rows, redirector = [], subjects.redirector()
-    for pixels, batch in plan.images:
-        latent, context, timestep = _inputs(redirector, pixels, batch)
-        published = PublishedPolicy(redirector, torch.cat([context, context]))
+def evaluation_cost(plan: Plan) -> list[Row]:
+    """One evaluation over the published policy (1 / ratio: times faster)."""
+    return [({"image": image(pixels), "batch": batch, "judged": state},
+             partial(_evaluation, plan, pixels, batch, state))
+            for pixels, batch in plan.images for state in subjects.STATES]
+
+
+def _evaluation(plan: Plan, pixels: int, batch: int, state: str) -> dict:
+    policy, ours = subjects.published(), subjects.redirectors("full", subjects.STATES[state])
+    latent, context, timestep = _inputs(policy, pixels, batch)
+    published = PublishedPolicy(policy, torch.cat([context, context]))
+    with torch.inference_mode():    # as the host samples
         seconds = in_turn({"published": partial(published.check, latent, timestep),
-                           "ours": _step(redirector, context, latent, timestep)}, plan.rounds)
-        rows.append({"image": image(pixels), "batch": batch,
-                     "times faster than published": ratio(seconds, "published", "ours"),
-                     "milliseconds": Spread.of([1e3 * each for each in seconds["ours"]])})
-    return rows
+                           "ours": step_of(ours, context, latent)}, plan.rounds)
+    return {"times faster than published": ratio(seconds, "published", "ours"),
+            "milliseconds": Spread.of([1e3 * each for each in seconds["ours"]]),
+            "published, milliseconds": Spread.of([1e3 * each for each in seconds["published"]])}
 
 
 def _inputs(redirector, pixels: int, batch: int = 1) -> tuple[torch.Tensor, ...]:
     """Latent (B, 4, h, w), context (B, 77, D) and timestep (B,), where the redirector is and in its type."""
     like = next(redirector.parameters())
     context = torch.randn(1, subjects.TOKENS, redirector.config.prompt_dim).to(like).repeat(batch, 1, 1)
-    latent = torch.randn(batch, 4, pixels // 8, pixels // 8).to(like)
+    latent = torch.randn(batch, subjects.CHANNELS, pixels // 8, pixels // 8).to(like)
     return latent, context, torch.full((batch,), 500.0, device=like.device)
 
 
-def _step(redirector, context: torch.Tensor, latent: torch.Tensor, timestep: torch.Tensor):
-    """An observation and its redirection, as a sampling run makes them: without waiting."""
+def step_of(redirectors: Mapping | Ensemble, context: torch.Tensor, latent: torch.Tensor, sigma: float = 2.0):
+    """What both judges do at one model call, as a sampling run has them do it: without waiting."""
     transfers = Readback()
-    run = core.RedirectionRun(redirector, core.PolicyConfig(threshold=0.5), context, readback=transfers)
+    judges = redirectors.redirectors if isinstance(redirectors, Ensemble) else redirectors
+    run = core.RedirectionRun(redirectors, core.PolicyConfig(), context, readback=transfers)
+    pictures = PictureRun({name: each.picture for name, each in judges.items()}, transfers)
 
-    def thing():
-        run.observe(latent, timestep)
+    def step():
+        run.suspect(pictures.suspects(len(latent)))
+        run.observe(latent, 500.0)
         redirected = run.redirect(context)
+        seen = pictures.look(latent, sigma)
         transfers.send()
         transfers.take_arrived()
-        return redirected
-    return thing
+        return redirected, seen
+    return step
 
 
-def waits_per_step(plan: Plan) -> list[dict]:
+def waits_per_step(plan: Plan) -> list[Row]:
     """Host waits per step in the host's own sampler."""
-    rows = []
-    for count in (1, 8):
-        unguarded, guard = waits(count)
-        rows.append({"concepts": count, "host waits per step":
-                     (guard.between_calls() - unguarded.between_calls()) / (guard.calls - 1)})
-    return rows
+    def row(kind: str, state: str) -> dict:
+        unguarded, guard = waits(kind, subjects.STATES[state])
+        return {"host waits per step": (guard.between_calls() - unguarded.between_calls()) / (guard.calls - 1)}
+    return [({"guard": kind, "judged": state}, partial(row, kind, state))
+            for kind in ("full", "eight full") for state in subjects.STATES]
 
 
-def waits(concepts: int) -> tuple[WaitCount, WaitCount]:
-    """Of the demo world's run of 20 steps, unguarded and guarded by so many concepts that redirect it."""
-    model, clip, _ = load_backbone()
-    positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
-    guard = subjects.guarded(model, subjects.sharing(concepts, width=128), threshold=0.5)
+def waits(kind: str, unsafe: bool) -> tuple[WaitCount, WaitCount]:
+    """Of the demo world's run of 20 steps, unguarded and guarded."""
     taken = []
-    for each in (model, guard):
-        sample = subjects.run(each, positive, negative, (1, 4, 8, 8), 4.0)
+    for model, sample in _demo_runs(kind, unsafe):
         with counted_waits(model) as count:
             sample()
         taken.append(count)
     return taken[0], taken[1]
 
 
-def memory_needed(plan: Plan) -> list[dict]:
+def _demo_runs(kind: str, unsafe: bool) -> Iterator[tuple]:
+    """The demo world's model, and a run of 20 steps with it; first unguarded, then guarded."""
+    model, clip, _ = load_backbone()
+    positive, negative = (drawing.conditioning(clip, [text]) for text in ("a striped red fish in the snow", ""))
+    size = subjects.Size("", {}, width=positive[0][0].shape[-1])
+    for each in (model, subjects.guarded(model, subjects.redirectors(kind, unsafe, size))):
+        yield model, subjects.run(each, positive, negative, (1, 4, 8, 8), 4.0)
+
+
+def witness_calls(plan: Plan) -> list[Row]:
+    """What the witness asks of the model, in predictions of one image each; the default asks after redirected runs."""
+    def row(kind: str) -> dict:
+        unguarded, guarded = (_predictions(*each) for each in _demo_runs(kind, True))
+        return {"predictions, unguarded": unguarded, "guarded": guarded, "guarded / unguarded": guarded / unguarded}
+    return [({"guard": kind, "judged": MOVED}, partial(row, kind)) for kind in ("words", "full")]
+
+
+def _predictions(model, sample: Callable[[], object]) -> int:
+    """Rows that the denoiser is given in a run."""
+    forward, rows = model.model.diffusion_model.forward, []
+
+    def counting(x, *arguments, **keywords):
+        rows.append(len(x))
+        return forward(x, *arguments, **keywords)
+    with mock.patch.object(model.model.diffusion_model, "forward", counting):
+        sample()
+    return sum(rows)
+
+
+def memory_needed(plan: Plan) -> list[Row]:
     """Megabytes of one concept and of eight, in half precision."""
-    return [{"concepts": count, **{f"{what}, MB": round(size / 1e6, 1) for what, size in memory(
-        {name: each.half() for name, each in subjects.sharing(count).items()}, 512).items()}} for count in (1, 8)]
+    def row(kind: str) -> dict:
+        guards = {name: each.half() for name, each in subjects.redirectors(kind, True).items()}
+        found = memory(guards, 512)
+        return {**{f"{what}, MB": round(size / 1e6, 2) for what, size in found.items()},
+                "a concept, MB": round(found["all at most"] / len(guards) / 1e6, 2)}
+    return [({"guard": kind}, partial(row, kind)) for kind in subjects.KINDS if kind != "words"]
 
 
 def memory(redirectors: dict, pixels: int) -> dict[str, int]:
     """Bytes that redirectors need as they are used on a GPU: their weights, what a run prepares (at the most, and kept
-    of it), an evaluation with its redirection at the most, and all of it at the worst moment."""
-    latent, context, timestep = _inputs(next(iter(redirectors.values())), pixels)
-    with torch.no_grad(), MemoryCount() as preparing:
-        made = Ensemble(redirectors, as_one=True)
-        readings = made.read(Prompt(context, None, 1))
-    kept = preparing.alive_bytes()
-    with torch.no_grad(), MemoryCount() as evaluating:
-        judgement = made.judge(readings, latent, timestep)
-        redirected_context(context, judgement.delta[0], judgement.token_mask[0], judgement.alpha[0], 1.25, True)
-    weights, at_most, peak = _bytes(redirectors.values()), preparing.peak_bytes, evaluating.peak_bytes
-    return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "an evaluation": peak,
+    of it), a step that moves prompt and picture at the most, and all of it at the worst moment, the verdict included.
+    """
+    latent, context, _ = _inputs(next(iter(redirectors.values())), pixels)
+    with torch.inference_mode():
+        with MemoryCount() as preparing:
+            step = step_of(Ensemble(redirectors, as_one=True), context, latent)
+        kept = preparing.alive_bytes()
+        with MemoryCount() as stepping:
+            step()
+        with MemoryCount() as ending:
+            for each in redirectors.values():
+                each.picture.verdict(latent)
+    weights, at_most = _bytes(redirectors.values()), preparing.peak_bytes
+    peak = max(stepping.peak_bytes, ending.peak_bytes)
+    return {"weights": weights, "preparing a run": at_most, "kept for the run": kept, "a step": peak,
             "all at most": weights + max(at_most, kept + peak)}
 
 
@@ -160,17 +227,16 @@ def _bytes(modules) -> int:
         id(value): value for module in modules for value in module.state_dict(keep_vars=True).values()}.values())
 
 
-def training(plan: Plan) -> list[dict]:
+def training(plan: Plan) -> list[Row]:
     """`saferedir.py train` from the demo's prompt pairs to the saved redirector, in a process of its own."""
-    taken = None
-    if plan.concept:
+    def row() -> dict:
         with tempfile.TemporaryDirectory(prefix="saferedir-bench-") as folder:
             started = time.perf_counter()
             _process("import sys\nfrom saferedir.nodes.commands.train import main\nsys.exit(main(sys.argv[-6:]))",
                      "--model", "demo", "--pairs", str(ROOT / "models" / "pairs" / "demo_stripes.csv"), "--out",
                      str(Path(folder) / "stripes.safetensors"))
-            taken = Spread.of([time.perf_counter() - started])
-    return [{"what": "seconds to a trained demo concept", "value": taken}]
+            return {"value": Spread.of([time.perf_counter() - started])}
+    return [({"what": "seconds to a trained demo concept"}, row)] if plan.concept else []
 
 
 def _process(code: str, *arguments: str) -> str:
@@ -183,7 +249,7 @@ def _process(code: str, *arguments: str) -> str:
     return made.stdout
 
 
-def start_up(plan: Plan) -> list[dict]:
+def start_up(plan: Plan) -> list[Row]:
     """Import of the pack inside the host, each time in a new process."""
     code = """
 import time
@@ -192,12 +258,12 @@ prepare()
 import comfy.sd, comfy.samplers, comfy.sample, comfy_api.latest
 import saferedir
 started = time.perf_counter()
-from saferedir.nodes import conditioning, guard, loader, report, stack
+import saferedir.nodes.extension
 print("RESULT", time.perf_counter() - started)
 """
-    taken = [float(_process(code).split("RESULT", 1)[1]) for _ in range(3)]
-    return [{"what": "import of the pack in a running host, seconds", "value": Spread.of(taken)}]
+    return [({"what": "import of the pack in a running host, seconds"}, lambda: {
+        "value": Spread.of([float(_process(code).split("RESULT", 1)[1]) for _ in range(3)])})]
 
 
-FIGURES = {"run": run_cost, "evaluation": evaluation_cost, "waits": waits_per_step, "memory": memory_needed,
-           "training": training, "start": start_up}
+FIGURES = {"evaluation": evaluation_cost, "waits": waits_per_step, "memory": memory_needed, "start": start_up,
+           "witness": witness_calls, "run": run_cost, "training": training}

@@ -13,7 +13,7 @@ import json
 import resource
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,8 +63,8 @@ class Encoder(nn.Module):
                                mask=torch.ones_like(shown) if self.tokens else shown)
 
 
-def measured(size: str, device: str) -> dict:
-    encoder = Encoder(*SIZES[size], device).eval()
+def measured(size: str, device: str, sizes: Mapping[str, tuple] = SIZES) -> dict:
+    encoder = Encoder(*sizes[size], device).eval()
     encoder(["warm up"])
     began = time.monotonic()
     encoder([f"a photo of {at} things in the fog" for at in range(32)])

@@ -6,15 +6,13 @@ whatever the device is (float64 in its Cholesky factors), and a test says so.
 """
 
 import runpy
-import sys
-from pathlib import Path
 
 import comfy.sample
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import saferedir_core as core
+from saferedir.lab.restricted import OURS, AsOnAMac, Lacking
 from saferedir.nodes import types
 from saferedir.nodes.fitting.encoding import encoder_of
 from saferedir.nodes.guarding import bridge
@@ -22,54 +20,6 @@ from saferedir.nodes.guarding.reaction import Reaction
 from saferedir_core.dataset import Manifest, Shard, TrajectoryDataset, open_folder, write_shard
 from saferedir_core.training import TrainingConfig, train
 from saferedir_core.words.redirector import WordsConfig, WordsRedirector
-
-PROJECT = Path(__file__).resolve().parents[2]
-OURS = tuple(str(PROJECT / folder) for folder in ("nodes", "saferedir_core"))
-LACKING = ("linalg_eig", "_linalg_eigh", "svd", "cholesky", "linalg_qr", "geqrf", "lstsq", "linalg_inv", "linalg_solve",
-           "linalg_lu", "_fft", "complex")
-LACKING_LONG = ("cumsum", "cumprod", "sort", "topk", "median", "bincount", "histc", "unique")  # of int64
-TORCH = str(Path(torch.__file__).parent)
-DTYPES = (torch.float64, torch.complex64, torch.complex128)
-
-
-class Lacking(RuntimeError):
-    pass
-
-
-class AsOnAMac(TorchDispatchMode):
-    """Raises `Lacking` for what such a device would refuse, if a file in one of these folders asks for it."""
-
-    def __init__(self, *folders: str) -> None:
-        super().__init__()
-        self.folders = folders
-
-    def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        name = function._schema.name.removeprefix("aten::")
-        tensors = [each for each in (*_flat(args), *_flat(output)) if torch.is_tensor(each)]
-        long = any(each.dtype == torch.int64 for each in tensors[:1])
-        lacking = any(part in name for part in LACKING) or long and name.startswith(LACKING_LONG)
-        types = [each.dtype for each in tensors if each.dtype in DTYPES]
-        if (lacking or types) and self._is_ours():
-            raise Lacking(f"{name} of {types}")
-        return output
-
-    def _is_ours(self) -> bool:
-        frame = sys._getframe(2)
-        while frame is not None:
-            file = frame.f_code.co_filename
-            if not file.startswith(TORCH) and file != __file__ and "<" not in file:
-                return file.startswith(self.folders)
-            frame = frame.f_back
-        return False
-
-
-def _flat(values):
-    for each in values if isinstance(values, (list, tuple)) else [values]:
-        if isinstance(each, (list, tuple)):
-            yield from _flat(each)
-        else:
-            yield each
 
 
 def sample(model, positive, negative, images=2):
