@@ -17,14 +17,13 @@ from saferedir_core.files import write_whole
 from saferedir_core.metrics import Share, table
 
 from ..nodes.demo_world.concepts import CONCEPTS
-from .costs import costs_page
+from .costs.costs_page import NOT_MEASURED, Content, of_all
 from .figures import DOCS
 from .pictures.leak_page import LORA, TARGETS, WITNESS, Target
 from .words.page import SENTENCES, TYPED_ROWS, pooled
 
 README = DOCS.parent / "README.md"
 MISSED = " **missed**"
-FIT_SECONDS = {"minilm": ("a text encoder of MiniLM's size", 20), "clip-l": ("one of CLIP-L's size", 180)}
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Section:
 
     def text(self) -> str:
         missed = any(met is False for claim in self.claims for _, met in claim.found)
-        where = f"`{self.command}` writes [{self.page}]({self.page})." if self.command else ""
+        where = f" `{self.command}` writes [{self.page}]({self.page})." if self.command else ""
         if missed and self.tried:
             where += f" What was tried for what is missed: [{self.tried.split('#')[0]}]({self.tried})."
-        return "\n\n".join((f"## {self.title}", f"{self.said} {where}".rstrip(),
+        return "\n\n".join((f"## {self.title}", self.said + where,
                             table(("claim", "target", *self.columns), [each.cells() for each in self.claims])))
 
 
@@ -149,8 +148,8 @@ def hosts() -> Section:
     def claim(name: str, target: str, found: str, met: bool, page: str) -> Claim:
         return Claim(name, target, [(found, met), (f"[{page}]({page})", None)])
 
-    return Section("In the host", "Real servers with the demo world's model; each page has its command.", "", "", "",
-                   ("measured", "page"), [
+    return Section("In the host", "Real servers with the demo world's model; each page has its command.", "", "",
+                   "matrix.md#where-a-harmless-prompts-image-differs", ("measured", "page"), [
         claim("every sampler, guider, conditioning node and model patch of ComfyUI: images that show the concept, "
               "unguarded, then guarded", "0 guarded", f"{drawn}, then {left}; {paths}"
               + (f"; {waiting[1]}" if waiting else ""), left == 0, "matrix.md"),
@@ -170,18 +169,12 @@ def hosts() -> Section:
 
 
 def costs() -> Section:
-    content = read("costs.json")
-    claims = [Claim(what, target, [(measured.replace(MISSED, ""), None if costs_page.NOT_MEASURED in measured
-                                    else MISSED not in measured)])
-              for what, target, measured in costs_page.reached(content["figures"])]
-    part = read("words.json")["fit_time"]
-    for each in part["found"]["fits"]:
-        name, most = FIT_SECONDS[each["size"]]
-        claims.append(Claim(f"a redirector of words, {name}: made in, size", f"at most {most} s, 2 MB",
-                            [(f"{each['seconds']} s, {each['bytes'] / 1e6:.2f} MB",
-                              each["seconds"] <= most and each["bytes"] <= 2e6)]))
-    return Section("What it costs", f"Models with random weights where only size matters. {content['machine']}.",
-                   "lab/costs/bench.py", "costs.md", "costs.md", ("measured",), claims)
+    content = Content.earlier(DOCS, quick=False)
+    claims = [Claim(what, target, [(measured.replace(MISSED, ""), None if NOT_MEASURED in measured
+                                    else MISSED not in measured)]) for what, target, measured in of_all(content)]
+    return Section("What it costs", "Models with random weights where only size matters; each figure's machine and "
+                   "date stand on its page.", "lab/costs/bench.py", "costs.md", "costs.md#what-is-missed-and-why",
+                   ("measured",), claims)
 
 
 SECTIONS = words, trained, sentences, real_latents, hosts, costs

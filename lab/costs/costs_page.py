@@ -22,6 +22,8 @@ from .timing import Spread
 VERSION = 4
 NOT_MEASURED = "not measured"
 OVER = 1.005
+WANTED = (("SD 1.5, 512 x 512", 1), ("SD 1.5, 512 x 512", 4), ("SD 1.5, 1024 x 1024", 1), ("SD 1.5, 1024 x 1024", 4),
+          ("SDXL, 1024 x 1024", 1))     # runs: model and batch
 SECTIONS = {  # name -> title, what was done
     "run": ("A guarded run over an unguarded one",
             "Random weights in float32, Euler with guidance, all settings as SafeRedir Guard has them. *words*: a "
@@ -50,6 +52,15 @@ SECTIONS = {  # name -> title, what was done
     "training": ("Training", "`train --model demo` on the shipped pairs, from the prompts to the saved redirector."),
     "start": ("Start-up", "Each in a new process; imports of the host are not counted."),
 }
+# Looked into by hand, and not by the command.
+BY_HAND = """## What is missed, and why
+
+- **Moved at every call** is the dear case: three steps against the picture judge's gradient, forward and backward, for
+  each concept. With eight concepts all eight are moved where one was seen. It is what the published policy has nothing
+  like; where nothing is seen, one evaluation is the figure to compare.
+- **The witness** asks the model itself, four predictions for each side, at the end of runs that were redirected by
+  words alone. `witness: off` leaves it out, and a redirector with a picture judge needs none.
+- **A fit of words at the size of CLIP-L** is the encoding of 1,160 prompts on two cores (1.7 s for 32)."""
 
 
 @dataclass
@@ -97,8 +108,7 @@ def page(content: Content) -> str:
     parts = ["# Costs", "The commands below need a clone of the repository.\n"
              + ("\n**This is the quick form: it shows that the command works, not how fast anything is.**\n"
                 if content.quick else "")
-             + "\n" + table(("what", "target", "measured"), [*reached(content.figures), *fits(),
-                                                             *gpu_page.reached(content.gpu)])]
+             + "\n" + table(("what", "target", "measured"), of_all(content)), BY_HAND]
     for name, (title, note) in SECTIONS.items():
         figure = content.figures.get(name)
         told = NOT_MEASURED + "."
@@ -110,12 +120,19 @@ def page(content: Content) -> str:
     return "\n\n".join([*parts, gpu_page.section(content.gpu)]) + "\n"
 
 
+def of_all(content: Content) -> list[tuple[str, str, str]]:
+    """What was to be reached, and what was: (what, target, measured), the misses named."""
+    return [*reached(content.figures), *fits(), *gpu_page.reached(content.gpu)]
+
+
 def reached(figures: dict[str, dict]) -> list[tuple[str, str, str]]:
     """What was to be reached, and what was: (what, target, measured)."""
     rows = {name: figure["rows"] for name, figure in figures.items()}
     found = [(f"guarded / unguarded, {each['model']}, batch {each['batch']}, {each['guard']}, {each['judged']}",
               f"<= {OVER}", _judged(each["guarded / unguarded"], OVER)) for each in rows.get("run", [])]
-    found = found or [("guarded / unguarded", f"<= {OVER}", NOT_MEASURED)]
+    there = {(each["model"], each["batch"]) for each in rows.get("run", [])}
+    found += [(f"guarded / unguarded, {model}, batch {batch}", f"<= {OVER}", NOT_MEASURED)
+              for model, batch in WANTED if (model, batch) not in there]
     found += [(f"predictions asked of the model, with the witness / unguarded, {each['guard']}, {each['judged']}",
                f"<= {OVER} (counted)", _judged(each["guarded / unguarded"], OVER)) for each in rows.get("witness", [])]
     for pixels, times in (("512 x 512", 10), ("1024 x 1024", 20)):

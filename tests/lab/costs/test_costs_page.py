@@ -28,6 +28,7 @@ def test_what_was_to_be_reached_stands_first_and_misses_are_named():
         start=[{"what": "import", "value": Spread(0.2, 0.2, 0.2, 3)}]))
     assert found["guarded / unguarded, SD 1.5, 512 x 512, batch 1, full, harmless"] == "1.0011"
     assert found["guarded / unguarded, SD 1.5, 512 x 512, batch 1, full, moved at every call"] == "1.0051 **missed**"
+    assert found["guarded / unguarded, SDXL, 1024 x 1024, batch 1"] == "not measured"
     assert found["one evaluation against the published policy, 512 x 512, harmless"] == "9.9 **missed**"
     assert found["one evaluation against the published policy, 1024 x 1024, harmless"] == "20"
     assert found["host waits per step, full, harmless"] == "0"
