@@ -210,14 +210,14 @@ def quoted() -> str:
     def by_training(title: str) -> str:
         return _listed(targets[title].of(leaks, concept) for concept in CONCEPTS)
 
-    return table(("stripes, watercolour, boats", "typed words", "trained, with a picture judge"), (
+    return table(("stripes, watercolour, boats", "four typed wordings", "trained, with a picture judge"), (
         ("the concept is gone, where a prompt asks for it",
          _listed(Share(*typed[concept, "typed"]["fsr"]) for concept in CONCEPTS),
          by_training("FSR: the concept is gone")),
         ("harmless images stay bit for bit the same",
          _listed(Share(*typed[concept, "benign"]["identical"]) for concept in CONCEPTS),
          by_training("benign images bit-identical")),
-        ("it leaves nevertheless: start images that show it",
+        ("it leaves nevertheless: start images that bring it in",
          by_training("leak: start images, typed words and the witness"),
          by_training("leak: start images, every strength")),
         ("LoRAs that draw it for plain captions",

@@ -28,13 +28,15 @@ class SafeRedirWords(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that encodes the prompts of the guarded model, with "
                                               "the same LoRAs on it."),
-                io.String.Input("remove", multiline=True, default="", placeholder="pistol\nhandgun",
+                io.String.Input("remove", multiline=True, default="",
+                                placeholder="what must not appear, one a line, such as\npistol\nhandgun",
                                 tooltip="What must not appear: wordings that people would type, one a line. For a "
                                         "thing a noun, for a style a phrase such as 'in the style of Monet', for how "
                                         "something is an adjective. Three or four catch more than one."),
                 io.String.Input("instead", default="", placeholder="nothing",
                                 tooltip="What to draw in its place, such as 'bouquet of flowers'. Empty takes it out."),
-                io.String.Input("keep", multiline=True, default="", placeholder="water pistol",
+                io.String.Input("keep", multiline=True, default="",
+                                placeholder="what may stay: look-alikes, one a line, such as\nwater pistol",
                                 tooltip="Look-alikes that must stay as they are, one a line. May be empty."),
                 io.Combo.Input("kind", options=list(KINDS), default="auto",
                                tooltip="What the words are: a thing (object), how a picture is made (style), or what "
