@@ -124,7 +124,7 @@ def stand_in_models(models: Path) -> None:
 
 def graphs(chromium: Browser, url: str) -> None:
     """Templates whose models are not here, as they stand in the editor."""
-    names = ["sd15", "sdxl", *(path.stem for path in sorted((ROOT / "workflows").glob("words_*.json")))]
+    names = ["sdxl", *(path.stem for path in sorted((ROOT / "workflows").glob("words_*.json")))]
     choose(url, "vue", **{"Comfy.Locale": "en", "Comfy.ColorPalette": "dark"})
     editor = Editor(chromium, url)
     for name in names:
