@@ -64,7 +64,8 @@ class Editor:
         """Dialogs, messages and marks at nodes that tell of something wrong with the workflow."""
         return self.page.evaluate("""[
             ...[...document.querySelectorAll('[role=dialog], [role=alert], [data-testid=error-overlay]')]
-                .filter((each) => each.getClientRects().length).map((each) => each.innerText),
+                .filter((each) => each.getClientRects().length && each.innerText.trim())
+                .map((each) => each.innerText),
             ...app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)]""")
 
     def reload(self) -> None:

@@ -22,7 +22,7 @@ DEAD = "http://127.0.0.1:9"     # a proxy that nothing answers at
 CLONE = "ComfyUI-SafeRedir"     # the folder that git makes
 NODE = "SafeRedirGuard"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("comfyui_manager") is None,
-                                reason="the Manager is not installed: python quickstart.py --host newest test")
+                                reason="the Manager is not installed: `python quickstart.py --host newest test`")
 
 
 def git(folder: Path, *arguments: str) -> str:
