@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from saferedir_core.files import write_whole
 from saferedir_core.metrics import Share, table
@@ -20,7 +19,7 @@ from ..nodes.demo_world.concepts import CONCEPTS
 from .costs.costs_page import NOT_MEASURED, Content, of_all
 from .figures import DOCS
 from .pictures.leak_page import LORA, TARGETS, WITNESS, Target
-from .words.page import SENTENCES, TYPED_ROWS, pooled
+from .words.page import TYPED_ROWS, pooled
 
 README = DOCS.parent / "README.md"
 MISSED = " **missed**"
@@ -88,11 +87,15 @@ def trained() -> Section:
                    tuple(CONCEPTS), claims)
 
 
+def typed(part: dict) -> dict[tuple[str, str], dict]:
+    """What four typed wordings did, by concept and row."""
+    return {(each["concept"], each["row"]): each for each in part["found"]["rows"]
+            if each["part"] == "typed" and each["method"] == "words"}
+
+
 def words() -> Section:
     part = read("words.json")["demo_world"]
-    rows = {(each["concept"], each["row"]): each for each in part["found"]["rows"]
-            if each["part"] == "typed" and each["method"] == "words"}
-    claims = []
+    rows, claims = typed(part), []
     for row, key, title, least in TYPED_ROWS:
         shares = [Share(*rows[concept, row][key]) for concept in CONCEPTS]
         claims.append(Claim(title, f"at least {100 * least:g} %" if least else "", [
@@ -104,12 +107,7 @@ def words() -> Section:
 
 def sentences() -> Section:
     part = read("words.json")["sentences"]
-    claims = []
-    for key, title, (sign, wanted) in SENTENCES:
-        share = pooled(part["found"], key)
-        value = share.value or 0.0
-        claims.append(Claim(title, f"{sign} {100 * wanted:g} %", [
-            (str(share), value >= wanted if sign == "at least" else value <= wanted)]))
+    claims = [Claim(title, aim, [(str(share), met)]) for _, title, aim, share, met in pooled(part["found"])]
     return Section("Typed words on a pretrained text encoder",
                    "Eight concepts on all-MiniLM-L6-v2, prompts of public sets, the prompt judge alone: no pictures. "
                    f"{part['machine']}, {part['date']}.", "lab/words/sentences.py", "words.md",
@@ -202,20 +200,18 @@ def page() -> str:
 
 def quoted() -> str:
     """The README's table."""
-    leaks, rows = read("pictures.json")["leak"]["found"], read("words.json")["demo_world"]["found"]["rows"]
+    leaks, rows = read("pictures.json")["leak"]["found"], typed(read("words.json")["demo_world"])
     targets = {each.name: each for each in TARGETS}
-    typed = {(each["concept"], each["row"]): each for each in rows
-             if each["part"] == "typed" and each["method"] == "words"}
 
     def by_training(title: str) -> str:
         return _listed(targets[title].of(leaks, concept) for concept in CONCEPTS)
 
     return table(("stripes, watercolour, boats", "four typed wordings", "trained, with a picture judge"), (
         ("the concept is gone, where a prompt asks for it",
-         _listed(Share(*typed[concept, "typed"]["fsr"]) for concept in CONCEPTS),
+         _listed(Share(*rows[concept, "typed"]["fsr"]) for concept in CONCEPTS),
          by_training("FSR: the concept is gone")),
         ("harmless images stay bit for bit the same",
-         _listed(Share(*typed[concept, "benign"]["identical"]) for concept in CONCEPTS),
+         _listed(Share(*rows[concept, "benign"]["identical"]) for concept in CONCEPTS),
          by_training("benign images bit-identical")),
         ("it leaves nevertheless: start images that bring it in",
          by_training("leak: start images, typed words and the witness"),
@@ -239,7 +235,7 @@ def in_readme(text: str) -> str:
 
 def main() -> None:
     for path, text in ((DOCS / "results.md", page()), (README, in_readme(README.read_text(encoding="utf-8")))):
-        print(f"written: {write_whole(Path(path), text)}")
+        print(f"written: {write_whole(path, text)}")
 
 
 if __name__ == "__main__":

@@ -60,12 +60,17 @@ def leaks(row: Row) -> bool:
     return row.outcome != GUARDED or (row.striped is not None and row.striped[1] > 0)
 
 
+def drew_it(row: Row) -> bool:
+    """Whether a harmless prompt's image differs that showed the concept without a guard."""
+    return row.identical is False and bool(row.harmless and row.harmless[0])
+
+
 def _totals(rows: Sequence[Row], waiting: int) -> str:
     outcomes = Counter(row.outcome for row in rows)
     drawn = [row for row in rows if row.outcome == GUARDED and row.striped and row.striped[0]]
     shown = sum(row.striped[0] for row in drawn), sum(row.striped[1] for row in drawn)
     identical = [row.identical for row in rows if row.identical is not None]
-    shown_too = sum(row.identical is False and bool(row.harmless and row.harmless[0]) for row in rows)
+    shown_too = sum(map(drew_it, rows))
     lines = [f"{len(rows)} paths: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()),
              f"the concept: {shown[0]} images without guard, {shown[1]} with it (guarded paths)",
              f"harmless prompts bit-identical: {sum(identical)} of {len(identical)} paths"
@@ -90,6 +95,6 @@ def _cells(row: Row) -> tuple:
         concept = f"{row.striped[0]} -> no image"
     kept = "" if row.kept is None else f"{row.kept} of {row.images}"
     identical = {None: "", True: "yes", False: "no"}[row.identical]
-    if row.identical is False and row.harmless and row.harmless[0]:
+    if drew_it(row):
         identical += f", it showed the concept ({row.harmless[0]} -> {row.harmless[1]} of {row.images})"
     return row.path, row.concept, guarded, concept, kept, identical

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from saferedir_core.metrics import Share, table
 
 from ..figures import keep_part
@@ -71,11 +73,8 @@ def page(parts: dict) -> str:
 def of_sentences(part: dict) -> str:
     found = part["found"]
     rows = []
-    for key, title, (sign, wanted) in SENTENCES:
-        share = pooled(found, key)
-        value = share.value or 0.0
-        met = value >= wanted if sign == "at least" else value <= wanted
-        rows.append((title, f"{sign} {100 * wanted:g} %", str(share) + ("" if met else " **missed**"),
+    for key, title, aim, share, met in pooled(found):
+        rows.append((title, aim, str(share) + ("" if met else " **missed**"),
                      *(count(each[key]) for each in found.values())))
     sizes = [(name, "; ".join(each["remove"]), f"{each['seconds']} s", f"{each['bytes'] / 1e6:.2f} MB",
               ", ".join(f"{word} ({chance:.2f})" for word, chance in each["nearest"]))
@@ -87,10 +86,14 @@ def of_sentences(part: dict) -> str:
         table(("concept", "typed", "fit", "size", "everyday words next to the line (probability)"), sizes)))
 
 
-def pooled(found: dict, key: str) -> Share:
-    """All concepts counted together."""
-    sums = [each[key] for each in found.values() if each[key]]
-    return Share(sum(hits for hits, _ in sums), sum(total for _, total in sums))
+def pooled(found: dict) -> Iterator[tuple[str, str, str, Share, bool]]:
+    """Of each row of SENTENCES, all concepts counted together: key, title, target, share, and whether it is met."""
+    for key, title, (sign, wanted) in SENTENCES:
+        sums = [each[key] for each in found.values() if each[key]]
+        share = Share(sum(hits for hits, _ in sums), sum(total for _, total in sums))
+        value = share.value or 0.0
+        yield (key, title, f"{sign} {100 * wanted:g} %", share,
+               value >= wanted if sign == "at least" else value <= wanted)
 
 
 def of_demo_world(part: dict) -> str:
