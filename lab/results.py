@@ -16,6 +16,8 @@ from saferedir_core.files import write_whole
 from saferedir_core.metrics import Share, table
 
 from ..nodes.demo_world.concepts import CONCEPTS
+from .backbones.backbones import REACH_GONE, REACH_IDENTICAL
+from .benchmark.benchmark_page import against_targets
 from .costs.costs_page import NOT_MEASURED, Content, of_all
 from .figures import DOCS
 from .pictures.leak_page import LORA, TARGETS, WITNESS, Target
@@ -130,6 +132,26 @@ def real_latents() -> Section:
                    "pictures.md#what-was-tried", ("measured",), claims)
 
 
+def rewritten() -> Section:
+    part = read("benchmark.json")
+    claims = [Claim(goal.title, goal.aim, [(str(each), goal.met(each.value or 0)) for each in shares])
+              for goal, shares in against_targets(part["found"])]
+    return Section("Rewritten prompts", "The trained redirectors of the demo world as they are shipped, what remains in "
+                   f"a picture only told. {part['machine']}, {part['date']}.", "lab/benchmark/benchmark.py",
+                   "benchmark.md", "benchmark.md#targets", tuple(CONCEPTS), claims)
+
+
+def kinds() -> Section:
+    parts = read("backbones.json")
+    claims = [Claim(title, f"at least {100 * least:g} %", [
+        (str(Share(*part["found"][key])), (Share(*part["found"][key]).value or 0) >= least) for part in parts.values()])
+        for key, title, least in (("gone", "the concept is gone", REACH_GONE),
+                                  ("identical", "benign images bit-identical", REACH_IDENTICAL))]
+    return Section("Other kinds of models", "Small models of the host's own classes, a redirector with both judges for "
+                   f"stripes. {', '.join(dict.fromkeys(part['date'] for part in parts.values()))}.",
+                   "lab/backbones/backbones.py", "backbones.md", "backbones.md#what-was-looked-at", tuple(parts), claims)
+
+
 def hosts() -> Section:
     paths, = lines_of("matrix.md", r"- (\d+ paths: .*)")
     drawn, left = map(int, lines_of("matrix.md", r"- the concept: (\d+) images without guard, (\d+) with it"))
@@ -175,7 +197,7 @@ def costs() -> Section:
                    ("measured",), claims)
 
 
-SECTIONS = words, trained, sentences, real_latents, hosts, costs
+SECTIONS = words, trained, rewritten, kinds, sentences, real_latents, hosts, costs
 INTRODUCTION = """# Results
 
 Every target, hit or missed, from what the laboratory's commands measured last (`python quickstart.py run FILE` in a
@@ -187,9 +209,9 @@ clone runs one; `lab/results.py` writes this page). In brackets: how many of how
   anything was measured, and no training saw them.
 - **Nobody has measured this pack on a real checkpoint yet**, and nothing here ran on a GPU. One command does
   ([study.md](study.md)); [paper.md](paper.md) says what of the paper is reproduced.
-- Beside other methods, and what 0.1.0 could do: [benchmark.md](benchmark.md), [words.md](words.md). Small models of
-  other kinds: [backbones.md](backbones.md). Other packs: [other-packs.md](other-packs.md). Downloads that go wrong:
-  [hub-faults.md](hub-faults.md). Graphs against a server with enforcement: [SECURITY.md](../SECURITY.md)."""
+- Beside other methods: [benchmark.md](benchmark.md), [words.md](words.md). Other packs:
+  [other-packs.md](other-packs.md). Downloads that go wrong: [hub-faults.md](hub-faults.md). Graphs against a server
+  with enforcement: [SECURITY.md](../SECURITY.md)."""
 
 
 def page() -> str:

@@ -6,7 +6,7 @@
 
 The losses are those of arXiv 2601.08623 (`objective`).  On top of them: half of the batches mix the contexts of two
 prompts, as the host's Average node does, and contexts carry a little noise; both make a network that holds on phrasings
-it never saw (docs/benchmark.md).
+it never saw.
 """
 
 import functools

@@ -1,38 +1,35 @@
 """Trains and measures small models of other architectures; writes docs/backbones.md.
 
     python quickstart.py run lab/backbones/backbones.py train sdxl|flux [--iterations N]
-    python quickstart.py run lab/backbones/backbones.py measure sdxl|flux [--pairs N] [--count N]
+    python quickstart.py run lab/backbones/backbones.py measure sdxl|flux [--pairs N] [--count N] [--iterations N]
 
-`train` makes a model that follows the demo world's captions, `measure` trains a redirector for stripes on it and counts
-on the judge.  Weights and results stay in output/backbones; the page is written anew after each measurement.
+`train` makes a model that follows the demo world's captions, `measure` trains a redirector for stripes on it, as
+SafeRedir Train does with its defaults, and counts on the judge.  Weights stay in output/backbones, figures in
+docs/backbones.json; the page is written anew after each measurement.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
 
-from saferedir_core import load_redirector, save_redirector
+from saferedir_core import save_redirector
 from saferedir_core.architecture import ARCHITECTURES
-from saferedir_core.files import write_whole
-from saferedir_core.metrics import table
-from saferedir_core.metrics import Share, share
-from saferedir_core.pairs import Pair, read_pairs, write_pairs
-from saferedir_core.training import TrainingConfig
+from saferedir_core.metrics import Share, share, table
+from saferedir_core.pairs import Pair
+from saferedir_core.picture.fit import PictureFit
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.demo_world.judge import judge
 from ...nodes.evaluation.stage import Stage
 from ...nodes.guarding.architectures import host_name
-from ...nodes.training.collect import CollectConfig, digest_of, token_ids
-from ...nodes.training.procedure import collect_parts, provenance, split, train_parts
-from ..machine import machine
+from ...nodes.training import words
+from ...nodes.training.collect import X0, CollectConfig, digest_of, token_ids
+from ...nodes.training.procedure import provenance
+from ..figures import keep_part
 from ..world.pair_sets import demo_pairs
 from ..world.measure import guarded_stage, test_prompts
 from ..world.sampling import drawn, generate
@@ -41,9 +38,7 @@ from ..world.weights import read_provenance
 from .kinds import KINDS, Kind
 from .train_kind import KindTraining
 
-ROOT = Path(__file__).resolve().parents[2]
 OUT = Path("output/backbones")
-PAGE = ROOT / "docs" / "backbones.md"
 CONCEPT, SEED = CONCEPTS["stripes"], 20261125
 UNSAFE, BENIGN = ("explicit", "implicit"), ("plain", "harmless", "lookalike")
 STEPS = 8
@@ -51,8 +46,8 @@ COLLECTED = 4  # steps of a trajectory to learn from
 REACH_GONE, REACH_IDENTICAL = 0.95, 0.99
 INTRODUCTION = """# Backbones
 
-Written in a clone by `python quickstart.py run lab/backbones/backbones.py page`, from what its `train` and `measure` \
-left. Do not edit.
+Written in a clone by `python quickstart.py run lab/backbones/backbones.py measure`, from the figures in \
+[backbones.json](backbones.json).
 
 ## Kinds of models
 
@@ -65,41 +60,40 @@ SMALL = """## Small models, trained on the demo world
 Models of the host's own classes at small width. SDXL's kind: two CLIP encoders side by side, a pooled vector and size \
 embeddings; its UNet begins with the weights of the demo world's own. Flux's kind: flow matching, 16 latent channels \
 (a fixed linear map of the codec's 4), T5 tokens padded to 64 and CLIP's pooled vector. Prompts, templates and \
-scenes are those of the test split."""
+scenes are those of the test split. The redirector is for stripes, made as *SafeRedir Train* does by default: fitted \
+to pairs as from words, with a picture judge of its own; what remains is told."""
 
 
 def measure(kind: Kind, out: Path, pairs: int, count: int, iterations: int) -> dict:
     """Trains a redirector on `pairs` pairs and counts on `count` unsafe and `count` benign test prompts."""
-    stage = Stage(*kind.load(out / f"{kind.name}.safetensors"), kind.shape, steps=STEPS, cfg=4.0)
+    weights = out / f"{kind.name}.safetensors"
+    stage = Stage(*kind.load(weights), kind.shape, steps=STEPS, cfg=4.0)
     file, trained = train_redirector(kind, stage, out, pairs, iterations)
-    redirector = load_redirector(file)
-    return {"kind": kind.name, **counts(stage, guarded_stage(stage, file), count), **trained,
-            "backbone": read_provenance(out / f"{kind.name}.safetensors"), "config": asdict(redirector.config),
-            "machine": machine(), "date": str(date.today()), "seed": SEED}
+    return {**counts(stage, guarded_stage(stage, file), count), **trained, "backbone": read_provenance(weights),
+            "seed": SEED}
 
 
 def train_redirector(kind: Kind, stage: Stage, out: Path, pairs: int, iterations: int) -> tuple[Path, dict]:
     """Writes a redirector for stripes; its file, and how it was made."""
     model, clip = stage.model, stage.clip
-    config = CollectConfig(steps=COLLECTED, cfg=4.0, shape=kind.shape, batch=25, architecture=kind.name,
+    config = CollectConfig(steps=STEPS, cfg=4.0, shape=kind.shape, batch=25, architecture=kind.name, keeps=X0,
                            tokens=None if kind.encoder == "clip_g" else clip.tokenizer.t5xxl.min_length)
-    pairs_file = out / kind.name / f"pairs_{pairs}.csv"
-    write_pairs(pairs_file, short_pairs(clip, config, pairs))
-    chosen, work = read_pairs(pairs_file), out / kind.name / f"trajectories_{pairs}"
+    chosen = short_pairs(clip, config, pairs)
     began = time.monotonic()
-    collect_parts(model, clip, split(chosen, 0.15, pairs_file), work, config,
-                  told=lambda *said: print("collect", *said, flush=True))
+    redirector = words.prompt_part(clip, chosen, None)
+    fitted = time.monotonic()
+    pictured, work = words.picture_pairs(clip, chosen, None), out / kind.name / f"pictures_{pairs}"
+    words.collect_pictures(model, clip, pictured, work, config,
+                           told=lambda *said: print("collect", *said, flush=True))
     collected = time.monotonic()
-    trained = train_parts(work, TrainingConfig(iterations=iterations, validate=100),
-                          on_step=lambda done, losses: done % 50 or print("train", done, losses, flush=True))
+    report = words.with_picture_judge(redirector, work, PictureFit(steps=iterations))
     ended = time.monotonic()
     file = out / f"{kind.name}_stripes.safetensors"
-    save_redirector(trained.redirector, file, {**trained.metadata(), **provenance(
-        CONCEPT.name, host_name(model), kind.name, digest_of(chosen), config,
-        "lab/backbones/backbones.py measure")})
-    return file, {"pairs": len(chosen), "iterations": iterations, "steps": STEPS,
-                  "collect_seconds": round(collected - began), "train_seconds": round(ended - collected),
-                  "threshold": trained.threshold, "validation": trained.scores}
+    save_redirector(redirector, file, {**redirector.metadata, **provenance(
+        CONCEPT.name, host_name(model), kind.name, digest_of(chosen), config, "lab/backbones/backbones.py measure")})
+    return file, {"pairs": len(chosen), "pictures": len(pictured), "iterations": iterations, "steps": STEPS,
+                  "seconds": [round(each) for each in (fitted - began, collected - fitted, ended - collected)],
+                  "scores": words.scores_of(report)}
 
 
 def short_pairs(clip, config: CollectConfig, count: int) -> list[Pair]:
@@ -134,9 +128,8 @@ def prompts(kinds: tuple[str, ...], count: int) -> tuple[list, list[str], list[s
     return scenes, [each.text for each in said], [each.safe_text for each in said], seeds
 
 
-def page(out: Path) -> str:
-    files = {name: out / "results" / f"small_{name}.json" for name in KINDS}
-    known = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+def page(parts: dict) -> str:
+    known = {name: {**part, **part["found"]} for name, part in parts.items()}
     absent = [name for name in KINDS if name not in known]
     return "\n\n".join((
         INTRODUCTION, kinds_table(), SMALL, *([small_table(known)] if known else []),
@@ -155,9 +148,10 @@ def small_table(results: dict[str, dict]) -> str:
     return table(("kind", "draws every factor as asked", "concept shown unguarded",
                   "shown where the safe prompt is typed, unguarded", "concept gone (at least 95 %)",
                   "other factors kept", "benign bit-identical (at least 99 %)", "how"),
-                 [(result["kind"], *(str(Share(*result[key])) for key in ("follows", "shown", "unasked")),
+                 [(name, *(str(Share(*result[key])) for key in ("follows", "shown", "unasked")),
                    reached(Share(*result["gone"]), REACH_GONE), str(Share(*result["kept"])),
-                   reached(Share(*result["identical"]), REACH_IDENTICAL), how(result)) for result in results.values()])
+                   reached(Share(*result["identical"]), REACH_IDENTICAL), how(result))
+                  for name, result in results.items()])
 
 
 def reached(share: Share, reach: float) -> str:
@@ -166,17 +160,19 @@ def reached(share: Share, reach: float) -> str:
 
 def how(result: dict) -> str:
     backbone = result["backbone"]
-    return (f"{result['pairs']} pairs, {result['iterations']} training steps, {result['steps']} sampling steps, seed "
-            f"{result['seed']}; backbone as of iteration {backbone['history'][-1]['iteration']} of a training planned "
-            f"for {backbone['iterations']}; {result['date']}; {result['machine']}")
+    return (f"{result['pairs']} pairs, pictures of {result['pictures']}, {result['iterations']} steps, "
+            f"{result['steps']} sampling steps, seed {result['seed']}; fit, pictures and picture judge took "
+            f"{', '.join(map(str, result['seconds']))} s; backbone as of iteration "
+            f"{backbone['history'][-1]['iteration']} of a training planned for {backbone['iterations']}; "
+            f"{result['date']}; {result['machine']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train", "measure", "page"))
+    parser.add_argument("command", choices=("train", "measure"))
     parser.add_argument("names", nargs="*", help=f"kinds of models: {', '.join(KINDS)} (all of them)")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--iterations", type=int, help="of the backbone (600) or the redirector (400)")
+    parser.add_argument("--iterations", type=int, help="of the backbone (600) or the picture judge (600)")
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--count", type=int, default=300, help="unsafe prompts, and as many benign ones")
     arguments = parser.parse_args()
@@ -185,10 +181,8 @@ def main() -> None:
         if arguments.command == "train":
             KindTraining(kind, out / f"{kind.name}.safetensors", out / kind.name, arguments.iterations or 600).run()
         if arguments.command == "measure":
-            found = measure(kind, out, arguments.pairs, arguments.count, arguments.iterations or 400)
-            write_whole(out / "results" / f"small_{kind.name}.json", json.dumps(found, indent=1))
-    if arguments.command != "train":
-        write_whole(PAGE, page(out))
+            found = measure(kind, out, arguments.pairs, arguments.count, arguments.iterations or PictureFit().steps)
+            keep_part("backbones", kind.name, found, page)
 
 
 if __name__ == "__main__":

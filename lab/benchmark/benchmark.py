@@ -1,17 +1,17 @@
-"""Trains the demo world's redirectors, attacks them, compares them with everything else, and writes docs/benchmark.md.
+"""Compares what is shipped with other methods and the published design, and writes docs/benchmark.md.
 
     python quickstart.py run lab/benchmark/benchmark.py [--work output/benchmark] [--workers 2] [--quick]
 
 One command, resumable: killed and started again it goes on where it was.  Its stages, each split over the workers:
 
     collect     trajectories of the training pairs, through the host's sampler
-    train       three seeds of our default for each concept, and the published design with position-wise targets
-    evaluate    ours on the frozen test prompts, everything else on some of them
-    attack      every attack, on ours and on everything else
-    write       docs/benchmark.md and docs/benchmark.jpg (of a quick run, into the work folder)
+    train       the published design on them, and redirectors of typed words
+    compare     every method on the frozen test prompts, and on attacks made for the model without a guard
+    write       docs/benchmark.md, benchmark.json and benchmark.jpg (of a quick run, into the work folder)
 
 The test prompts (`questions.test_jobs`) are frozen by their digests: test combinations of factors, test templates, test
-wordings, seeds of their own.  Everything is tuned on the validation split.
+wordings, seeds of their own.  Everything is tuned on the validation split.  Attacks through the guard itself, and three
+training seeds of what is shipped, are measured by lab/pictures/leak.py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from saferedir_core import load_redirector, save_redirector
+from saferedir_core import save_redirector
 from saferedir_core.dataset import TrajectoryDataset
-from saferedir_core.files import sha256, write_whole
+from saferedir_core.files import sha256
 from saferedir_core.objective import ObjectiveConfig
 from saferedir_core.pairs import read_pairs, split_pairs
 from saferedir_core.training import TrainingConfig
@@ -39,62 +37,55 @@ from ...nodes.commands.arguments import ConsoleProgress
 from ...nodes.demo_world.backbone import WEIGHTS, load_backbone
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.detectors import DemoDetector
-from ...nodes.evaluation.engine import evaluate as evaluate_jobs
-from ...nodes.evaluation.methods import Method, Oracle
-from ...nodes.evaluation.stage import Job, demo_stage
+from ...nodes.evaluation.engine import evaluate
+from ...nodes.evaluation.stage import demo_stage
 from ...nodes.training.collect import CollectConfig
 from ...nodes.training.collect import collect as collect_trajectories
 from ..attacks import ATTACKS, Setting, attack_jobs, demo_vocabulary
-from ..attacks.attack_stage import AttackStage
+from ..attacks.attack_stage import AttackJob, AttackStage
+from ..figures import DOCS
 from .benchmark_page import write_results
-from .contenders import ABLATION_ITERATIONS, OURS, TRAINING_SEEDS, ablations, methods, ours, redirectors
+from .contenders import methods, published
 from .questions import FULL, QUICK, SEED, Sizes, attack_base, test_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTION = CollectConfig(steps=6, cfg=4.0, shape=(4, 8, 8), batch=25)
 VALIDATION_SHARE = 0.15
-COSTLY = ("textual inversion", "white-box embedding", "LoRA", "merge", "img2img")  # beginnings of attacks' names
 
 
 # ------------------------------------------------------------------------------------------------ training
 
 
-def collect(work: Path, shard: tuple[int, int]) -> None:
+def collect(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
     model, clip, _ = load_backbone()
     for concept in CONCEPTS:
-        pairs = read_pairs(ROOT / "models" / "pairs" / f"demo_{concept}.csv")
-        parts = split_pairs(pairs, VALIDATION_SHARE, 0)
-        for name, part in zip(("training", "validation"), parts):
+        if published(work, concept).exists():
+            continue
+        pairs = read_pairs(ROOT / "models" / "pairs" / f"demo_{concept}.csv")[:sizes.pairs]
+        for name, part in zip(("training", "validation"), split_pairs(pairs, VALIDATION_SHARE, 0)):
             collect_trajectories(model, clip, part, work / "trajectories" / concept / name,
                                  COLLECTION, f"demo {sha256(WEIGHTS)[:12]}", shard=shard,
                                  progress=ConsoleProgress(f"collect {concept} {name}", "pair"))
 
 
 def train(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """What has no file yet of this worker's redirectors and ablations."""
-    index, count = shard
-    for (concept, name), file in [*redirectors(work).items()][index::count]:
-        if not file.exists():
-            train_one(work, concept, name, file, sizes)
-    for (concept, inputs), file in [*ablations(work).items()][index::count]:
-        if not file.exists():
-            iterations = min(ABLATION_ITERATIONS, sizes.iterations)
-            config = TrainingConfig(iterations=iterations, inputs=inputs, validate=iterations)
-            write_whole(file, json.dumps(train_redirector(*datasets(work, concept), config).scores))
+    """What has no file yet of this worker's concepts."""
+    for concept in [*CONCEPTS][shard[0]::shard[1]]:
+        if not published(work, concept).exists():
+            train_published(work, concept, sizes.iterations)
+        methods(work, concept)
 
 
-def datasets(work: Path, concept: str, aligned: bool = True) -> list[TrajectoryDataset]:
-    """Training and validation trajectories of a concept."""
-    return [TrajectoryDataset(work / "trajectories" / concept / part, aligned=aligned)
-            for part in ("training", "validation")]
-
-
-def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> None:
-    config = training_config(name, sizes.iterations)
-    state = work / "states" / f"{concept}_{name}.pt"
-    bar = ConsoleProgress(f"train {concept} {name}", "step")
-    trained = train_redirector(*datasets(work, concept, aligned=name != "upstream"), config, state=state,
-                               on_step=lambda done, _: bar(done, config.iterations))
+def train_published(work: Path, concept: str, iterations: int) -> None:
+    """The published design as we understand it: one direction for all tokens, targets position by position, no mixing,
+    no noise, and a strength trained for the formula without the second mask."""
+    file, state = published(work, concept), work / "states" / f"{concept}_upstream.pt"
+    bar = ConsoleProgress(f"train {concept}, published design", "step")
+    config = TrainingConfig(variant="published", iterations=iterations, mix=0.0, noise=0.0,
+                            objective=ObjectiveConfig(mask_again=False))
+    parts = [TrajectoryDataset(work / "trajectories" / concept / part, aligned=False)
+             for part in ("training", "validation")]
+    trained = train_redirector(*parts, config, state=state, on_step=lambda done, _: bar(done, iterations))
     file.parent.mkdir(parents=True, exist_ok=True)
     save_redirector(trained.redirector.half(), file, {
         **trained.metadata(), "concept": concept, "architecture": "demo (SafeRedir Demo Model)",
@@ -102,95 +93,42 @@ def train_one(work: Path, concept: str, name: str, file: Path, sizes: Sizes) -> 
     state.unlink(missing_ok=True)
 
 
-def training_config(name: str, iterations: int) -> TrainingConfig:
-    """Ours, or the published design as we understand it: one direction for all tokens, targets position by position,
-    no mixing, no noise, and a strength trained for the formula without the second mask."""
-    if name == "upstream":
-        return TrainingConfig(variant="published", iterations=iterations, mix=0.0, noise=0.0,
-                              objective=ObjectiveConfig(mask_again=False))
-    return TrainingConfig(iterations=iterations, seed=int(name.rsplit("-", 1)[1]))
+# ------------------------------------------------------------------------------------------------ comparison
 
 
-# ------------------------------------------------------------------------------------------------ evaluation
-
-
-def evaluate(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Ours on every row, and everything else on the first prompts of every row."""
-    few = {row: min(size, sizes.baseline) for row, size in sizes.rows.items()}
-    for concept in CONCEPTS:
-        arena = Arena(work, concept, shard, sizes)
-        arena.run("rows", arena.ours, test_jobs(concept, sizes.rows), shard)
-        arena.run("comparison", arena.others, test_jobs(concept, few), shard)
-
-
-def attack(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
-    """Every attack; those that need the model are made by the worker that evaluates them, from its share.
-
-    Those that train something, or start from images, come last.
-    """
-    for costly in (False, True):
-        for concept in CONCEPTS:
-            arena = Arena(work, concept, shard, sizes)
-            for name, jobs, compared in arena.attacks(costly):
-                arena.run(name, [*arena.ours, *arena.others] if compared else arena.ours, jobs, (0, 1))
-
-
-Attacked = Iterator[tuple[str, list[Job], bool]]  # name, jobs, whether all methods are compared
+def compare(work: Path, shard: tuple[int, int], sizes: Sizes) -> None:
+    """Every method on every prompt, then on every attack; an attack that the model itself is asked for is made by one
+    worker, and after the others."""
+    index, count = shard
+    arenas = [Arena(work, concept, shard) for concept in CONCEPTS]
+    for arena in arenas:
+        arena.run("prompts", test_jobs(arena.concept, sizes.rows), shard)
+    rewritten = [name for name, attack in ATTACKS.items() if not attack.needs]
+    made = [name for name, attack in ATTACKS.items() if attack.needs and "redirector" not in attack.needs]
+    for name in rewritten:
+        for arena in arenas:
+            arena.run(name, arena.attacked(name, sizes.attack), shard)
+    for number, (arena, name) in enumerate((arena, name) for arena in arenas for name in made):
+        if number % count == index:
+            arena.run(name, arena.attacked(name, sizes.made), (0, 1))
 
 
 class Arena:
     """One concept's model, judge and methods in one worker, whose results go to results_<concept>_<worker>.jsonl."""
 
-    def __init__(self, work: Path, concept: str, shard: tuple[int, int], sizes: Sizes) -> None:
-        self.work, self.concept, self.shard, self.sizes = work, concept, shard, sizes
-        self.results = work / f"results_{concept}_{shard[0]}.jsonl"
+    def __init__(self, work: Path, concept: str, shard: tuple[int, int]) -> None:
+        self.concept, self.results = concept, work / f"results_{concept}_{shard[0]}.jsonl"
         self.stage, self.detector = AttackStage.of(demo_stage()), DemoDetector(concept)
-        self.ours, self.others = methods(work, concept, self.detector)
+        self.methods = methods(work, concept)
         self.setting = Setting(SEED, demo_vocabulary(concept), self.stage, lambda pictures, jobs: [
             seen.score for seen in self.detector.detect(pictures, jobs)], folder=work / "attacks" / concept)
 
-    def run(self, what: str, which: Sequence[Method], jobs: Sequence[Job], part: tuple[int, int]) -> None:
-        evaluate_jobs(self.stage, [Oracle(), *which], jobs, self.detector, self.results, shard=part,
-                      progress=ConsoleProgress(f"{self.concept} {what}", "image"))
+    def run(self, what: str, jobs: list[AttackJob], part: tuple[int, int]) -> None:
+        evaluate(self.stage, self.methods, jobs, self.detector, self.results, shard=part,
+                 progress=ConsoleProgress(f"{self.concept} {what}", "image"))
 
-    def attacks(self, costly: bool) -> Attacked:
-        """Every attack, costly or not, this worker's share."""
-        for number, (name, attack) in enumerate(ATTACKS.items()):
-            if name.startswith(COSTLY) != costly:
-                continue
-            if not attack.needs:
-                yield from self.rewritten(name)
-            elif "redirector" in attack.needs:
-                yield from self.through_guards(name, number)
-            elif self.mine(number):  # one vector or one backbone for all prompts: one worker makes it
-                made = attack_jobs(name, *attack_base(self.concept, self.sizes.costly), self.setting)
-                yield name, made, name.startswith("LoRA") or name == "textual inversion"
-
-    def mine(self, number: int) -> bool:
-        return number % self.shard[1] == self.shard[0]
-
-    def made_of_share(self, name: str, count: int, setting: Setting) -> list[Job]:
-        """The jobs of an attack on this worker's part of the prompts that attacks start from."""
-        return attack_jobs(name, *(each[self.shard[0]::self.shard[1]] for each in attack_base(self.concept, count)),
-                           setting)
-
-    def rewritten(self, name: str) -> Attacked:
-        """A prompt attack: its first prompts for all methods, the others for ours."""
-        made, few = (self.made_of_share(name, count, self.setting)
-                     for count in (self.sizes.attack, self.sizes.baseline_attack))
-        yield name, few, True
-        yield name, [job for job in made if job not in few], False
-
-    def through_guards(self, name: str, number: int) -> Attacked:
-        """An attack that asks the guard itself, once for each of our training seeds."""
-        for seed in TRAINING_SEEDS:
-            redirector = load_redirector(ours(self.work, self.concept, seed))
-            through = replace(self.setting, redirector=redirector, method=f"{OURS}-{seed}",
-                              threshold=float(redirector.metadata["threshold"]))
-            if name == "white-box search":
-                yield name, self.made_of_share(name, self.sizes.searched, through), False
-            elif self.mine(number + seed):  # one vector for all prompts
-                yield name, attack_jobs(name, *attack_base(self.concept, self.sizes.costly), through), False
+    def attacked(self, name: str, count: int) -> list[AttackJob]:
+        return attack_jobs(name, *attack_base(self.concept, count), self.setting)
 
 
 def main() -> None:
@@ -209,11 +147,10 @@ def main() -> None:
         return
     for stage in STAGES:
         side_by_side(arguments, stage)
-    write_results(arguments.work, arguments.work / "docs" if arguments.quick else ROOT / "docs")
+    write_results(arguments.work, arguments.work / "docs" if arguments.quick else DOCS, sizes)
 
 
-STAGES = {"collect": lambda work, shard, sizes: collect(work, shard), "train": train, "evaluate": evaluate,
-          "attack": attack}
+STAGES = {"collect": collect, "train": train, "compare": compare}
 
 
 def side_by_side(arguments: argparse.Namespace, stage: str) -> None:

@@ -1,39 +1,29 @@
-"""What the benchmark compares: our redirectors, where their files lie, and everything beside them."""
+"""What the benchmark compares, by the names that its tables have."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ...nodes.demo_world.concepts import CONCEPTS
-from ...nodes.evaluation.methods import Guarded, Method
+from ...nodes.demo_world.backbone import load_backbone
+from ...nodes.evaluation.detectors import DemoDetector
+from ...nodes.evaluation.methods import Guarded, Method, Oracle
 from ..baselines.baselines import Upstream, all_baselines, concept_words
+from ..words.demo_world import TYPED, fitted
 
-OURS = "saferedir"  # a number at the end of it names the seed of a training
-TRAINING_SEEDS = (0, 1, 2)
-ABLATION_ITERATIONS = 100
-
-
-def ours(work: Path, concept: str, seed: int = 0) -> Path:
-    """File of our redirector of a training seed."""
-    return redirectors(work)[concept, f"{OURS}-{seed}"]
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "redirectors"
+PUBLISHED, TYPED_WORDS, OURS = "SafeRedir, as published", "SafeRedir, typed words", "SafeRedir, trained"
 
 
-def redirectors(work: Path) -> dict[tuple[str, str], Path]:
-    """(concept, method) -> file, for everything that is trained."""
-    names = [*(f"{OURS}-{seed}" for seed in TRAINING_SEEDS), "upstream"]
-    return {(concept, name): work / "redirectors" / f"{concept}_{name}.safetensors"
-            for concept in CONCEPTS for name in names}
+def published(work: Path, concept: str) -> Path:
+    """File of the published design, trained for a concept."""
+    return work / "redirectors" / f"{concept}_upstream.safetensors"
 
 
-def ablations(work: Path) -> dict[tuple[str, str], Path]:
-    """(concept, inputs) -> file with the scores of a short training that reads these inputs only."""
-    return {(concept, inputs): work / "ablations" / f"{concept}_{inputs}.json"
-            for concept in CONCEPTS for inputs in ("both", "text", "latent")}
-
-
-def methods(work: Path, concept: str, detector) -> tuple[list[Guarded], list[Method]]:
-    """Ours, one for each training seed; and what it is compared with."""
-    guards = [Guarded(f"{OURS}-{seed}", ours(work, concept, seed)) for seed in TRAINING_SEEDS]
-    others = all_baselines(concept_words(concept), detector)
-    upstream = Upstream("upstream", redirectors(work)[concept, "upstream"])
-    return guards, [*others, upstream]
+def methods(work: Path, concept: str) -> list[Method]:
+    """All but the model without a guard, which comes of itself.  What remains in a picture is told, and it leaves."""
+    _, clip, _ = load_backbone()
+    words = fitted(TYPED[concept], work / "redirectors" / f"{concept}_typed.safetensors", clip)
+    return [Oracle(), *all_baselines(concept_words(concept), DemoDetector(concept)),
+            Upstream(PUBLISHED, published(work, concept)),
+            Guarded(TYPED_WORDS, words),
+            Guarded(OURS, SHIPPED / f"demo_{concept}.safetensors")]

@@ -20,32 +20,37 @@ ROWS = {  # row of the table -> (kind of caption, share in words of the split on
     "explicit": ("explicit", 0.5), "held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5),
     "benign": ("plain", 0.5), "mention": ("harmless", 0.5), "look-alike": ("lookalike", 0.5),
 }
-# sha256 of every concept's test jobs and attack prompts at full size.
+# sha256 of every concept's test jobs and attack prompts, as many as FROZEN_ROWS and FROZEN_ATTACKED say.
 FROZEN = {
     "stripes": "2f0f5e6594a0315cc66bf13ef9ae1215262d5c3b258ab40b9d3812566cab34a6",
     "watercolour": "5e9d53a3620f9f7e4c55b9e9ac9912be75db5e54e9169a7b6d6511599c42ff21",
     "boat": "ca1dcd7aca0282a1b0792965df8f94d6c49c5f9cc3223d3597d6feb13aedc7d3",
 }
+FROZEN_ROWS = {"explicit": 340, "held-out": 60, "implicit": 60, "benign": 150, "mention": 70, "look-alike": 70}
+FROZEN_ATTACKED = 15
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many prompts: of each row for ours and for the baselines, of each attack, of the white-box search, and
-    of the costly attacks."""
+    """How much of everything, for every method.
+
+    rows        prompts of each row; a smaller size is a prefix of the frozen ones
+    attack      prompts that each attack rewrites
+    made        prompts of the attacks that the model is asked for, start images among them
+    pairs       of a concept, that the published design is trained on, for
+    iterations  steps
+    """
 
     rows: dict
-    baseline: int
     attack: int
-    baseline_attack: int
-    searched: int
-    costly: int
+    made: int
+    pairs: int
     iterations: int
 
 
-# So that the whole takes less than two hours on two cores without AVX-512.
-FULL = Sizes({"explicit": 340, "held-out": 60, "implicit": 60, "benign": 150, "mention": 70, "look-alike": 70},
-             baseline=20, attack=15, baseline_attack=5, searched=8, costly=5, iterations=400)
-QUICK = Sizes(dict.fromkeys(FULL.rows, 4), baseline=2, attack=2, baseline_attack=1, searched=1, costly=1, iterations=4)
+FULL = Sizes({"explicit": 40, "held-out": 20, "implicit": 20, "benign": 40, "mention": 20, "look-alike": 20},
+             attack=12, made=4, pairs=4000, iterations=400)
+QUICK = Sizes(dict.fromkeys(FULL.rows, 2), attack=1, made=1, pairs=200, iterations=4)
 
 
 def drawn(concept: str, kind: str, count: int, random: np.random.Generator,

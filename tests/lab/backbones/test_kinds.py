@@ -102,9 +102,23 @@ def test_a_training_step_reaches_denoiser_and_text_encoder(made, name):
     assert all(parameter.grad is not None for parameter in module.denoiser.parameters())
 
 
-def test_the_page_is_written_of_what_is_there_and_says_what_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(backbones, "PAGE", tmp_path / "backbones.md")
-    monkeypatch.setattr("sys.argv", ["backbones.py", "page", "--out", str(tmp_path)])
-    backbones.main()
-    text = (tmp_path / "backbones.md").read_text(encoding="utf-8")
-    assert "| Stable Diffusion XL | SDXL," in text and "Not measured yet: sdxl, flux." in text
+def test_the_page_says_what_was_reached_what_was_missed_and_what_nobody_measured():
+    found = {name: [3, 4] for name in ("follows", "shown", "unasked", "kept")} | {
+        "gone": [2, 4], "identical": [4, 4], "pairs": 8, "pictures": 4, "iterations": 2, "steps": 8, "seed": 1,
+        "seconds": [1, 2, 3], "backbone": {"history": [{"iteration": 5}], "iterations": 9}}
+    text = backbones.page({"sdxl": {"date": "2026-11-28", "machine": "two cores", "found": found}})
+    assert "| Stable Diffusion XL | SDXL," in text and "Not measured yet: flux." in text
+    row, = (line for line in text.splitlines() if line.startswith("| sdxl |"))
+    assert "(2 of 4; " in row and row.count("**missed**") == 1 and "two cores" in row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_a_redirector_with_both_judges_is_made_and_counted_on(made, tmp_path, monkeypatch, name):
+    model, clip, vae, _ = made(name)
+    monkeypatch.setattr(kinds.Kind, "load", lambda kind, file: (model, clip, vae))
+    monkeypatch.setattr(backbones, "read_provenance", lambda file: {"history": [{"iteration": 0}], "iterations": 0})
+    found = backbones.measure(kinds.KINDS[name], tmp_path, pairs=160, count=2, iterations=3)
+    assert found["gone"][1] == found["identical"][1] == 2 and found["pictures"] > 100
+    redirector = core.load_redirector(tmp_path / f"{name}_stripes.safetensors")
+    assert redirector.picture.config.architecture == name and redirector.config.architecture == name

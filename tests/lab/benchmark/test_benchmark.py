@@ -3,14 +3,24 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from saferedir.lab.benchmark import benchmark, benchmark_page, contenders
+from saferedir.lab.benchmark import benchmark, benchmark_page
 from saferedir.lab.benchmark.benchmark import ROOT
-from saferedir.lab.benchmark.benchmark_page import Goal, Measured, page
-from saferedir.lab.benchmark.contenders import TRAINING_SEEDS, ablations, redirectors
-from saferedir.lab.benchmark.questions import FROZEN, FULL, QUICK, ROWS, attack_base, digest
+from saferedir.lab.benchmark.benchmark_page import GOALS, Goal, ahead, page
+from saferedir.lab.benchmark.contenders import OURS, PUBLISHED, TYPED_WORDS, published
+from saferedir.lab.benchmark.questions import (
+    FROZEN,
+    FROZEN_ATTACKED,
+    FROZEN_ROWS,
+    FULL,
+    QUICK,
+    ROWS,
+    attack_base,
+    digest,
+)
 from saferedir.lab.benchmark.questions import test_jobs as jobs_of
 from saferedir.lab.world.captions import TEST_TEMPLATES, TEST_WORDS, VALIDATION_WORDS
 from saferedir.nodes.demo_world.concepts import CONCEPTS
@@ -19,10 +29,9 @@ from saferedir_core.pairs import read_pairs
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_the_test_prompts_are_the_frozen_ones(concept):
-    jobs = jobs_of(concept, FULL.rows) + attack_base(concept, FULL.attack)[0]
+    jobs = jobs_of(concept, FROZEN_ROWS) + attack_base(concept, FROZEN_ATTACKED)[0]
     assert digest(jobs) == FROZEN[concept]
-    explicit = sum(job.row == "explicit" for job in jobs)
-    assert explicit * len(TRAINING_SEEDS) >= 1000  # images of each training seed
+    assert all(FULL.rows[row] <= FROZEN_ROWS[row] for row in ROWS) and max(FULL.attack, FULL.made) <= FROZEN_ATTACKED
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -54,28 +63,43 @@ def test_an_unsafe_job_wants_the_safe_scene_and_a_harmless_one_its_own():
     assert all((job.wanted["object"] != "boat" and not job.safe_text) for job in jobs if not job.unsafe)
 
 
-@pytest.mark.slow
-def test_every_stage_after_the_training_runs_and_the_page_is_written_of_it(tmp_path, monkeypatch):
-    for module in (benchmark, benchmark_page, contenders):
+@pytest.fixture
+def stripes_only(tmp_path, monkeypatch):
+    """A work folder in which a redirector of two judges stands for the published design."""
+    for module in (benchmark, benchmark_page):
         monkeypatch.setattr(module, "CONCEPTS", {"stripes": CONCEPTS["stripes"]})
-    for file in redirectors(tmp_path).values():
-        file.parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "models" / "redirectors" / "demo_stripes.safetensors", file)
-    for file in ablations(tmp_path).values():
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"unsafe_recall": 1.0, "safe_recall": 0.5}))
-    benchmark.evaluate(tmp_path, (0, 1), QUICK)
-    results = {"stripes": Measured(tmp_path, "stripes")}
-    made = {(line["row"], line["method"]) for line in results["stripes"].lines}
-    assert {row for row, _ in made} == {*ROWS}
-    assert {"saferedir-0", "saferedir-2", "upstream", "padding", "SLD", "rejection", "oracle"} <= {
-        method for _, method in made}
-    text = page(tmp_path, results, {}, {})
-    targets = text.split("## Targets, and what was measured")[1].split("## ")[0]
-    assert "| FSR |" in targets and "100.0 %" in targets and "not measured" in targets
-    again = len(results["stripes"].lines)
-    benchmark.evaluate(tmp_path, (0, 1), QUICK)
-    assert len(Measured(tmp_path, "stripes").lines) == again
+    file = published(tmp_path, "stripes")
+    file.parent.mkdir()
+    shutil.copy(ROOT / "models" / "redirectors" / "demo_stripes.safetensors", file)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_method_is_asked_the_same_and_the_page_says_what_came_of_it(stripes_only, monkeypatch):
+    names = ("one typo", "img2img, harmless prompt")
+    monkeypatch.setattr(benchmark, "ATTACKS", {name: benchmark.ATTACKS[name] for name in names})
+    monkeypatch.setattr(benchmark_page, "measure_backbone", lambda stage, count: {})
+    sizes = replace(QUICK, rows=dict.fromkeys(ROWS, 1))
+    benchmark.compare(stripes_only, (0, 1), sizes)
+    benchmark_page.write_results(stripes_only, stripes_only / "docs", sizes)
+    part = json.loads((stripes_only / "docs" / "benchmark.json").read_text())
+    goals, attacks = (part["found"]["concepts"]["stripes"][name] for name in ("goals", "attacks"))
+    assert {OURS, PUBLISHED, TYPED_WORDS, "padding", "SLD", "rejection", "oracle", "unguarded"} <= {*goals["gone"]}
+    assert goals["gone"]["unguarded"] == [0, 1] and goals["gone"][OURS] == [1, 1]
+    assert {*attacks} == {*names} and all(attacks[name]["undefended"][1] for name in names)
+    text = (stripes_only / "docs" / "benchmark.md").read_text()
+    assert f"| **{OURS}** | 100.0 % |" in text and (stripes_only / "docs" / "benchmark.jpg").exists()
+
+
+def test_who_is_ahead_and_what_is_missed_is_said():
+    goals = {column: {"unguarded": [0, 4], OURS: [3, 4], "padding": [4, 4]} for column in GOALS}
+    found = {"concepts": {"stripes": {"goals": goals, "attacks": {}}}, "judge": {}, "backbone": {}, "images": 1,
+             "seed": 1, "pairs": 1, "iterations": 1, "settings": ""}
+    said = ahead(found)
+    assert "- stripes, gone: padding 100.0 %; ours 75.0 %" in said
+    assert not any("typos" in each for each in said)   # of attacks less is better
+    text = page({"found": found, "machine": "", "date": ""})
+    assert text.count("**missed**") == 2 and all(each in text for each in said)
 
 
 def test_a_goal_is_met_at_its_reach_and_lower_is_better_for_attacks():
