@@ -14,5 +14,6 @@
     host        a real ComfyUI: started, asked, and looked at in a browser
     release     files of the pack that are written by a program
 
-`results.py` brings their figures together in docs/results.md.  Imports of nodes and saferedir_core go one way; nothing there imports this.
+`results.py` brings their figures together in docs/results.md.  Imports of nodes and saferedir_core go one way; nothing
+there imports this.
 """
