@@ -89,8 +89,8 @@ export function panel(label) {
 }
 
 /** A verdict in the editor's language; what this page does not know is shown as the server wrote it. */
-export function verdictText(report) {
-  const verdict = verdictOf(report);
+export function verdictText(report, seen) {
+  const verdict = verdictOf(report, seen);
   if (verdict.status === "other") return report.verdict;
   if (verdict.highest === null || verdict.status === "not_guarded") {
     return text(`verdict_${verdict.status === "not_guarded" ? "not_guarded" : "not_evaluated"}`, verdict);
@@ -196,8 +196,9 @@ export class ReportPanel {
       return;
     }
     const concepts = report.concepts ?? [];
-    this.line.textContent = concepts.length
-      ? concepts.map((part) => `${part.concept}: ${verdictText(part)}`).join(" ")
+    const seenOf = ({ concept }) => (report.picture?.seen ?? []).find((each) => each.concept === concept) ?? null;
+    this.line.textContent = concepts.length && !report.reaction?.errors?.length
+      ? concepts.map((part) => `${part.concept}: ${verdictText({ ...part, reaction: report.reaction }, seenOf(part))}`).join(" ")
       : verdictText(report);
     showVerdict(this.verdict, report.picture);
     this.chart.show(picture);

@@ -24,7 +24,15 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
-from saferedir_core import ContextError, EvaluationError, LatentError, PolicyConfig, RedirectionRun, Redirector
+from saferedir_core import (
+    ContextError,
+    EvaluationError,
+    LatentError,
+    PolicyConfig,
+    RedirectionRun,
+    Redirector,
+    SafeRedirError,
+)
 from saferedir_core.architecture import LARGEST_TIMESTEP, architecture
 
 from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, RunListener, RunStart, digest
@@ -39,7 +47,7 @@ from .conds import (
     text_mask,
 )
 from .door import Door
-from .reaction import Reaction
+from .reaction import Reaction, UnsafeStopped
 from .sampling_run import SamplingRun
 from .uncopied import Uncopied
 
@@ -156,6 +164,11 @@ class Guard(Uncopied):
                 run.require_guarded()
                 output = run.blanked(sampled)
                 return output
+            except UnsafeStopped:
+                raise
+            except SafeRedirError as error:     # of this guard, of another one, or of the door
+                run.stopped = str(error)
+                raise
             finally:
                 _under_way.reset(under_way)
                 self._record(run, output)

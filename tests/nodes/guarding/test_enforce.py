@@ -111,6 +111,7 @@ class TestPictures:
         assert [line["event"] for line in lines()] == ["started", *[*["decided", "looked"] * STEPS, "attempted"] * 3,
                                                        "finished"]
         assert lines()[-1]["picture"] == "remains" and lines()[-1]["images"] == ["blanked"]
+        assert lines()[-1]["verdict"].startswith("Seen in the finished picture: 1 of 1 items; the prompt alone was safe")
         assert lines()[1 + 2 * STEPS]["remains"] == [True] and len(lines()[2]["picture_probability"]["scripted"]) == 1
         assert sample(self.bright(demo_world[0], range(STEPS), 1), prompts("a fish"), prompts("")).any()
         assert lines()[-1]["picture"] == "clean" and lines()[-1]["images"] == ["nothing"]
@@ -286,6 +287,17 @@ def test_a_guider_that_samples_in_its_own_way_is_refused(demo_world, prompts, sc
     with pytest.raises(core.SafeRedirError, match="outside of a guarded sampling run"):
         model.apply_model(torch.zeros(1, 4, 8, 8), torch.tensor([1.0]), c_crossattn=context)
     assert lines()[-1]["event"] == "refused"
+
+
+def test_a_run_that_the_door_stops_is_not_called_safe(demo_world, prompts, scripted, enforced):
+    lines, model = enforced(scripted(unsafe=False)), demo_world[0].clone()
+    model.set_model_unet_function_wrapper(lambda apply, args: apply(
+        args["input"], args["timestep"], **{**args["c"], "c_crossattn": args["c"]["c_crossattn"] + 1}))
+    with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
+        sample(model, prompts("a fish"), prompts(""))
+    last = lines()[-1]
+    assert (last["event"], last["status"], last["completed"]) == ("finished", "not_evaluated", False)
+    assert last["verdict"].startswith("Stopped: SafeRedir stopped this run") and "nor issued" in last["verdict"]
 
 
 def test_a_model_that_no_redirector_fits_is_refused(demo_world, prompts, scripted, enforced):
