@@ -99,6 +99,16 @@ export function verdictText(report, seen) {
   return text(`verdict_${verdict.status}`, numbers);
 }
 
+const SERVER_DID = { redirected: "server_redirected", blanked: "server_blanked", observed: "server_observed" };
+
+/** What one of the server's own guards did in the same run. */
+function serverText(told) {
+  const said = [text("server_guard", told)];
+  if (SERVER_DID[told.taken]) said.push(text(SERVER_DID[told.taken]));
+  if (told.blanked && told.taken !== "blanked") said.push(text("picture_blanked", { blanked: told.blanked, items: told.images }));
+  return said.join(" ");
+}
+
 const PICTURE_VERDICTS = { clean: "picture_clean", remains: "picture_remains", not_looked_at: "picture_not_looked_at" };
 
 /** What is said of the pictures, in the editor's language; "" where there are no picture judges. */
@@ -197,9 +207,11 @@ export class ReportPanel {
     }
     const concepts = report.concepts ?? [];
     const seenOf = ({ concept }) => (report.picture?.seen ?? []).find((each) => each.concept === concept) ?? null;
-    this.line.textContent = concepts.length && !report.reaction?.errors?.length
+    const own = concepts.length && !report.reaction?.errors?.length
       ? concepts.map((part) => `${part.concept}: ${verdictText({ ...part, reaction: report.reaction }, seenOf(part))}`).join(" ")
       : verdictText(report);
+    const servers = (report.enforced ?? []).map(serverText);
+    this.line.textContent = servers.length ? [...servers, text("graphs_guard", { verdict: own })].join(" ") : own;
     showVerdict(this.verdict, report.picture);
     this.chart.show(picture);
     const made = legend(picture);

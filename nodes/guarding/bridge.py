@@ -47,7 +47,7 @@ from .conds import (
     text_mask,
 )
 from .door import Door
-from .reaction import Reaction, UnsafeStopped
+from .reaction import Reaction, UnsafeStopped, beside_server
 from .sampling_run import SamplingRun
 from .uncopied import Uncopied
 
@@ -193,6 +193,9 @@ class Guard(Uncopied):
 
     def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
         content = run.report()
+        if self.trusts_graph:   # a server's guards are around it, and through with their part
+            content = beside_server(content, ((each.loaded.name, each.report()) for each in _under_way.get()
+                                              if each.door is run.door and not each.trusts_graph))
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
         for listener in self.listeners:

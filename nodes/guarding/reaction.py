@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -15,6 +16,7 @@ ON_UNSAFE = ("redirect", "stop", "blank", "observe")
 IF_IT_REMAINS = ("tell", "again", "blank", "stop")
 WITNESS = ("redirected", "end", "off")
 _TAKEN = {"redirect": "redirected", "stop": "stopped", "blank": "blanked", "observe": "observed"}
+_SAID = {"observed": "only observed"}
 _VERDICTS = {"stop": "Unsafe, stopped:", "blank": "Unsafe, blanked:", "observe": "Unsafe, only observed:"}
 
 
@@ -105,3 +107,29 @@ class Reaction:
                                                            for chunks in each["redirected_chunks"]]}
                                     for each in content["decisions"]]
         return content
+
+
+def beside_server(content: dict, servers: Iterable[tuple[str, dict]]) -> dict:
+    """The report of a graph's own guard that also tells what the server's guards (docs/enforcement.md) did in its run.
+
+    servers: names of their redirectors, and their reports.
+
+    Adds `enforced`, and what it says in front of the verdict.  Per guard: redirector, taken (as in `reaction`), images,
+    how many of these were unsafe and blanked, and said, all that in a sentence.  No probability: whoever tries wordings
+    on a server shall not hear how close one came.
+    """
+    enforced = [_of_server(*each) for each in servers]
+    if not enforced:
+        return content
+    return {**content, "enforced": enforced, "verdict": " ".join(
+        [*(each["said"] for each in enforced), f"The graph's own guard: {content['verdict']}"])}
+
+
+def _of_server(name: str, report: dict) -> dict:
+    items, taken, pictures = report["items"], report["reaction"]["taken"], report.get("picture", {"items": []})["items"]
+    unsafe = sum(item["status"] == "redirected" for item in items)
+    blanked = unsafe if taken == "blanked" else sum(item["done"] == "blanked" for item in pictures)
+    done = [f"{unsafe} of {len(items)} images unsafe", *([] if taken == "none" else [_SAID.get(taken, taken)]),
+            *([f"{blanked} blanked"] if blanked and taken != "blanked" else [])]
+    return {"redirector": name, "taken": taken, "images": len(items), "unsafe": unsafe, "blanked": blanked,
+            "said": f"This server's guard ({name}): {', '.join(done)}."}
