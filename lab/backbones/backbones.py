@@ -21,8 +21,7 @@ import torch
 from saferedir_core import load_redirector, save_redirector
 from saferedir_core.architecture import ARCHITECTURES
 from saferedir_core.files import write_whole
-from saferedir_core.metrics import table
-from saferedir_core.metrics import Share, share
+from saferedir_core.metrics import Share, marked, share, table
 from saferedir_core.pairs import Pair, read_pairs, write_pairs
 from saferedir_core.training import TrainingConfig
 
@@ -161,7 +160,7 @@ def small_table(results: dict[str, dict]) -> str:
 
 
 def reached(share: Share, reach: float) -> str:
-    return f"{share}{'' if share.value >= reach else ' **missed**'}"
+    return marked(share, share.value >= reach)
 
 
 def how(result: dict) -> str:
