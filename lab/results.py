@@ -13,18 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saferedir_core.files import write_whole
-from saferedir_core.metrics import Share, table
+from saferedir_core.metrics import Share, marked, table
 
 from ..nodes.demo_world.concepts import CONCEPTS
 from .backbones.backbones import REACH_GONE, REACH_IDENTICAL
 from .benchmark.benchmark_page import against_targets
-from .costs.costs_page import NOT_MEASURED, Content, of_all
+from .costs.costs_page import Content, of_all
 from .figures import DOCS
 from .pictures.leak_page import LORA, TARGETS, WITNESS, Target
 from .words.page import TYPED_ROWS, pooled
 
 README = DOCS.parent / "README.md"
-MISSED = " **missed**"
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Claim:
     found: Sequence[tuple[str, bool | None]]
 
     def cells(self) -> tuple[str, ...]:
-        return self.name, self.target or "reported", *(f"{text}{MISSED if met is False else ''}"
-                                                       for text, met in self.found)
+        return self.name, self.target or "reported", *(marked(*each) for each in self.found)
 
 
 @dataclass(frozen=True)
@@ -136,8 +134,8 @@ def rewritten() -> Section:
     part = read("benchmark.json")
     claims = [Claim(goal.title, goal.aim, [(str(each), goal.met(each.value or 0)) for each in shares])
               for goal, shares in against_targets(part["found"])]
-    return Section("Rewritten prompts", "The trained redirectors of the demo world as they are shipped, what remains in "
-                   f"a picture only told. {part['machine']}, {part['date']}.", "lab/benchmark/benchmark.py",
+    return Section("Rewritten prompts", "The trained redirectors of the demo world as they are shipped, what remains "
+                   f"in a picture only told. {part['machine']}, {part['date']}.", "lab/benchmark/benchmark.py",
                    "benchmark.md", "benchmark.md#targets", tuple(CONCEPTS), claims)
 
 
@@ -147,9 +145,9 @@ def kinds() -> Section:
         (str(Share(*part["found"][key])), (Share(*part["found"][key]).value or 0) >= least) for part in parts.values()])
         for key, title, least in (("gone", "the concept is gone", REACH_GONE),
                                   ("identical", "benign images bit-identical", REACH_IDENTICAL))]
-    return Section("Other kinds of models", "Small models of the host's own classes, a redirector with both judges for "
-                   f"stripes. {', '.join(dict.fromkeys(part['date'] for part in parts.values()))}.",
-                   "lab/backbones/backbones.py", "backbones.md", "backbones.md#what-was-looked-at", tuple(parts), claims)
+    return Section("Other kinds of models", "Small models of the host's own classes, a redirector with both judges "
+                   f"for stripes. {', '.join(dict.fromkeys(part['date'] for part in parts.values()))}.",
+                   "lab/backbones/backbones.py", "backbones.md", "", tuple(parts), claims)
 
 
 def hosts() -> Section:
@@ -164,7 +162,7 @@ def hosts() -> Section:
     cancels, = lines_of("load.md", r"\| prompts cancelled at a random moment \| (\d+)")
     files, refused, others = lines_of("fuzz-readers.md", r"(\d+) mutated files: (.*), (\d+) did anything else")
     releases = re.findall(r"^\| (\d[\d.]+) \| ([\d.]*) .*\| (\d+) \| (\d+) \| (\d+) \|$",
-                          (DOCS / "hosts.md").read_text(encoding="utf-8"), re.M)
+                          (DOCS / "releases.md").read_text(encoding="utf-8"), re.M)
     def claim(name: str, target: str, found: str, met: bool, page: str) -> Claim:
         return Claim(name, target, [(found, met), (f"[{page}]({page})", None)])
 
@@ -184,14 +182,13 @@ def hosts() -> Section:
         claim("damaged and hostile weight files that did anything but load or be refused", "0",
               f"{others} of {files}; {refused}", others == "0", "fuzz-readers.md"),
         *(claim(f"the test suite on ComfyUI {release}" + (f", frontend {frontend}" if frontend else ""), "0 failed",
-                f"{passed} passed, {skipped} skipped, {failed} failed", failed == "0", "hosts.md")
+                f"{passed} passed, {skipped} skipped, {failed} failed", failed == "0", "releases.md")
           for release, frontend, passed, skipped, failed in releases)])
 
 
 def costs() -> Section:
     content = Content.earlier(DOCS, quick=False)
-    claims = [Claim(what, target, [(measured.replace(MISSED, ""), None if NOT_MEASURED in measured
-                                    else MISSED not in measured)]) for what, target, measured in of_all(content)]
+    claims = [Claim(what, target, [(measured, met)]) for what, target, measured, met in of_all(content)]
     return Section("What it costs", "Models with random weights where only size matters; each figure's machine and "
                    "date stand on its page.", "lab/costs/bench.py", "costs.md", "costs.md#what-is-missed-and-why",
                    ("measured",), claims)

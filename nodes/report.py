@@ -1,6 +1,7 @@
 """SafeRedir Report: what the guard saw and did, as a picture and as JSON."""
 
 import json
+import os
 
 import torch
 from comfy_api.latest import io
@@ -11,6 +12,7 @@ from saferedir_core.report import plot, report
 from .editor import png_entry
 from .editor.own_run import run_behind
 from .editor.prompt_words import prompt_text, words_of
+from .guarding.enforce import ENVIRONMENT
 from .guarding.reaction import Reaction
 from .types import CATEGORY, Recorder, TrajectoryType
 
@@ -19,13 +21,13 @@ UNKNOWN = "unknown"     # status of a report that is nobody's
 
 def picture_of(content: dict) -> torch.Tensor:
     """Plot of a report, of several concepts one below the other: (1, H, W, 3), 0 to 1."""
-    plots = [plot({**part, "verdict": f"{part['concept']}: {part['verdict']}"}) for part in content.get("concepts", ())]
-    if plots and "picture" in content:      # what is said of the pictures is said of all concepts
-        first, *_ = content["concepts"]
-        said = content["picture"]["said"]
-        plots[0] = plot({**first, "verdict": f"{first['concept']}: {first['verdict']} {said}",
-                         "picture": content["picture"]})
-    return torch.cat(plots or [plot(content)]).float()[None] / 255
+    parts = [{**part, "verdict": f"{part['concept']}: {part['verdict']}"} for part in content.get("concepts", ())]
+    if parts:       # what is said of the pictures and of the server's guards is said of all concepts
+        first = parts[0]
+        first["verdict"] = " ".join([*(each["said"] for each in content.get("enforced", ())), first["verdict"]])
+        if "picture" in content:
+            first |= {"picture": content["picture"], "verdict": f"{first['verdict']} {content['picture']['said']}"}
+    return torch.cat([plot(each) for each in parts or [content]]).float()[None] / 255
 
 
 def report_on(samples, trajectory: Recorder | None, prompt: dict | None, node_id: str | None) -> dict:
@@ -35,7 +37,8 @@ def report_on(samples, trajectory: Recorder | None, prompt: dict | None, node_id
     """
     nothing = report(Trajectory(), PolicyConfig())
     if trajectory is None:
-        return Reaction().added_to(nothing, ["no SafeRedir Guard is connected, or it is bypassed."])
+        besides = " This server guards every run; its log says how." if os.environ.get(ENVIRONMENT) else ""
+        return Reaction().added_to(nothing, [f"no SafeRedir Guard is connected, or it is bypassed.{besides}"])
     if not trajectory.finished:
         raise ValueError("This guard has not seen a finished sampling run; expected one before the report. Connect "
                          "'samples' to the output of a sampler that uses the guarded model.")

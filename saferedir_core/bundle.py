@@ -69,7 +69,7 @@ def save_redirector(redirector: AnyRedirector, path: str | os.PathLike, metadata
     own = {CONFIG_KEY: json.dumps(checkpoint.settings_of(redirector.config))}
     if redirector.picture is not None:
         own[PICTURE_KEY] = json.dumps(asdict(redirector.picture.config))
-    _write(Path(path), state, own, metadata or {})
+    _write(Path(path), state, own, checkpoint.as_wide(metadata or {}, redirector.config.prompt_dim))
 
 
 def save_bundle(redirectors: Mapping[str, AnyRedirector], path: str | os.PathLike,
@@ -137,7 +137,7 @@ def load_redirectors(path: str | os.PathLike, device: torch.device | str = "cpu"
     sha256, made = hashlib.sha256(content).hexdigest(), {}
     for (name, config, picture, own), part in zip(concepts, parts):
         redirector = checkpoint.build(part, config, picture, device, dtype)
-        redirector.metadata = checkpoint.usable_metadata(path, {**header, **own})
+        redirector.metadata = checkpoint.as_wide(checkpoint.usable_metadata(path, {**header, **own}), config.prompt_dim)
         redirector.sha256 = sha256
         for module in SHARED_MODULES if made and isinstance(redirector, Redirector) else ():
             setattr(redirector, module, getattr(next(iter(made.values())), module))

@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import pickletools
+import re
 import stat
 import struct
 import zipfile
@@ -56,6 +57,14 @@ def usable_metadata(path: Path, header: dict[str, str]) -> dict[str, str]:
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return metadata
+
+
+def as_wide(metadata: dict[str, str], width: int) -> dict[str, str]:
+    """Metadata whose `conditioning` has the network's own width: a kind of model is known by its usual one, and the
+    demo's small model is of Stable Diffusion's kind."""
+    said = metadata.get("conditioning")
+    return metadata if not isinstance(said, str) else {
+        **metadata, "conditioning": re.sub(r"\b\d+ wide", f"{width} wide", said)}
 
 
 def require_plain_metadata(metadata: dict[str, str]) -> None:

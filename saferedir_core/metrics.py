@@ -73,6 +73,11 @@ def cmmd(pictures: Sequence[Sequence[float]], references: Sequence[Sequence[floa
     return CMMD_SCALE * (alike(one, one) + alike(other, other) - 2 * alike(one, other))
 
 
+def marked(figure: object, met: bool | None) -> str:
+    """A figure as a table of targets has it: with a mark where its target is missed.  None: it was not measured."""
+    return f"{figure}{'' if met is None or met else ' **missed**'}"
+
+
 def table(head: Sequence, rows: Iterable[Sequence]) -> str:
     """A Markdown table without a line's end; a bar within a cell, which would end it, becomes a slash."""
     lines = [head, ["---"] * len(head), *rows]

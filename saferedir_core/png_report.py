@@ -19,7 +19,7 @@ VERSION = 1
 KEY = "saferedir"
 NESTED = ("other_conditionings", "concepts")        # reports inside a report
 KEPT = ("version", "status", "verdict", "policy", "concept", "reaction", "report_sha256", "left_out", "picture", "said",
-        "if_it_remains", *NESTED)
+        "if_it_remains", "enforced", *NESTED)
 NAMED = 120                     # bytes that what is left out still takes: its name, of a redirector its hash
 LONGEST_VERDICT = 1000
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
+from textwrap import wrap
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ SAFE, REDIRECTED, NOT_EVALUATED = "safe", "redirected", "not_evaluated"
 MARGIN_LEFT, MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM = 44, 30, 14, 66
 STRIPS_HEIGHT = 24
 LINE = 14                       # height of a line of text
+LETTERS = 130                   # that fit into one
 VERDICT_COLOURS = {"clean": COLOURS[2], "remains": COLOURS[1]}
 WIDTH, HEIGHT = 640, 320
 
@@ -30,7 +32,7 @@ def report(trajectory: Trajectory, config: PolicyConfig, redirector: Redirector 
     version      1; a reader should refuse what it does not know
     status       "safe": evaluated and never judged unsafe; "redirected": at least one item was judged unsafe;
                  "not_evaluated": the network was never asked, so nothing is known
-    verdict      the status in one English sentence
+    verdict      in one English sentence, who was unsafe, the prompt or its picture alone, and since when
     policy       the fields of PolicyConfig, mask_again resolved; threshold as in use (upstream mode: 0.5, argmax)
     redirector   sha256, metadata and the fields of RedirectorConfig, or None
     items        per batch item: item, status, evaluations (count), highest_unsafe_probability, first_unsafe
@@ -70,8 +72,12 @@ def stacked_report(trajectories: Mapping[str, Trajectory], configs: Mapping[str,
     """
     parts = [{"concept": name, **report(each, configs[name], redirectors[name])} for name, each in trajectories.items()]
     lowest = min(configs.values(), key=lambda each: each.threshold or USUAL_THRESHOLD)
-    verdict = " ".join(f"{part['concept']}: {part['verdict']}" for part in parts)
-    return {**report(together, lowest), "verdict": verdict, "concepts": parts}
+    return {**report(together, lowest), "verdict": verdict_of_all(parts), "concepts": parts}
+
+
+def verdict_of_all(parts: list[dict]) -> str:
+    """Of a report's `concepts`, one after the other."""
+    return " ".join(f"{part['concept']}: {part['verdict']}" for part in parts)
 
 
 def plot(content: dict) -> Tensor:
@@ -83,11 +89,14 @@ def plot(content: dict) -> Tensor:
     """
     picture = content.get("picture")
     said = "" if picture is None else picture["said"]
-    chart = Chart(content["verdict"].removesuffix(f" {said}") if said else content["verdict"], WIDTH, HEIGHT)
-    if said:
-        chart.text(MARGIN, MARGIN + LINE, said, VERDICT_COLOURS.get(picture["verdict"], GREY))
+    title, *lines = wrap(content["verdict"].removesuffix(said), LETTERS)
+    chart = Chart(title, WIDTH, HEIGHT)
+    told = [(line, INK) for line in lines]
+    told += [(line, VERDICT_COLOURS.get(picture["verdict"], GREY)) for line in wrap(said, LETTERS)]
+    for number, (line, colour) in enumerate(told, 1):
+        chart.text(MARGIN, MARGIN + number * LINE, line, colour)
     decisions, items = content["decisions"], len(content["items"])
-    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP + (LINE if said else 0), WIDTH - MARGIN_RIGHT, HEIGHT - MARGIN_BOTTOM,
+    panel = Panel(chart, MARGIN_LEFT, MARGIN_TOP + len(told) * LINE, WIDTH - MARGIN_RIGHT, HEIGHT - MARGIN_BOTTOM,
                   across=(-0.5, max(len(decisions), 1) - 0.5))
     panel.quarters()
     threshold = panel.y(content["policy"]["threshold"])
@@ -133,15 +142,31 @@ def _status(statuses: list[str]) -> str:
 def _verdict(status: str, items: list[dict], threshold: float) -> str:
     if status == NOT_EVALUATED:
         return "Not evaluated: the redirector was never asked, so nothing is known about this run."
-    highest = max(item["highest_unsafe_probability"] for item in items if item["evaluations"])
-    numbers = f"highest unsafe probability {highest:.2f}, threshold {threshold:.2f}"
+    numbers = numbers_of(items, threshold)
     if status == SAFE:
         return f"Safe: no evaluation was unsafe ({numbers})."
     unsafe = [item for item in items if item["status"] == REDIRECTED]
     first = min(unsafe, key=lambda item: item["first_unsafe"])
     step = first["first_unsafe_step"]
     place = f"evaluation {first['first_unsafe']}" if step is None else f"step {step}"
-    return f"Redirected: {len(unsafe)} of {len(items)} items, first at {place} ({numbers})."
+    since = f"{len(unsafe)} of {len(items)} items, first at {place}"
+    if prompt_alone_is_safe(items, threshold):
+        return f"Redirected: {since}, because of the picture; the prompt alone was safe ({numbers})."
+    return f"Redirected: {since} ({numbers})."
+
+
+def numbers_of(items: list[dict], threshold: float) -> str:
+    """How unsafe the prompts of a report's items were, in words; at least one was evaluated."""
+    return f"highest unsafe probability {_highest(items):.2f}, threshold {threshold:.2f}"
+
+
+def prompt_alone_is_safe(items: list[dict], threshold: float) -> bool:
+    """Whether no evaluation came to the threshold: what is redirected all the same followed its picture."""
+    return all(item["first_unsafe"] is None for item in items) or _highest(items) < round(threshold, DIGITS)
+
+
+def _highest(items: list[dict]) -> float:
+    return max(item["highest_unsafe_probability"] for item in items if item["evaluations"])
 
 
 def plain(value):

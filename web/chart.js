@@ -97,9 +97,12 @@ export function describe(picture) {
   const unsafe = text("probability", { probability: number(highest), threshold: number(picture.threshold) });
   const items = 1 + Math.max(...picture.curves.map((curve) => curve.item));
   const key = !redirected.length ? "nothing_redirected" : redirected.length === items ? "redirected_all" : "redirected_items";
+  const moved = picture.pictures.filter((curve) => curve.points.some((point) => point.moved)).length;
+  const done = moved && !redirected.length ? (picture.finished ? "" : text("picture_moved", { moved, items: picture.pictures.length }))
+    : text(key, { count: redirected.length, items, list: redirected.join(", ") });
   const seen = picture.pictures.map(lastKnown).filter(Boolean).map((point) => point.probability);
   const looked = seen.length ? ` ${text("picture_probability", { probability: number(Math.max(...seen)) })}` : "";
-  return `${step} ${unsafe} ${text(key, { count: redirected.length, items, list: redirected.join(", ") })}${looked}`;
+  return `${[step, unsafe, done].filter(Boolean).join(" ")}${looked}`;
 }
 
 /** One model call as words, for the cursor. */

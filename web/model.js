@@ -7,6 +7,7 @@
 const VERSION = 1;
 const USUAL_THRESHOLD = 0.5;     // where every redirector from words has its line
 const TOUCHED = 0.01;            // of prompts that are to be kept: more than this is told
+const OTHERWISE = ["stopped", "blanked", "observed"];       // what a guard does that does not redirect alone
 const STATUSES = ["safe", "redirected", "stopped", "blanked", "observed", "not_evaluated"];
 
 /** Curves of decisions as a message has them. */
@@ -90,25 +91,31 @@ export function lastKnown(curve) {
   return curve.points.findLast((point) => point.probability !== null);
 }
 
-/** Numbers of a report's verdict, for a sentence in any language. */
-export function verdictOf(report) {
+/** Numbers of a report's verdict, for a sentence in any language.  seen: what was seen of its concept in pictures. */
+export function verdictOf(report, seen = report.picture?.seen?.[0]) {
   const probabilities = report.items.map((item) => item.highest_unsafe_probability).filter((each) => each !== null);
+  const highest = probabilities.length ? Math.max(...probabilities) : null;
   // Of the prompt: an item's status also tells of its picture.
   const unsafe = report.items.filter((item) => item.first_unsafe !== null && item.first_unsafe !== undefined);
   const first = unsafe.reduce((best, item) => (best && best.first_unsafe <= item.first_unsafe ? best : item), null);
   // What the guard did with an unsafe run, where it can do something else than redirect.
   const { taken = "none", errors = [] } = report.reaction ?? {};
-  const seen = report.status === "redirected" && !unsafe.length ? "safe" : report.status;
-  const done = unsafe.length && ["stopped", "blanked", "observed"].includes(taken) ? taken : seen;
-  return {
+  const own = report.status === "redirected" && !unsafe.length ? "safe" : report.status;
+  const done = unsafe.length && OTHERWISE.includes(taken) ? taken : own;
+  const numbers = {
     status: errors.length ? "not_guarded" : STATUSES.includes(done) ? done : "other",
     error: errors[0] ?? "",
     unsafe: unsafe.length,
     items: report.items.length,
     step: first ? first.first_unsafe_step ?? first.first_unsafe : null,
-    highest: probabilities.length ? Math.max(...probabilities) : null,
+    highest,
     threshold: report.policy.threshold,
   };
+  if (!seen || errors.length || highest === null || (unsafe.length && highest >= report.policy.threshold)) return numbers;
+  // The prompt was not unsafe by itself: what its picture showed.
+  const moved = OTHERWISE.includes(taken) ? taken : seen.moved || report.policy.mode === "guard" ? "redirected" : "observed";
+  return { ...numbers, status: `picture_${seen.looks ? moved : "finished"}`, unsafe: seen.images, step: seen.first_step,
+    looks: seen.looks, of: seen.of };
 }
 
 /** What SafeRedir Words found out, or null: shares from 0 to 1, and each of the nearest words with whether it triggers. */

@@ -89,14 +89,24 @@ export function panel(label) {
 }
 
 /** A verdict in the editor's language; what this page does not know is shown as the server wrote it. */
-export function verdictText(report) {
-  const verdict = verdictOf(report);
+export function verdictText(report, seen) {
+  const verdict = verdictOf(report, seen);
   if (verdict.status === "other") return report.verdict;
   if (verdict.highest === null || verdict.status === "not_guarded") {
     return text(`verdict_${verdict.status === "not_guarded" ? "not_guarded" : "not_evaluated"}`, verdict);
   }
   const numbers = { ...verdict, highest: number(verdict.highest), threshold: number(verdict.threshold) };
   return text(`verdict_${verdict.status}`, numbers);
+}
+
+const SERVER_DID = { redirected: "server_redirected", blanked: "server_blanked", observed: "server_observed" };
+
+/** What one of the server's own guards did in the same run. */
+function serverText(told) {
+  const said = [text("server_guard", told)];
+  if (SERVER_DID[told.taken]) said.push(text(SERVER_DID[told.taken]));
+  if (told.blanked && told.taken !== "blanked") said.push(text("picture_blanked", { blanked: told.blanked, items: told.images }));
+  return said.join(" ");
 }
 
 const PICTURE_VERDICTS = { clean: "picture_clean", remains: "picture_remains", not_looked_at: "picture_not_looked_at" };
@@ -196,9 +206,12 @@ export class ReportPanel {
       return;
     }
     const concepts = report.concepts ?? [];
-    this.line.textContent = concepts.length
-      ? concepts.map((part) => `${part.concept}: ${verdictText(part)}`).join(" ")
+    const seenOf = ({ concept }) => (report.picture?.seen ?? []).find((each) => each.concept === concept) ?? null;
+    const own = concepts.length && !report.reaction?.errors?.length
+      ? concepts.map((part) => `${part.concept}: ${verdictText({ ...part, reaction: report.reaction }, seenOf(part))}`).join(" ")
       : verdictText(report);
+    const servers = (report.enforced ?? []).map(serverText);
+    this.line.textContent = servers.length ? [...servers, text("graphs_guard", { verdict: own })].join(" ") : own;
     showVerdict(this.verdict, report.picture);
     this.chart.show(picture);
     const made = legend(picture);

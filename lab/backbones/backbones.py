@@ -18,7 +18,7 @@ import torch
 
 from saferedir_core import save_redirector
 from saferedir_core.architecture import ARCHITECTURES
-from saferedir_core.metrics import Share, share, table
+from saferedir_core.metrics import Share, marked, share, table
 from saferedir_core.pairs import Pair
 from saferedir_core.picture.fit import PictureFit
 
@@ -155,7 +155,7 @@ def small_table(results: dict[str, dict]) -> str:
 
 
 def reached(share: Share, reach: float) -> str:
-    return f"{share}{'' if share.value >= reach else ' **missed**'}"
+    return marked(share, share.value >= reach)
 
 
 def how(result: dict) -> str:

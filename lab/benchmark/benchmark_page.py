@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from saferedir_core.files import write_whole, written_whole
-from saferedir_core.metrics import Share, table
+from saferedir_core.metrics import Share, marked, table
 
 from ...nodes.demo_world.concepts import CONCEPTS
 from ...nodes.evaluation.methods import REFERENCES
@@ -28,7 +28,6 @@ from ..world.measure import measure_backbone, measure_judge
 from .contenders import OURS, PUBLISHED, TYPED_WORDS, methods
 from .questions import ROWS, SEED, Sizes, test_jobs
 
-MISSED = " **missed**"
 ATTACK = "attack: "
 WORD_ATTACKS = ("one typo", "two typos", "split words")
 COMMON_ATTACKS = tuple(name for name, each in ATTACKS.items() if not each.needs and name not in WORD_ATTACKS)
@@ -141,7 +140,7 @@ def percent(figure: Sequence[int] | None) -> str:
 
 def targets_table(found: dict) -> str:
     return table(("", "target", *found["concepts"]), [(goal.title, goal.aim, *(
-        "not measured" if not share.total else f"{share}{'' if goal.met(share.value) else MISSED}" for share in shares))
+        marked(share, goal.met(share.value)) if share.total else "not measured" for share in shares))
         for goal, shares in against_targets(found)])
 
 

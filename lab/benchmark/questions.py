@@ -48,8 +48,8 @@ class Sizes:
     iterations: int
 
 
-FULL = Sizes({"explicit": 40, "held-out": 20, "implicit": 20, "benign": 40, "mention": 20, "look-alike": 20},
-             attack=12, made=4, pairs=4000, iterations=400)
+FULL = Sizes({"explicit": 30, "held-out": 15, "implicit": 15, "benign": 30, "mention": 15, "look-alike": 15},
+             attack=10, made=3, pairs=4000, iterations=400)
 QUICK = Sizes(dict.fromkeys(FULL.rows, 2), attack=1, made=1, pairs=200, iterations=4)
 
 

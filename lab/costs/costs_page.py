@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from saferedir_core.files import write_whole
-from saferedir_core.metrics import table
+from saferedir_core.metrics import marked, table
 
 from ..figures import DOCS
 from ..machine import machine
@@ -21,6 +21,7 @@ from .timing import Spread
 
 VERSION = 4
 NOT_MEASURED = "not measured"
+MISSING = (NOT_MEASURED, None)      # of what was measured, and whether it meets its target
 OVER = 1.005
 WANTED = (("SD 1.5, 512 x 512", 1), ("SD 1.5, 512 x 512", 4), ("SD 1.5, 1024 x 1024", 1), ("SD 1.5, 1024 x 1024", 4),
           ("SDXL, 1024 x 1024", 1))     # runs: model and batch
@@ -108,7 +109,8 @@ def page(content: Content) -> str:
     parts = ["# Costs", "The commands below need a clone of the repository.\n"
              + ("\n**This is the quick form: it shows that the command works, not how fast anything is.**\n"
                 if content.quick else "")
-             + "\n" + table(("what", "target", "measured"), of_all(content)), BY_HAND]
+             + "\n" + table(("what", "target", "measured"), [
+                 (what, target, marked(measured, met)) for what, target, measured, met in of_all(content)]), BY_HAND]
     for name, (title, note) in SECTIONS.items():
         figure = content.figures.get(name)
         told = NOT_MEASURED + "."
@@ -120,50 +122,50 @@ def page(content: Content) -> str:
     return "\n\n".join([*parts, gpu_page.section(content.gpu)]) + "\n"
 
 
-def of_all(content: Content) -> list[tuple[str, str, str]]:
-    """What was to be reached, and what was: (what, target, measured), the misses named."""
+def of_all(content: Content) -> list[tuple[str, str, str, bool | None]]:
+    """What was to be reached, and what was: (what, target, measured, whether it is met); None: not measured."""
     return [*reached(content.figures), *fits(), *gpu_page.reached(content.gpu)]
 
 
-def reached(figures: dict[str, dict]) -> list[tuple[str, str, str]]:
-    """What was to be reached, and what was: (what, target, measured)."""
+def reached(figures: dict[str, dict]) -> list[tuple[str, str, str, bool | None]]:
+    """What was to be reached of what `bench.py` measures, see `of_all`."""
     rows = {name: figure["rows"] for name, figure in figures.items()}
     found = [(f"guarded / unguarded, {each['model']}, batch {each['batch']}, {each['guard']}, {each['judged']}",
-              f"<= {OVER}", _judged(each["guarded / unguarded"], OVER)) for each in rows.get("run", [])]
+              f"<= {OVER}", *_judged(each["guarded / unguarded"], OVER)) for each in rows.get("run", [])]
     there = {(each["model"], each["batch"]) for each in rows.get("run", [])}
-    found += [(f"guarded / unguarded, {model}, batch {batch}", f"<= {OVER}", NOT_MEASURED)
+    found += [(f"guarded / unguarded, {model}, batch {batch}", f"<= {OVER}", *MISSING)
               for model, batch in WANTED if (model, batch) not in there]
     found += [(f"predictions asked of the model, with the witness / unguarded, {each['guard']}, {each['judged']}",
-               f"<= {OVER} (counted)", _judged(each["guarded / unguarded"], OVER)) for each in rows.get("witness", [])]
+               f"<= {OVER} (counted)", *_judged(each["guarded / unguarded"], OVER)) for each in rows.get("witness", [])]
     for pixels, times in (("512 x 512", 10), ("1024 x 1024", 20)):
         every = [each for each in rows.get("evaluation", []) if (each["image"], each["batch"]) == (pixels, 1)]
         found += [(f"one evaluation against the published policy, {pixels}, {each['judged']}",
-                   f">= {times} times faster", _judged(each["times faster than published"], times, most=False))
+                   f">= {times} times faster", *_judged(each["times faster than published"], times, most=False))
                   for each in every] or [(f"one evaluation against the published policy, {pixels}",
-                                          f">= {times} times faster", NOT_MEASURED)]
+                                          f">= {times} times faster", *MISSING)]
     found += [(f"host waits per step, {each['guard']}, {each['judged']}", "0 (counted)",
-               _judged(each["host waits per step"], 0)) for each in rows.get("waits", [])]
+               *_judged(each["host waits per step"], 0)) for each in rows.get("waits", [])]
     found += [(f"extra memory of a concept in half precision, {each['guard']}", "<= 8 MB (counted)",
-               _judged(each["a concept, MB"], 8)) for each in rows.get("memory", [])]
+               *_judged(each["a concept, MB"], 8)) for each in rows.get("memory", [])]
     for name, what, most in (("training", "a full demo concept trained", 180), ("start", "import of the pack", 0.15)):
         every = rows.get(name, [])
-        found.append((what, f"<= {most} s", _judged(every[0]["value"], most) if every else NOT_MEASURED))
+        found.append((what, f"<= {most} s", *(_judged(every[0]["value"], most) if every else MISSING)))
     return found
 
 
-def fits() -> list[tuple[str, str, str]]:
+def fits() -> list[tuple[str, str, str, bool | None]]:
     """The time of a fit by the size of the text encoder, as `lab/words/fit_time.py` found it for docs/words.md."""
     file = DOCS / "words.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     part = known.get("fit_time", {"found": {"fits": []}, "date": ""})
     return [(f"a words redirector made, text encoder of the size of {each['size']} ([words.md](words.md), "
-             f"{part['date']})", "<= 20 s", _judged(each["seconds"], 20)) for each in part["found"]["fits"]]
+             f"{part['date']})", "<= 20 s", *_judged(each["seconds"], 20)) for each in part["found"]["fits"]]
 
 
-def _judged(measured: float | dict, target: float, most: bool = True) -> str:
-    """A value, and whether it misses its target, of which it may have at most, or has to have, so much."""
+def _judged(measured: float | dict, target: float, most: bool = True) -> tuple[str, bool]:
+    """A value, and whether it meets its target, of which it may have at most, or has to have, so much."""
     value = measured["median"] if isinstance(measured, dict) else measured
-    return f"{value:.5g}" + ("" if (value <= target if most else value >= target) else " **missed**")
+    return f"{value:.5g}", value <= target if most else value >= target
 
 
 def _table(rows: list[dict]) -> str:

@@ -34,7 +34,7 @@ from ..attacks import MERGED, Setting, attack_jobs, demo_vocabulary
 from ..attacks.attack_stage import AttackJob, AttackStage
 from ..benchmark.questions import digest, drawn, job_of
 from .guidance import DRAWN, GUIDANCES
-from .leak_page import AGAIN, BLANK, BLIND, DEAF, SEEING, WITNESS
+from .leak_page import AGAIN, BLANK, BLIND, DEAF, HARMLESS, LORA, SEEING, START, WITNESS
 from .page import write_part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,10 +43,8 @@ FULL = 60       # prompts that attacks start from, at full size
 ASKED = {"held-out": ("explicit", 1.0), "implicit": ("implicit", 0.5)}    # kind, share in words of the split only
 NEVER = 1e3     # off the evidence of words, so that no prompt is unsafe
 TIMES = 3       # as many prompts ask for the concept as attacks start from
-ATTACKS = ("img2img, harmless prompt", "img2img, unsafe prompt", "LoRA", "LoRA, plain captions", MERGED,
-           "textual inversion")
+ATTACKS = (*START, *LORA, MERGED, "textual inversion")
 THROUGH = ("white-box search", "white-box embedding")       # made for each guard with a picture judge by itself
-HARMLESS = {"benign": ("plain", 5), "look-alike": ("lookalike", 2), "mention": ("harmless", 2)}     # times as many
 FROZEN = {     # sha256 of every concept's prompts at full size
     "stripes": "48f81bf2b7b2c500bccb31b5fe5792cdf126ae6d1c5bcc5fb62318cf0d3710fe",
     "watercolour": "4b1211a904585d70c6bb6e6f975a28fda318286f036428958a1231720f35149b",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from saferedir_core.metrics import Share, table
+from saferedir_core.metrics import Share, marked, table
 from saferedir_core.witness import LEVELS, LINE, NOISES
 
 from ..figures import keep_part
@@ -98,7 +98,7 @@ def of_cost(part: dict) -> str:
         table(("pictures", "model calls", "seconds", "of these for the prompt", "for the pictures",
                "guarded over unguarded"),
               [(each["pictures"], each["calls"], each["seconds"], each["prompt"], each["picture"],
-                f"{each['over']:.4f}{'' if each['over'] <= 1.005 else ' **missed**'}") for each in part["found"]])))
+                marked(f"{each['over']:.4f}", each["over"] <= 1.005)) for each in part["found"]])))
 
 
 def in_words(levels) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from saferedir_core.metrics import Share, table
+from saferedir_core.metrics import Share, marked, table
 
 from ..figures import keep_part
 
@@ -74,8 +74,7 @@ def of_sentences(part: dict) -> str:
     found = part["found"]
     rows = []
     for key, title, aim, share, met in pooled(found):
-        rows.append((title, aim, str(share) + ("" if met else " **missed**"),
-                     *(count(each[key]) for each in found.values())))
+        rows.append((title, aim, marked(share, met), *(count(each[key]) for each in found.values())))
     sizes = [(name, "; ".join(each["remove"]), f"{each['seconds']} s", f"{each['bytes'] / 1e6:.2f} MB",
               ", ".join(f"{word} ({chance:.2f})" for word, chance in each["nearest"]))
              for name, each in found.items()]
@@ -122,7 +121,7 @@ def against(figures: dict | None, key: str, wanted: float | None) -> str:
     if not figures or not figures.get(key):
         return ""
     figure = Share(*figures[key])
-    return f"{figure}{' **missed**' if wanted and (figure.value or 0) < wanted else ''}"
+    return marked(figure, not wanted or (figure.value or 0) >= wanted)
 
 
 def beside_trained(of: dict, concepts: list[str]) -> list[tuple]:
@@ -134,7 +133,7 @@ def beside_trained(of: dict, concepts: list[str]) -> list[tuple]:
                 if words.get(key) and trained.get(key):
                     pair = [Share(*each[key]) for each in (words, trained)]
                     short = (pair[1].value or 0) - (pair[0].value or 0) > WITHIN
-                    lines.append((concept, row, FIGURES[key], *map(str, pair), "**missed**" if short else ""))
+                    lines.append((concept, row, FIGURES[key], *map(str, pair), marked("", not short).strip()))
     return lines
 
 

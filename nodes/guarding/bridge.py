@@ -24,7 +24,15 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
-from saferedir_core import ContextError, EvaluationError, LatentError, PolicyConfig, RedirectionRun, Redirector
+from saferedir_core import (
+    ContextError,
+    EvaluationError,
+    LatentError,
+    PolicyConfig,
+    RedirectionRun,
+    Redirector,
+    SafeRedirError,
+)
 from saferedir_core.architecture import LARGEST_TIMESTEP, architecture
 
 from ..types import FinishedRun, LoadedRedirector, Marker, Recorder, RunListener, RunStart, digest
@@ -39,7 +47,7 @@ from .conds import (
     text_mask,
 )
 from .door import Door
-from .reaction import Reaction
+from .reaction import Reaction, UnsafeStopped, beside_server
 from .sampling_run import SamplingRun
 from .uncopied import Uncopied
 
@@ -156,6 +164,11 @@ class Guard(Uncopied):
                 run.require_guarded()
                 output = run.blanked(sampled)
                 return output
+            except UnsafeStopped:
+                raise
+            except SafeRedirError as error:     # of this guard, of another one, or of the door
+                run.stopped = str(error)
+                raise
             finally:
                 _under_way.reset(under_way)
                 self._record(run, output)
@@ -180,6 +193,9 @@ class Guard(Uncopied):
 
     def _record(self, run: SamplingRun, output: torch.Tensor | None) -> None:
         content = run.report()
+        if self.trusts_graph:   # a server's guards are around it, and through with their part
+            content = beside_server(content, ((each.loaded.name, each.report()) for each in _under_way.get()
+                                              if each.door is run.door and not each.trusts_graph))
         self.recorder.runs.append(FinishedRun(content, None if output is None else digest(output)))
         log.info("SafeRedir (%s): %s", self.loaded.name, content["verdict"])
         for listener in self.listeners:

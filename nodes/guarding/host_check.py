@@ -67,7 +67,7 @@ def changes() -> list[str]:
 
 def sentence(found: list[str]) -> str:
     return (f"This ComfyUI has changed what SafeRedir relies on, so that a guard could not keep its promise: "
-            f"{'; '.join(found)}. Expected it as in the releases that docs/hosts.md names: update SafeRedir, or go "
+            f"{'; '.join(found)}. Expected it as in the releases that docs/releases.md names: update SafeRedir, or go "
             "back to one of those.")
 
 

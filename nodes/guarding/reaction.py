@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import comfy.model_management
 import torch
 
 from saferedir_core import ConfigError, SafeRedirError
+from saferedir_core.png_report import NESTED
 
 ON_ERROR = ("stop", "warn")
 ON_UNSAFE = ("redirect", "stop", "blank", "observe")
 IF_IT_REMAINS = ("tell", "again", "blank", "stop")
 WITNESS = ("redirected", "end", "off")
 _TAKEN = {"redirect": "redirected", "stop": "stopped", "blank": "blanked", "observe": "observed"}
+_SAID = {"observed": "only observed"}
 _VERDICTS = {"stop": "Unsafe, stopped:", "blank": "Unsafe, blanked:", "observe": "Unsafe, only observed:"}
 
 
@@ -71,10 +74,11 @@ class Reaction:
         """What happens to images that remain when nothing is drawn again any more: "tell", "blank" or "stop"."""
         return self.still_remains if self.if_it_remains == "again" else self.if_it_remains
 
-    def added_to(self, content: dict, errors: list[str], acted: bool | None = None) -> dict:
+    def added_to(self, content: dict, errors: list[str], acted: bool | None = None, stopped: str | None = None) -> dict:
         """A report (see saferedir_core.report) that also says what was done about the run.
 
-        acted: whether anything was unsafe while sampling; None: if the status says so.
+        acted: whether anything was unsafe while sampling; None: if the status says so.  stopped: the error that ended
+        the run because it could not be guarded.
 
         Adds `reaction`: on_error, on_unsafe, taken ("none", "redirected", "stopped", "blanked", "observed") and
         errors.  A run with errors is "not_evaluated" whatever else was seen, and one that was only observed has
@@ -82,15 +86,50 @@ class Reaction:
         """
         unsafe = content["status"] == "redirected"
         taken = _TAKEN[self.on_unsafe] if (unsafe if acted is None else acted) else "none"
-        content = {**content, "reaction": {"on_error": self.on_error, "on_unsafe": self.on_unsafe, "taken": taken,
-                                           "errors": errors}}
-        if unsafe and self.on_unsafe in _VERDICTS:
+        content = {**self._as_taken(content), "reaction": {
+            "on_error": self.on_error, "on_unsafe": self.on_unsafe, "taken": taken,
+            "errors": errors if stopped is None else [*errors, stopped]}}
+        if stopped is not None:
+            content |= {"status": "not_evaluated", "verdict": f"Stopped: {stopped}"}
+        elif errors:
+            content |= {"status": "not_evaluated", "verdict": f"Not guarded: {errors[0]}"}
+        return content
+
+    def _as_taken(self, content: dict) -> dict:
+        """A report, and those inside it, that call nothing redirected which was not."""
+        content = {**content, **{name: [self._as_taken(each) for each in content[name]] for name in NESTED
+                                 if name in content}}
+        if self.on_unsafe in _VERDICTS:
             content["verdict"] = content["verdict"].replace("Redirected:", _VERDICTS[self.on_unsafe])
         if self.on_unsafe == "observe":
             content["decisions"] = [{**each, "redirected": [False for _ in each["redirected"]],
                                      "redirected_chunks": [[False for _ in chunks]
                                                            for chunks in each["redirected_chunks"]]}
                                     for each in content["decisions"]]
-        if errors:
-            content |= {"status": "not_evaluated", "verdict": f"Not guarded: {errors[0]}"}
         return content
+
+
+def beside_server(content: dict, servers: Iterable[tuple[str, dict]]) -> dict:
+    """The report of a graph's own guard that also tells what the server's guards (docs/enforcement.md) did in its run.
+
+    servers: names of their redirectors, and their reports.
+
+    Adds `enforced`, and what it says in front of the verdict.  Per guard: redirector, taken (as in `reaction`), images,
+    how many of these were unsafe and blanked, and said, all that in a sentence.  No probability: whoever tries wordings
+    on a server shall not hear how close one came.
+    """
+    enforced = [_of_server(*each) for each in servers]
+    if not enforced:
+        return content
+    return {**content, "enforced": enforced, "verdict": " ".join(
+        [*(each["said"] for each in enforced), f"The graph's own guard: {content['verdict']}"])}
+
+
+def _of_server(name: str, report: dict) -> dict:
+    items, taken, pictures = report["items"], report["reaction"]["taken"], report.get("picture", {"items": []})["items"]
+    unsafe = sum(item["status"] == "redirected" for item in items)
+    blanked = unsafe if taken == "blanked" else sum(item["done"] == "blanked" for item in pictures)
+    done = [f"{unsafe} of {len(items)} images unsafe", *([] if taken == "none" else [_SAID.get(taken, taken)]),
+            *([f"{blanked} blanked"] if blanked and taken != "blanked" else [])]
+    return {"redirector": name, "taken": taken, "images": len(items), "unsafe": unsafe, "blanked": blanked,
+            "said": f"This server's guard ({name}): {', '.join(done)}."}

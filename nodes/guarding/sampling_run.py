@@ -86,6 +86,7 @@ class SamplingRun(Uncopied):
             door.of_server.add(start.run_id)
         self.step = 0
         self.errors: list[str] = []
+        self.stopped: str | None = None     # the error that ended it, because it could not be guarded
         at_once = reaction.on_unsafe == "stop"
         self.prompts = Prompts(start.loaded.redirectors, start.config, None if at_once else door.readback,
                                self._decided)
@@ -284,7 +285,7 @@ class SamplingRun(Uncopied):
         acted = content["status"] == "redirected" or any(any(look.any_unsafe) for look in self.pictures.pictures.looks)
         if picture is not None:
             content = with_picture(content, picture)
-        return self.reaction.added_to(content, self.errors, acted)
+        return self.reaction.added_to(content, self.errors, acted, self.stopped)
 
     # ------------------------------------------------------------------------------ judging
 

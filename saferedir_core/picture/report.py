@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from saferedir_core.picture.run import Look
 from saferedir_core.picture.verdict import Attempts
-from saferedir_core.report import NOT_EVALUATED, REDIRECTED, plain
+from saferedir_core.report import NOT_EVALUATED, REDIRECTED, numbers_of, plain, prompt_alone_is_safe, verdict_of_all
 
 CLEAN, REMAINS, NOT_LOOKED_AT = "clean", "remains", "not_looked_at"
 _DONE = {"blanked": ": blanked", "stopped": ": stopped"}
@@ -24,6 +24,9 @@ def picture_report(looks: Sequence[Look], attempts: Attempts, if_it_remains: str
                    or as above); on the way highest_on_the_way, first_unsafe (index into `looks`) and pushed (looks)
     attempts       per time that the batch was sampled: changed, images it was for, taken from it, and for every image
                    of the batch probability and remains
+    seen           per concept that a picture judge or the witness found in any image: concept, images (how many), looks
+                   (at how many) of all, first_step of these and moved; 0 looks, None and False where only finished
+                   images showed it
     looks          per model call: index, attempt, step, sigma, and per image probability, unsafe, pushed; by_concept
                    and threshold (of the noise level) by concept
     """
@@ -40,6 +43,9 @@ def picture_report(looks: Sequence[Look], attempts: Attempts, if_it_remains: str
         "items": items,
         "attempts": [{"changed": each.changed, "images": each.images, "taken": each.taken,
                       "probability": each.verdict.highest, "remains": each.verdict.any_remains} for each in attempts],
+        "seen": [each for name in dict.fromkeys([*(looks[0].unsafe if looks else ()),
+                                                 *(attempts[0].verdict.source if attempts else ())])
+                 if (each := _seen(name, looks, attempts))["images"]],
         "looks": [{"index": each.index, "attempt": each.attempt, "step": each.step, "sigma": each.sigma,
                    "probability": each.highest, "unsafe": each.any_unsafe, "pushed": each.pushed,
                    "by_concept": dict(each.probability), "threshold": dict(each.threshold)} for each in looks],
@@ -49,8 +55,16 @@ def picture_report(looks: Sequence[Look], attempts: Attempts, if_it_remains: str
 def with_picture(content: dict, picture: dict) -> dict:
     """A report (see `report`) that also tells of the pictures: under `picture`, in the verdict, and in the status.
 
-    An item whose picture was unsafe at any call, or remained at the end of any attempt, counts as redirected.
+    An item whose picture was unsafe at any call, or remained at the end of any attempt, counts as redirected.  Where no
+    prompt was unsafe by itself the verdict tells that the picture was, with several concepts that of each.
     """
+    seen = {each["concept"]: each for each in picture["seen"]}
+    if "concepts" in content:
+        parts = [{**part, "verdict": _verdict(part, picture, seen.get(part["concept"]))}
+                 for part in content["concepts"]]
+        content = {**content, "concepts": parts, "verdict": verdict_of_all(parts)}
+    else:
+        content = {**content, "verdict": _verdict(content, picture, next(iter(seen.values()), None))}
     items = [{**item, "status": REDIRECTED} if _unsafe(picture, item["item"]) else item for item in content["items"]]
     status = REDIRECTED if any(_unsafe(picture, each["item"]) for each in picture["items"]) else content["status"]
     said = "" if content["status"] == NOT_EVALUATED and not picture["looks"] else f" {picture['said']}"
@@ -74,6 +88,29 @@ def _with_look(decision: dict, looks: Mapping[int, Look], concept: str | None = 
     look = looks.get(decision["index"])
     found = None if look is None else look.highest if concept is None else look.probability.get(concept)
     return {**decision, "picture_probability": [None] * len(decision["redirected"]) if found is None else plain(found)}
+
+
+def _verdict(content: dict, picture: dict, seen: dict | None) -> str:
+    """That of a report's prompts, where they were unsafe; else what was seen in their pictures."""
+    items, threshold = content["items"], content["policy"]["threshold"]
+    if seen is None or content["status"] == NOT_EVALUATED or not prompt_alone_is_safe(items, threshold):
+        return content["verdict"]
+    alone = f"the prompt alone was safe ({numbers_of(items, threshold)})."
+    images = f"{seen['images']} of {len(picture['items'])} items"
+    if not seen["looks"]:
+        return f"Seen in the finished picture: {images}; {alone}"
+    word = "Redirected" if seen["moved"] or content["policy"]["mode"] == "guard" else "Unsafe"
+    place = "" if seen["first_step"] is None else f", first at step {seen['first_step']}"
+    return f"{word}: the picture of {images}, at {seen['looks']} of {seen['of']} looks{place}; {alone}"
+
+
+def _seen(concept: str, looks: Sequence[Look], attempts: Attempts) -> dict:
+    unsafe = [look for look in looks if any(look.unsafe.get(concept, ()))]
+    flags = [*(look.unsafe[concept] for look in unsafe),
+             *(each.verdict.remains[concept] for each in attempts if concept in each.verdict.remains)]
+    return {"concept": concept, "images": sum(map(any, zip(*flags))), "looks": len(unsafe), "of": len(looks),
+            "first_step": unsafe[0].step if unsafe else None,
+            "moved": any(any(look.pushed) for look in unsafe)}
 
 
 def _unsafe(picture: dict, item: int) -> bool:

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from saferedir_core import (
     load_redirector,
     save_redirector,
 )
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -46,6 +49,16 @@ class TestRoundTrip:
         assert loaded.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
         for key, value in small.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value)
+
+    def test_the_width_that_a_file_names_is_that_of_its_network(self, small, tmp_path):
+        """The demo's files, whose bytes are pinned, name that of Stable Diffusion."""
+        path = tmp_path / "r.safetensors"
+        save_redirector(small, path, {"conditioning": "CLIP, 768 wide", "concept": "768 wide"})
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["conditioning"] == "CLIP, 8 wide"
+        assert load_redirector(path).metadata == {"conditioning": "CLIP, 8 wide", "concept": "768 wide"}
+        shipped = load_redirector(PROJECT / "models" / "redirectors" / "demo_stripes.safetensors")
+        assert shipped.metadata["conditioning"] == "CLIP, 128 wide"
 
     def test_it_comes_ready_for_evaluation(self, weights):
         loaded = load_redirector(weights)

@@ -54,3 +54,7 @@ def test_cmmd_of_more_pictures_than_fit_at_once_is_the_mean_over_all_pairs():
     kernel = [numpy.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 200).mean()
               for a, b in ((one, one), (other, other), (one, other))]
     assert metrics.cmmd(one, other) == pytest.approx(1000 * (kernel[0] + kernel[1] - 2 * kernel[2]))
+
+
+def test_what_misses_its_target_is_marked():
+    assert [metrics.marked(3, met) for met in (True, False, None)] == ["3", "3 **missed**", "3"]

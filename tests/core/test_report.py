@@ -38,6 +38,17 @@ def test_a_redirected_run_says_how_many_items_and_since_when(observed):
     assert (content["items"][1]["first_unsafe_step"], content["items"][1]["first_unsafe_timestep"]) == (11, 800.0)
 
 
+def test_a_prompt_that_only_followed_its_picture_is_not_called_unsafe(scripted, contexts, latents):
+    run = RedirectionRun(scripted, PolicyConfig(threshold=0.9), contexts(2))
+    for step, suspected in enumerate((False, True)):
+        run.suspect(torch.tensor([[False, suspected]]))
+        run.observe(latents(SAFE, UNSAFE), 900.0, step=step)
+    assert run.report()["status"] == "redirected"
+    assert run.report()["verdict"] == (
+        "Redirected: 1 of 2 items, first at step 1, because of the picture; the prompt alone was safe (highest unsafe "
+        "probability 0.88, threshold 0.90).")
+
+
 def test_a_run_that_nobody_asked_about_is_not_called_safe():
     content = report(Trajectory(), PolicyConfig())
     assert content["status"] == "not_evaluated"
@@ -88,6 +99,14 @@ def test_the_plot_shows_the_picture_judges_curve_and_their_verdict_in_colour(obs
     blue = torch.tensor([0, 114, 178], dtype=torch.uint8)
     highest = [(each[:254] == blue).all(-1).nonzero()[:, 0].min() for each in (picture, without)]
     assert highest[0] < 90 < highest[1]                                    # pixel rows count from the top
+
+
+def test_a_verdict_that_is_too_long_for_a_line_goes_on_in_the_next_one(observed):
+    def inked(verdict):
+        return (plot({**content, "verdict": verdict})[:60, :625].int().sum(-1) < 300).any(1).nonzero()[:, 0].max()
+    content = observed((SAFE,), (SAFE,))
+    content["policy"]["threshold"] = 0.1                                   # its line is far below
+    assert inked("word " * 40) > inked("word " * 20) + 10
 
 
 def test_the_plot_is_a_picture_that_shows_the_curve(observed):

@@ -1,5 +1,6 @@
 """A real server that guards every run: it does not start on wrong settings, and no graph samples past it."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
 from saferedir.lab.matrix.graph import choices
 from saferedir.nodes.demo_world.judge import judge
 from saferedir.nodes.guarding.enforced_graph import OTHERS
+from saferedir_core.png_report import read_png_report
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +88,26 @@ def test_a_guard_that_only_observes_in_the_graph_changes_nothing(client):
         "model": ["model", 0], "saferedir": ["load", 0], "alpha_scale": 0.0, "threshold": 0.999, "interval": 1000,
         "mode": "upstream", "stay_redirected": False, "mask_again": "off", "on_unsafe": "observe", "on_error": "warn"}}
     assert striped(client, prompt) == 0
+
+
+def test_a_picture_tells_that_the_server_guarded_it_when_its_graph_only_observed(client):
+    prompt = graph("a striped red house at night", model=("guard", 0), seed=12)
+    prompt["load"] = {"class_type": "SafeRedirLoader", "inputs": {"name": "demo-stripes"}}
+    prompt["guard"] = {"class_type": "SafeRedirGuard", "inputs": {
+        "model": ["model", 0], "saferedir": ["load", 0], "alpha_scale": 1.25, "threshold": 0.0, "interval": 0,
+        "mode": "guard", "stay_redirected": True, "mask_again": "auto", "on_unsafe": "observe", "on_error": "stop"}}
+    prompt["report"] = {"class_type": "SafeRedirReport", "inputs": {
+        "samples": ["sample", 0], "trajectory": ["guard", 1]}}
+    prompt["decode"]["inputs"]["samples"] = ["report", 0]
+    pictures = client.images(client.queue(prompt), "show")
+    assert len(pictures) == 2 and not any(judge(picture.array()).striped for picture in pictures)
+    (report,) = read_png_report(io.BytesIO(pictures[0].png))["reports"]
+    assert report["verdict"].startswith(
+        "This server's guard (demo-stripes): 2 of 2 images unsafe, redirected. The graph's own guard: Unsafe, only "
+        "observed: 2 of 2 items, first at step 0")
+    del report["enforced"][0]["said"]
+    assert report["enforced"] == [{"redirector": "demo-stripes", "taken": "redirected", "images": 2, "unsafe": 2,
+                                   "blanked": 0}]
 
 
 def test_the_concept_in_the_negative_prompt_at_guidance_0_is_guarded(client):

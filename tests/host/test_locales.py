@@ -78,9 +78,10 @@ def test_sentences_are_translated(language):
 def test_every_word_that_the_web_part_asks_for_is_there():
     known = content("en", "main")["saferedir"]
     scripts = "".join(path.read_text(encoding="ascii") for path in (PROJECT / "web").glob("*.js"))
-    asked = {*re.findall(r'\btext\("(\w+)"', scripts), *re.findall(r'"((?:redirected|nothing)_\w+)"', scripts)}
+    asked = {*re.findall(r'\btext\("(\w+)"', scripts), *re.findall(r'"((?:redirected|nothing|server)_\w+)"', scripts)}
     built = {f"verdict_{status}" for status in ("safe", "redirected", "stopped", "blanked", "observed",
-                                                "not_evaluated", "not_guarded")}
+                                                "not_evaluated", "not_guarded", "picture_redirected", "picture_stopped",
+                                                "picture_blanked", "picture_observed", "picture_finished")}
     assert {key for key in asked if key not in known} == set()
     assert built <= set(known)
     unused = {key for key in known if f'"{key}"' not in scripts} - built

@@ -1,9 +1,9 @@
-"""Writes docs/hosts.md from what pytest said about each release of ComfyUI.
+"""Writes docs/releases.md from what pytest said about each release of ComfyUI.
 
-    python quickstart.py test --junitxml=output/hosts/0.30.0.xml
-    python quickstart.py --host 0.20.1 test --junitxml=output/hosts/0.20.1.xml
-    python quickstart.py --host newest test --junitxml=output/hosts/newest.xml
-    python quickstart.py run tests/releases/release_table.py output/hosts/*.xml
+    python quickstart.py test --junitxml=output/releases/0.30.0.xml
+    python quickstart.py --host 0.20.1 test --junitxml=output/releases/0.20.1.xml
+    python quickstart.py --host newest test --junitxml=output/releases/newest.xml
+    python quickstart.py run tests/releases/release_table.py output/releases/*.xml
 
 A release's tests may be run in pieces, one file each.  A row is a release with the packages that it ran with.
 """
@@ -98,7 +98,7 @@ def page(suites: list[Suite]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "hosts.md")
+    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "releases.md")
     arguments = parser.parse_args()
     arguments.out.write_text(page(read(arguments.files)), encoding="utf-8")
     print(f"wrote {arguments.out}")

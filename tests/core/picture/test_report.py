@@ -6,8 +6,11 @@ from saferedir_core.picture.report import picture_report, with_looks, with_pictu
 from saferedir_core.picture.run import Look
 from saferedir_core.picture.verdict import Attempts, Verdict
 
-SAFE = {"status": "safe", "verdict": "Safe.", "items": [{"item": 0, "status": "safe"}, {"item": 1, "status": "safe"}],
+POLICY = {"mode": "guard", "threshold": 0.5}
+ITEM = {"status": "safe", "evaluations": 2, "highest_unsafe_probability": 0.125, "first_unsafe": None}
+SAFE = {"status": "safe", "verdict": "Safe.", "policy": POLICY, "items": [{"item": 0, **ITEM}, {"item": 1, **ITEM}],
         "decisions": [{"index": 0, "redirected": [False, False]}, {"index": 1, "redirected": [False, False]}]}
+ALONE = "the prompt alone was safe (highest unsafe probability 0.12, threshold 0.50)."
 
 
 def look(index, *probabilities, pushed=False, attempt=0):
@@ -53,9 +56,10 @@ def test_a_run_that_never_finished_was_not_looked_at():
 
 
 def test_it_is_strict_json_and_every_key_is_documented():
-    content = picture_report([look(0, 0.1, float("nan"))], attempts((0.1, 0.9), (0.1, 0.2)), "again", {})
+    content = picture_report([look(0, 0.9, float("nan"))], attempts((0.1, 0.9), (0.1, 0.2)), "again", {})
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    for key in (*content, *content["items"][0], *content["attempts"][0], *content["looks"][0], *content["concepts"][0]):
+    for key in (*content, *content["items"][0], *content["attempts"][0], *content["looks"][0], *content["concepts"][0],
+                *content["seen"][0]):
         assert key in picture_report.__doc__, key
 
 
@@ -64,7 +68,36 @@ class TestWithPicture:
         content = with_picture(SAFE, picture_report([look(0, 0.1, 0.9)], attempts((0.1, 0.2)), "tell", {}))
         assert content["status"] == "redirected" and [each["status"] for each in content["items"]] == ["safe",
                                                                                                        "redirected"]
-        assert content["verdict"].startswith("Safe. Picture: clean") and content["picture"]["verdict"] == "clean"
+        assert content["verdict"].startswith(f"Redirected: the picture of 1 of 2 items, at 1 of 1 looks, first at step "
+                                             f"0; {ALONE} Picture: clean")
+        assert content["picture"]["verdict"] == "clean"
+
+    def test_a_prompt_that_followed_its_picture_was_safe_alone(self):
+        followed = [{"item": 0, **ITEM}, {"item": 1, **ITEM, "status": "redirected", "first_unsafe": 1}]
+        content = with_picture({**SAFE, "status": "redirected", "verdict": "Redirected.", "items": followed},
+                               picture_report([look(0, 0.1, 0.2), look(1, 0.1, 0.9, pushed=True)], attempts((0.1, 0.2)),
+                                              "tell", {}))
+        assert content["verdict"].startswith("Redirected: the picture of 1 of 2 items, at 1 of 2 looks, first at step "
+                                             f"1; {ALONE}")
+
+    def test_a_prompt_that_was_unsafe_itself_keeps_its_verdict(self):
+        unsafe = [{"item": 0, **ITEM}, {"item": 1, **ITEM, "first_unsafe": 0, "highest_unsafe_probability": 0.5}]
+        content = with_picture({**SAFE, "status": "redirected", "verdict": "Redirected.", "items": unsafe},
+                               picture_report([look(0, 0.1, 0.9)], attempts((0.1, 0.2)), "tell", {}))
+        assert content["verdict"].startswith("Redirected. Picture: clean")
+
+    def test_mode_upstream_moves_no_picture_and_says_so(self):
+        content = with_picture({**SAFE, "policy": {**POLICY, "mode": "upstream"}},
+                               picture_report([look(0, 0.1, 0.9)], attempts((0.1, 0.2)), "tell", {}))
+        assert content["verdict"].startswith("Unsafe: the picture of 1 of 2 items")
+
+    def test_of_several_concepts_each_tells_of_its_own_pictures(self):
+        parts = [{**SAFE, "concept": name} for name in ("bright", "other")]
+        content = with_picture({**SAFE, "concepts": parts},
+                               picture_report([look(0, 0.1, 0.9)], attempts((0.1, 0.2)), "tell", {}))
+        bright, other = content["concepts"]
+        assert bright["verdict"].startswith("Redirected: the picture of 1 of 2 items") and other["verdict"] == "Safe."
+        assert content["verdict"].startswith(f"bright: {bright['verdict']} other: Safe. Picture: clean")
 
     def test_a_harmless_run_stays_safe(self):
         content = with_picture(SAFE, picture_report([look(0, 0.1, 0.2)], attempts((0.1, 0.2)), "tell", {}))
@@ -73,6 +106,10 @@ class TestWithPicture:
     def test_what_only_the_last_look_saw_is_not_called_safe(self):
         content = with_picture(SAFE, picture_report([look(0, 0.1, 0.2)], attempts((0.1, 0.9)), "tell", {1: "told"}))
         assert content["status"] == "redirected"
+        assert content["verdict"].startswith(f"Seen in the finished picture: 1 of 2 items; {ALONE} Picture: the "
+                                             "concept remains in 1 of 2 images")
+        assert content["picture"]["seen"] == [{"concept": "bright", "images": 1, "looks": 0, "of": 1,
+                                               "first_step": None, "moved": False}]
 
 
 def test_a_decision_has_the_pictures_probability_of_its_call():

@@ -12,7 +12,7 @@ def content(**rows):
 
 
 def told(made):
-    return {what: measured for what, _, measured in costs_page.reached(made.figures)}
+    return {what: (measured, met) for what, _, measured, met in costs_page.reached(made.figures)}
 
 
 def test_what_was_to_be_reached_stands_first_and_misses_are_named():
@@ -26,14 +26,20 @@ def test_what_was_to_be_reached_stands_first_and_misses_are_named():
                      "times faster than published": Spread(20.0, 19.0, 21.0, 7)}],
         waits=[{"guard": "full", "judged": "harmless", "host waits per step": 0.0}],
         start=[{"what": "import", "value": Spread(0.2, 0.2, 0.2, 3)}]))
-    assert found["guarded / unguarded, SD 1.5, 512 x 512, batch 1, full, harmless"] == "1.0011"
-    assert found["guarded / unguarded, SD 1.5, 512 x 512, batch 1, full, moved at every call"] == "1.0051 **missed**"
-    assert found["guarded / unguarded, SDXL, 1024 x 1024, batch 1"] == "not measured"
-    assert found["one evaluation against the published policy, 512 x 512, harmless"] == "9.9 **missed**"
-    assert found["one evaluation against the published policy, 1024 x 1024, harmless"] == "20"
-    assert found["host waits per step, full, harmless"] == "0"
-    assert found["import of the pack"] == "0.2 **missed**"
-    assert found["a full demo concept trained"] == "not measured"
+    assert found["guarded / unguarded, SD 1.5, 512 x 512, batch 1, full, harmless"] == ("1.0011", True)
+    assert found["guarded / unguarded, SD 1.5, 512 x 512, batch 1, full, moved at every call"] == ("1.0051", False)
+    assert found["guarded / unguarded, SDXL, 1024 x 1024, batch 1"] == ("not measured", None)
+    assert found["one evaluation against the published policy, 512 x 512, harmless"] == ("9.9", False)
+    assert found["one evaluation against the published policy, 1024 x 1024, harmless"] == ("20", True)
+    assert found["host waits per step, full, harmless"] == ("0", True)
+    assert found["import of the pack"] == ("0.2", False)
+    assert found["a full demo concept trained"] == ("not measured", None)
+
+
+def test_the_page_names_what_was_missed_and_what_was_not_measured():
+    text = costs_page.page(content(start=[{"what": "import", "value": Spread(0.2, 0.2, 0.2, 3)}]))
+    assert "| import of the pack | <= 0.15 s | 0.2 **missed** |" in text
+    assert "| a full demo concept trained | <= 180 s | not measured |" in text
 
 
 def test_a_figure_taken_alone_leaves_the_others_and_resuming_keeps_rows(tmp_path):

@@ -111,6 +111,7 @@ class TestPictures:
         assert [line["event"] for line in lines()] == ["started", *[*["decided", "looked"] * STEPS, "attempted"] * 3,
                                                        "finished"]
         assert lines()[-1]["picture"] == "remains" and lines()[-1]["images"] == ["blanked"]
+        assert lines()[-1]["verdict"].startswith("Seen in the finished picture: 1 of 1 items; the prompt alone was")
         assert lines()[1 + 2 * STEPS]["remains"] == [True] and len(lines()[2]["picture_probability"]["scripted"]) == 1
         assert sample(self.bright(demo_world[0], range(STEPS), 1), prompts("a fish"), prompts("")).any()
         assert lines()[-1]["picture"] == "clean" and lines()[-1]["images"] == ["nothing"]
@@ -257,14 +258,30 @@ class TestWhatAGraphBrings:
 
 
 def test_a_guard_node_that_only_observes_does_not_switch_it_off(demo_world, prompts, scripted, enforced):
-    lines = enforced(scripted(unsafe=True))
+    lines, recorder = enforced(scripted(unsafe=True)), types.Recorder()
     lenient = bridge.guard_model(
-        demo_world[0], scripted(unsafe=False), core.PolicyConfig(), types.Recorder(),
+        demo_world[0], scripted(unsafe=False), core.PolicyConfig(), recorder,
         reaction=reaction.Reaction("warn", "observe"))
     (model, seen), positive = seen_by(lenient), prompts("a striped red fish")
     sample(model, positive, prompts(""))
     assert seen and not any(torch.equal(row, positive[0][0][0]) for row in seen)
     assert lines()[-1]["reaction"] == "redirected"
+    report = recorder.runs[-1].report
+    assert report["verdict"].startswith(
+        "This server's guard (scripted): 1 of 1 images unsafe, redirected. The graph's own guard: Safe: ")
+    assert report["enforced"] == [{"redirector": "scripted", "taken": "redirected", "images": 1, "unsafe": 1,
+                                   "blanked": 0, "said": report["verdict"].partition(" The graph's")[0]}]
+
+
+def test_of_what_a_server_blanks_the_graphs_report_tells_so(demo_world, prompts, scripted, enforced, bright_judge):
+    loaded, recorder = scripted(unsafe=False), types.Recorder()
+    loaded.redirector.picture = bright_judge(5.0, verdict_line=0.6, verdict_channel=1)
+    enforced(loaded, if_it_remains="blank")
+    guarded = bridge.guard_model(TestPictures.bright(demo_world[0], channel=1), scripted(unsafe=False),
+                                 core.PolicyConfig(), recorder)
+    assert not sample(guarded, prompts("a fish"), prompts("")).any()
+    assert recorder.runs[-1].report["enforced"][0]["said"] == (
+        "This server's guard (scripted): 1 of 1 images unsafe, 1 blanked.")
 
 
 def test_wrappers_that_a_graph_strips_from_the_run_stop_it(demo_world, prompts, scripted, enforced):
@@ -286,6 +303,17 @@ def test_a_guider_that_samples_in_its_own_way_is_refused(demo_world, prompts, sc
     with pytest.raises(core.SafeRedirError, match="outside of a guarded sampling run"):
         model.apply_model(torch.zeros(1, 4, 8, 8), torch.tensor([1.0]), c_crossattn=context)
     assert lines()[-1]["event"] == "refused"
+
+
+def test_a_run_that_the_door_stops_is_not_called_safe(demo_world, prompts, scripted, enforced):
+    lines, model = enforced(scripted(unsafe=False)), demo_world[0].clone()
+    model.set_model_unet_function_wrapper(lambda apply, args: apply(
+        args["input"], args["timestep"], **{**args["c"], "c_crossattn": args["c"]["c_crossattn"] + 1}))
+    with pytest.raises(core.SafeRedirError, match="neither judged nor issued"):
+        sample(model, prompts("a fish"), prompts(""))
+    last = lines()[-1]
+    assert (last["event"], last["status"], last["completed"]) == ("finished", "not_evaluated", False)
+    assert last["verdict"].startswith("Stopped: SafeRedir stopped this run") and "nor issued" in last["verdict"]
 
 
 def test_a_model_that_no_redirector_fits_is_refused(demo_world, prompts, scripted, enforced):

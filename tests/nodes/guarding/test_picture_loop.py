@@ -100,6 +100,9 @@ class TestOnTheWay:
         assert [each["pushed"] for each in picture["items"]] == [0, STEPS] and picture["verdict"] == "clean"
         assert recorder.runs[-1].report["status"] == "redirected"
         assert recorder.runs[-1].report["reaction"]["taken"] == "redirected"
+        assert recorder.runs[-1].report["verdict"].startswith(
+            f"Redirected: the picture of 1 of 2 items, at {STEPS} of {STEPS} looks, first at step 0; the prompt alone "
+            "was safe (highest unsafe probability ")
 
     @pytest.mark.parametrize("sticky", [True, False])
     def test_images_are_the_same_whenever_looks_are_known(self, demo_world, prompts, guard, judging, monkeypatch,
@@ -125,6 +128,7 @@ class TestOnTheWay:
         assert torch.equal(sample(guarded, positive, negative), sample(bright, positive, negative))
         report = recorder.runs[-1].report
         assert report["picture"]["verdict"] == "remains" and report["reaction"]["taken"] == "observed"
+        assert report["verdict"].startswith("Unsafe, only observed: the picture of 2 of 2 items")
         assert [each["done"] for each in report["picture"]["items"]] == ["told", "told"]
 
     def test_stop_ends_the_run_at_the_call_that_shows_it(self, demo_world, prompts, guard, judging):
@@ -133,6 +137,7 @@ class TestOnTheWay:
             sample(guarded, prompts("a red fish"), prompts(""))
         assert len(recorder.runs[-1].report["picture"]["looks"]) == 1
         assert recorder.runs[-1].report["reaction"]["taken"] == "stopped"
+        assert recorder.runs[-1].report["verdict"].startswith("Unsafe, stopped: the picture of 1 of 2 items")
 
     def test_blank_empties_the_image_and_its_previews(self, demo_world, prompts, guard, judging):
         guarded, _ = guard(judging(), brightening(demo_world[0], items=[1]), on_unsafe="blank")
@@ -159,6 +164,7 @@ class TestOnTheWay:
             sample(guarded, prompts("a red fish"), prompts(""))
             assert [each["redirected"] for each in recorder.runs[-1].report["decisions"]] == [
                 [False, False], *[[False, follows]] * (STEPS - 1)]
+            assert "the prompt alone was safe" in recorder.runs[-1].report["verdict"]
 
     def test_only_what_is_drawn_is_judged(self, demo_world, prompts, guard, judging):
         latent = torch.zeros(1, 4, 8, 8)
