@@ -295,6 +295,10 @@ def test_a_template_opens_complete_and_without_a_warning_and_runs_where_it_can(o
                                    "[node.type, each.name, each.value]))")
     assert not [each for each in widgets if each[2] is None and each[0].startswith("SafeRedir")]
     assert opened.warnings() == []
+    # A node that needs more room than its file says would grow into another, and the template open smaller.
+    heights = dict(opened.page.evaluate("app.graph.nodes.map((node) => [node.id, node.size[1]])"))
+    assert all(heights[str(each["id"])] <= each["size"][1] for each in content["nodes"])
+    assert not opened.page.evaluate("app.canvas.low_quality")
     if "pictures" not in wanted:
         return
     opened.page.evaluate("""(values) => {
