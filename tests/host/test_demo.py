@@ -98,6 +98,7 @@ def test_every_node_of_a_template_names_its_pack_and_one_note_says_what_to_do(na
             pack = "saferedir" if each["type"].startswith("SafeRedir") else "comfy-core"
             assert each["properties"]["cnr_id"] == pack and each["properties"]["ver"]
     (note,) = [each["widgets_values"][0] for each in content["nodes"] if each["type"] in NOTES]
+    assert "`" not in note      # Nodes 2.0 draws code in notes blue on blue
     prose = "\n".join(line for line in note.splitlines() if not line.startswith("- "))
     assert 1 <= len(re.findall(r"[.!?]\**(?=\s|$)", prose)) <= 3
 
