@@ -9,6 +9,7 @@ import { catchUp, listen, listenForReports, nodesWithIds, reportOf, runOf } from
 import { loadTexts } from "./texts.js";
 
 const WIDGET = "saferedir_panel";
+const MARGIN = 10;      // of the host's around an element, in Nodes 1.0
 const LIVE = "SafeRedir.LiveDisplay";
 const PANELS = {
   SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420], SafeRedirWords: [WordsPanel, 225, 360],
@@ -59,6 +60,23 @@ function switchLive(on) {
   app.canvas?.setDirty?.(true, true);
 }
 
+/** Writes a text box's name into the margin above it in Nodes 1.0, which has it nowhere once there is text in the box. */
+function nameTextBoxes(node) {
+  for (const widget of node.widgets ?? []) {
+    if (widget.type !== "customtext" || !widget.draw) continue;
+    const { draw } = widget;
+    widget.draw = function (context, owner, width, y, height, lowQuality) {
+      draw.apply(this, arguments);
+      if (lowQuality) return;
+      context.save();
+      context.font = "10px Inter, system-ui, sans-serif";
+      context.fillStyle = window.LiteGraph.WIDGET_SECONDARY_TEXT_COLOR;
+      context.fillText(this.label ?? this.name, MARGIN + 2, y + MARGIN - 2);
+      context.restore();
+    };
+  }
+}
+
 function redirectorNames() {
   const name = window.LiteGraph?.registered_node_types?.SafeRedirLoader?.nodeData?.input?.required?.name;
   const names = Array.isArray(name?.[0]) ? name[0] : name?.[1]?.options ?? [];
@@ -106,6 +124,7 @@ app.registerExtension({
     if (FOR_DEFAULTS.includes(typeOf(node))) applyDefaults(node);
     const hidden = typeOf(node) === "SafeRedirGuard" && setting(LIVE) === false;
     if (Object.hasOwn(PANELS, typeOf(node)) && !hidden) addPanel(node);
+    if (typeOf(node)?.startsWith("SafeRedir")) nameTextBoxes(node);
   },
   afterConfigureGraph() {
     showKnown();

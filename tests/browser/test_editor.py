@@ -166,6 +166,19 @@ def words_typed(number: int, remove: str, seed: int) -> dict:
     return content
 
 
+def test_a_filled_text_box_shows_its_name(editor):
+    editor.load(words_typed(24, "striped", seed=1))
+    editor.place(next(node["id"] for node in workflow("words")["nodes"] if node["type"] == WORDS))
+    drawn = editor.wait("""new Promise((done) => {
+        const {prototype} = CanvasRenderingContext2D, {fillText} = prototype, drawn = new Set();
+        prototype.fillText = function (what) { drawn.add(what); return fillText.apply(this, arguments); };
+        app.canvas.setDirty(true, true);
+        setTimeout(() => { prototype.fillText = fillText; done([...drawn]); }, 500);
+    })""")
+    written = editor.page.evaluate("document.body.innerText").splitlines()
+    assert {"remove", "keep"} <= set(written if editor.renderer == "vue" else drawn)
+
+
 def test_typed_words_are_understood_guard_the_run_and_come_back_with_the_workflow(editor):
     # A seed of its own in each renderer: of what comes from the host's cache no curve is sent.
     editor.load(words_typed(22, "to be typed", seed=107 + (editor.renderer == "vue")))
