@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { menuItems } from "./guard_sampler.js";
 import { LivePanel, ReportPanel } from "./panel.js";
 import { WordsPanel } from "./words_panel.js";
-import { catchUp, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
+import { catchUp, listen, listenForProgress, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
 import { loadTexts } from "./texts.js";
 
 const WIDGET = "saferedir_panel";
@@ -25,6 +25,7 @@ const typeOf = (node) => node.comfyClass ?? node.type;
 function addPanel(node) {
   const [Panel, height, width] = PANELS[typeOf(node)];
   const panel = new Panel();
+  panel.element.style.minHeight = `${height - 2 * MARGIN}px`;     // Nodes 2.0 does not ask for getMinHeight
   const widget = node.addDOMWidget(WIDGET, "saferedir", panel.element, {
     serialize: false, hideOnZoom: false, getMinHeight: () => height, getValue: () => "", setValue: () => {},
   });
@@ -48,6 +49,10 @@ function showKnown(only) {
     const known = panels.has(node) && (typeOf(node) === "SafeRedirGuard" ? runOf(id) : reportOf(id));
     if (known) panels.get(node).show(known);
   }
+}
+
+function showProgress(id, done, total) {
+  for (const [each, node] of nodesWithIds()) if (each === id) panels.get(node)?.reading?.(done, total);
 }
 
 function switchLive(on) {
@@ -117,6 +122,7 @@ app.registerExtension({
     started = true;
     listen(showKnown);
     listenForReports(showKnown);
+    listenForProgress(showProgress);
     await catchUp();
     showKnown();
   },
