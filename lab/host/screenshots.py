@@ -102,6 +102,9 @@ def help_pictures(chromium: Browser, url: str) -> None:
     editor = Editor(chromium, url, "demo")
     for name in dict.fromkeys(STANDING.values()):
         content = workflow(name)
+        for node in content["nodes"]:
+            if node["type"] in STANDING:
+                node.pop("title", None)     # a help page is of a node under its own name
         editor.load(content)
         if name in ("demo", "evaluate", "words"):
             run_to_the_end(editor)
@@ -131,7 +134,8 @@ def graphs(chromium: Browser, url: str) -> None:
         content = workflow(name)
         editor.load(content)
         path = ROOT / "workflows" / f"{name}.jpg"
-        photograph(editor, [node["id"] for node in content["nodes"]], path, scale=0.6)
+        margin = 90 if content["groups"] else 20        # groups reach beyond their nodes
+        photograph(editor, [node["id"] for node in content["nodes"]], path, scale=0.6, margin=margin)
 
 
 def thumbnails_of_runs(client: ComfyClient) -> None:
