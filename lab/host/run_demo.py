@@ -56,8 +56,8 @@ def save_results(client: ComfyClient, history: dict, prompt: dict, output: Path)
             if is_json(text):
                 path = name(title(node_id), ".json")
                 written.append(write_whole(path, text))
-    for node_id, output in history["outputs"].items():
-        for report in output.get("saferedir", []):      # what a SafeRedir Report shows in the editor
+    for node_id, shown in history["outputs"].items():
+        for report in shown.get("saferedir", []):      # what a SafeRedir Report shows in the editor
             written.append(write_whole(name(title(node_id), ".json"), json.dumps(report)))
     return written
 
