@@ -70,7 +70,7 @@ def fitted(clip, concept: Concept, node_id: str | None = None) -> LoadedRedirect
 
     ConfigError for no CLIP, and for words that this text encoder cannot tell apart.
     """
-    from saferedir_core.words.fit import fit_words, report_of
+    from saferedir_core.words.fit import fit_words
 
     from .fitting.cache import kept_or
     from .fitting.encoding import encoder_of
@@ -78,14 +78,8 @@ def fitted(clip, concept: Concept, node_id: str | None = None) -> LoadedRedirect
     encode, progress = encoder_of(clip), NodeProgress(node_id)
 
     def fit() -> LoadedRedirector:
-        ended = ""
-        try:
-            made = fit_words(encode, concept, progress=lambda done, total: progress(
-                done, total, f"Reading prompts: {done} of {total}"))
-            ended = f"Fitted in {report_of(made).seconds:.1f} s"
-        finally:
-            progress.say(ended)     # an empty text alone may leave the last one on the node
-        return LoadedRedirector.place(concept.name, made)
+        # Without a text: the host's own would move what the node shows, and the editor's part tells the bar's numbers.
+        return LoadedRedirector.place(concept.name, fit_words(encode, concept, progress=progress))
 
     return kept_or(clip, concept, fit)
 

@@ -3,7 +3,9 @@ import { app } from "../../scripts/app.js";
 import { followersOf, giversOf, instancesOf, isOff, link, sameSource, slotOf, sourceOf } from "./sources.js";
 import { text } from "./texts.js";
 
-const GAP = 60;
+const GAP = 40, TITLE = 30;     // pixels of the canvas, between nodes and above a node's position
+const BARS = [90, 110];     // pixels of the window at each side, across and down, where the editor's bars may be
+const ORDER = ["SafeRedirLoader", "SafeRedirWords", "SafeRedirGuard", "SafeRedirReport"];   // from left to right
 const GUARD = "SafeRedirGuard";
 const ALWAYS = 0;       // a node's mode when it is neither muted nor bypassed
 const LAYOUT = { looks: 10, pause: 100 };    // milliseconds; Nodes 2.0 measures a new node some frames after it is there
@@ -42,9 +44,8 @@ class Insertion {
   nodes = [];
   taken = [];     // what takes each step back
 
-  add(graph, type, x, y) {
+  add(graph, type) {
     const node = window.LiteGraph.createNode(type);
-    node.pos = [x, y];
     graph.add(node);
     this.nodes.push(node);
     this.taken.push(() => graph.remove(node));
@@ -78,10 +79,47 @@ class Insertion {
   }
 }
 
-/** Below every node between two places across. */
-function below(graph, left, right) {
-  const there = [...graph.nodes].filter((node) => node.pos[0] < right && node.pos[0] + node.size[0] > left);
-  return Math.max(...there.map((node) => node.pos[1] + node.size[1]));
+/** Left, top, right and bottom of a node with its title. */
+function boxOf({ pos, size }) {
+  return [pos[0], pos[1] - TITLE, pos[0] + size[0], pos[1] + size[1]];
+}
+
+/** Puts new nodes side by side where no node is, as near as that goes to below the sampler, Guard at its left. */
+function place(nodes, sampler) {
+  const row = [...nodes].sort((one, other) => ORDER.indexOf(one.type) - ORDER.indexOf(other.type));
+  const before = row.filter((node) => node.type !== "SafeRedirReport").reduce((sum, node) => sum + node.size[0] + GAP, 0);
+  const width = row.reduce((sum, node) => sum + node.size[0] + GAP, -GAP);
+  const height = Math.max(...row.map((node) => node.size[1])) + TITLE;
+  const { graph } = sampler;
+  const others = [...graph.nodes, graph.inputNode, graph.outputNode].filter((node) => node && !nodes.includes(node));
+  const there = others.map(boxOf);
+  const isFree = ([x, y]) => there.every(([left, top, right, bottom]) =>
+    x >= right + GAP || x + width + GAP <= left || y >= bottom + GAP || y + height + GAP <= top);
+  const [left, , , bottom] = boxOf(sampler);
+  const wanted = [left - before, bottom + GAP];
+  const across = [wanted[0], ...there.flatMap((box) => [box[2] + GAP, box[0] - GAP - width])];
+  const down = [wanted[1], ...there.flatMap((box) => [box[3] + GAP, box[1] - GAP - height])];
+  const far = ([x, y]) => Math.hypot(x - wanted[0], y - wanted[1]);
+  const places = across.flatMap((x) => down.map((y) => [x, y])).sort((one, other) => far(one) - far(other));
+  let [x, y] = places.find(isFree);
+  for (const node of row) {
+    node.pos = [x, y + TITLE];
+    x += node.size[0] + GAP;
+  }
+}
+
+/** Moves the canvas, and makes it smaller where it must be, when not all of these nodes are in view. */
+function bringIntoView(nodes) {
+  const { ds, canvas } = app.canvas ?? {};
+  if (!ds || !canvas?.clientWidth) return;
+  const boxes = nodes.map(boxOf);
+  const ends = [0, 1].map((axis) => [Math.min(...boxes.map((box) => box[axis])), Math.max(...boxes.map((box) => box[axis + 2]))]);
+  const view = [canvas.clientWidth, canvas.clientHeight];
+  const seen = ends.every(([first, last], axis) => (first + ds.offset[axis]) * ds.scale >= BARS[axis]
+    && (last + ds.offset[axis]) * ds.scale <= view[axis] - BARS[axis]);
+  if (seen) return;
+  ds.scale = Math.min(ds.scale, ...ends.map(([first, last], axis) => (view[axis] - 2 * BARS[axis]) / (last - first)));
+  ds.offset = ends.map(([first, last], axis) => view[axis] / 2 / ds.scale - (first + last) / 2);
 }
 
 /** What gives the CLIP that encodes the prompt at an input, as a source in this node's graph, or null. */
@@ -120,22 +158,21 @@ function clipFromOutside(graph, index, insertion) {
 }
 
 /** A SafeRedir Words that reads the sampler's CLIP: one that is there already, or a new one. */
-function wordsFor(sampler, x, y, insertion) {
+function wordsFor(sampler, insertion) {
   const { graph, inputs } = sampler;
   const positive = inputs.findIndex((input) => input.name === "positive");
   const clip = clipOf(sampler, positive >= 0 ? positive : slotOf(inputs, "CONDITIONING"), insertion);
   const known = graph.nodes.find((node) => node.type === "SafeRedirWords" && !isOff(node)
     && sameSource(sourceOf(node, slotOf(node.inputs, "CLIP")), clip));
   if (known) return known;
-  const words = insertion.add(graph, "SafeRedirWords", x, y);
-  words.pos = [x - words.size[0], y];
+  const words = insertion.add(graph, "SafeRedirWords");
   if (clip) insertion.link(clip, words, slotOf(words.inputs, "CLIP"));
   return words;
 }
 
-function loaderFor(sampler, x, y, insertion) {
+function loaderFor(sampler, insertion) {
   const known = sampler.graph.nodes.find((node) => ["SafeRedirLoader", "SafeRedirHubLoader"].includes(node.type) && !isOff(node));
-  return known ?? insertion.add(sampler.graph, "SafeRedirLoader", x - 300, y);
+  return known ?? insertion.add(sampler.graph, "SafeRedirLoader");
 }
 
 /** Inserts the nodes and wires them; one step of undo.  redirectorFor: gives the node with the redirector. */
@@ -146,6 +183,7 @@ export function guardSampler(sampler, redirectorFor = loaderFor) {
   graph.beforeChange?.();
   try {
     insert(sampler, redirectorFor, insertion);
+    if (insertion.nodes.length) place(insertion.nodes, sampler);
   } catch (error) {
     insertion.takeBack();
     app.extensionManager?.toast?.add?.({ severity: "error", summary: text("guard_this_sampler"), detail: error.message });
@@ -155,18 +193,18 @@ export function guardSampler(sampler, redirectorFor = loaderFor) {
     app.canvas?.emitAfterChange?.();
     graph.setDirtyCanvas(true, true);
   }
+  bringIntoView([sampler, ...insertion.nodes]);
   keepOneStep(insertion.nodes);
 }
 
 function insert(sampler, redirectorFor, insertion) {
   const { graph } = sampler;
-  const top = below(graph, sampler.pos[0] - 800, sampler.pos[0] + 480) + 2 * GAP;
   const known = guardThatIsOff(sampler);
-  const guard = known ?? insertion.add(graph, GUARD, sampler.pos[0] - 340, top);
+  const guard = known ?? insertion.add(graph, GUARD);
   const redirected = slotOf(guard.inputs, "SAFEREDIR");
   if (known) switchOn(known, redirected, insertion);
   if (redirectorFor !== loaderFor || !sourceOf(guard, redirected)) {
-    insertion.link({ node: redirectorFor(sampler, sampler.pos[0] - 400, top, insertion), slot: 0 }, guard, redirected);
+    insertion.link({ node: redirectorFor(sampler, insertion), slot: 0 }, guard, redirected);
   }
   if (!known) {
     const model = slotOf(sampler.inputs, "MODEL");
@@ -175,7 +213,7 @@ function insert(sampler, redirectorFor, insertion) {
     insertion.link({ node: guard, slot: 0 }, sampler, model);
   }
   const latent = slotOf(sampler.outputs, "LATENT");
-  if (latent >= 0 && !followersOf(guard, 1).length) addReport(graph, sampler, latent, guard, top, insertion);
+  if (latent >= 0 && !followersOf(guard, 1).length) addReport(graph, sampler, latent, guard, insertion);
 }
 
 /** Switches a Guard on, with what gives its redirector and its Reports. */
@@ -184,9 +222,9 @@ function switchOn(guard, redirected, insertion) {
   for (const node of ours) if (node && isOff(node) && node.type.startsWith("SafeRedir")) insertion.switchOn(node);
 }
 
-function addReport(graph, sampler, latent, guard, top, insertion) {
+function addReport(graph, sampler, latent, guard, insertion) {
   const followers = followersOf(sampler, latent);
-  const report = insertion.add(graph, "SafeRedirReport", sampler.pos[0] + 40, top);
+  const report = insertion.add(graph, "SafeRedirReport");
   insertion.link({ node: sampler, slot: latent }, report, 0);
   insertion.link({ node: guard, slot: 1 }, report, slotOf(report.inputs, "SAFEREDIR_TRAJECTORY"));
   for (const follower of followers) insertion.link({ node: report, slot: 0 }, follower.node, follower.slot);

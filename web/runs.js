@@ -78,6 +78,14 @@ async function askedFor(prompt) {
   return queued?.[3]?.extra_pnginfo?.workflow?.id;
 }
 
+/** Calls `changed(executionId, done, total)` as a node of the workflow that is open gets on. */
+export function listenForProgress(changed) {
+  api.addEventListener("progress", async ({ detail }) => {
+    const workflow = await workflowOf(detail.prompt_id) ?? rootGraph()?.id;
+    if (workflow === rootGraph()?.id) changed(String(detail.node), detail.value, detail.max);
+  });
+}
+
 /** Calls `changed(executionId)` after each report, of a run or of words, for the workflow that is open. */
 export function listenForReports(changed) {
   api.addEventListener("executed", async ({ detail }) => {

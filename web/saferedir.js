@@ -5,10 +5,11 @@ import { app } from "../../scripts/app.js";
 import { menuItems } from "./guard_sampler.js";
 import { LivePanel, ReportPanel } from "./panel.js";
 import { WordsPanel } from "./words_panel.js";
-import { catchUp, listen, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
+import { catchUp, listen, listenForProgress, listenForReports, nodesWithIds, reportOf, runOf } from "./runs.js";
 import { loadTexts } from "./texts.js";
 
 const WIDGET = "saferedir_panel";
+const MARGIN = 10;      // of the host's around an element, in Nodes 1.0
 const LIVE = "SafeRedir.LiveDisplay";
 const PANELS = {
   SafeRedirGuard: [LivePanel, 190, 330], SafeRedirReport: [ReportPanel, 280, 420], SafeRedirWords: [WordsPanel, 225, 360],
@@ -24,6 +25,7 @@ const typeOf = (node) => node.comfyClass ?? node.type;
 function addPanel(node) {
   const [Panel, height, width] = PANELS[typeOf(node)];
   const panel = new Panel();
+  panel.element.style.minHeight = `${height - 2 * MARGIN}px`;     // Nodes 2.0 does not ask for getMinHeight
   const widget = node.addDOMWidget(WIDGET, "saferedir", panel.element, {
     serialize: false, hideOnZoom: false, getMinHeight: () => height, getValue: () => "", setValue: () => {},
   });
@@ -49,6 +51,10 @@ function showKnown(only) {
   }
 }
 
+function showProgress(id, done, total) {
+  for (const [each, node] of nodesWithIds()) if (each === id) panels.get(node)?.reading?.(done, total);
+}
+
 function switchLive(on) {
   for (const [, node] of nodesWithIds()) {
     if (typeOf(node) !== "SafeRedirGuard" || panels.has(node) === on) continue;
@@ -57,6 +63,23 @@ function switchLive(on) {
   }
   showKnown();
   app.canvas?.setDirty?.(true, true);
+}
+
+/** Writes a text box's name into the margin above it in Nodes 1.0, which has it nowhere once there is text in the box. */
+function nameTextBoxes(node) {
+  for (const widget of node.widgets ?? []) {
+    if (widget.type !== "customtext" || !widget.draw) continue;
+    const { draw } = widget;
+    widget.draw = function (context, owner, width, y, height, lowQuality) {
+      draw.apply(this, arguments);
+      if (lowQuality) return;
+      context.save();
+      context.font = "10px Inter, system-ui, sans-serif";
+      context.fillStyle = window.LiteGraph.WIDGET_SECONDARY_TEXT_COLOR;
+      context.fillText(this.label ?? this.name, MARGIN + 2, y + MARGIN - 2);
+      context.restore();
+    };
+  }
 }
 
 function redirectorNames() {
@@ -99,6 +122,7 @@ app.registerExtension({
     started = true;
     listen(showKnown);
     listenForReports(showKnown);
+    listenForProgress(showProgress);
     await catchUp();
     showKnown();
   },
@@ -106,6 +130,7 @@ app.registerExtension({
     if (FOR_DEFAULTS.includes(typeOf(node))) applyDefaults(node);
     const hidden = typeOf(node) === "SafeRedirGuard" && setting(LIVE) === false;
     if (Object.hasOwn(PANELS, typeOf(node)) && !hidden) addPanel(node);
+    if (typeOf(node)?.startsWith("SafeRedir")) nameTextBoxes(node);
   },
   afterConfigureGraph() {
     showKnown();

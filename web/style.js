@@ -2,7 +2,8 @@
 
 const CSS = `
 .saferedir-panel {
-  box-sizing: border-box; width: 100%; height: 100%; min-height: 0; padding: 6px 8px; overflow: auto;
+  box-sizing: border-box; width: 100%; height: 100%; padding: 6px 8px; overflow: auto;
+  contain: size;    /* what a panel shows never moves or resizes it */
   display: flex; flex-direction: column; gap: 4px;
   color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 6px;

@@ -13,6 +13,13 @@ export class WordsPanel {
     this.element.append(this.line, this.rest);
   }
 
+  /** While the prompts of the words are read. */
+  reading(done, total) {
+    this.line.textContent = text("concept_reading", { done: number(done, 0), total: number(total, 0) });
+    this.rest.replaceChildren();
+    delete this.element.dataset.state;
+  }
+
   /** told: what the node's output has, the report and the concept */
   show(told) {
     const words = ofWords(told);

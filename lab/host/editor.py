@@ -150,6 +150,8 @@ class Editor:
         return self.page.evaluate(f"{MENU}.map((entry) => entry.innerText.trim())")
 
     def close_menu(self) -> None:
+        # The Vue renderer's menu hears Escape once it has the keyboard; open, it follows the canvas and covers nodes.
+        self.page.evaluate("document.querySelector('.p-contextmenu-root-list')?.focus()")
         self.page.keyboard.press("Escape")
         self.page.evaluate("window.LiteGraph.closeAllContextMenus?.(window)")     # the canvas' own does not hear Escape
 

@@ -42,7 +42,7 @@ PACE = 60                                   # milliseconds a frame of something 
 SETTINGS = {"Comfy.Locale": "en", "Comfy.ColorPalette": "dark", "Comfy.Sidebar.Size": "small",
             "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False, "Comfy.EnableTooltips": False}
 WORDS, GUARD, PROMPT = "SafeRedirWords", "SafeRedirGuard", "Prompt"
-FITTED, FINISHED = "Fitted in", "Finished."   # what they tell at their end
+FITTED, FINISHED = "Recognises", "Finished."   # what they tell at their end
 RUN = '[data-testid="queue-button"]'
 GLIMPSE = 20                                # milliseconds between two looks whether something has changed
 DRAWN = 60                                  # milliseconds until a change stands on the screen

@@ -18,7 +18,7 @@ from .workflow import WorkflowError, to_api
 
 
 def run_workflow(client: ComfyClient, workflow: dict, output: Path, progress: Progress) -> list[Path]:
-    """Queue the workflow; every image and every JSON text goes to `output`. Returns the files written."""
+    """Queue the workflow; every image, JSON text and report goes to `output`. Returns the files written."""
     prompt = to_api(workflow, client.object_info())
 
     def show(kind: str, data: dict):
@@ -56,6 +56,9 @@ def save_results(client: ComfyClient, history: dict, prompt: dict, output: Path)
             if is_json(text):
                 path = name(title(node_id), ".json")
                 written.append(write_whole(path, text))
+    for node_id, shown in history["outputs"].items():
+        for report in shown.get("saferedir", []):      # what a SafeRedir Report shows in the editor
+            written.append(write_whole(name(title(node_id), ".json"), json.dumps(report)))
     return written
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
 KINDS = ("editor", "help", "graphs", "thumbnails")
 # Thumbnails of an unguarded over a guarded row
-ROWS = ("words", "object", "style", "stacked", "img2img", "inpaint", "hires")
+ROWS = ("words", "object", "style", "stacked", "img2img", "inpaint", "hires", "hosts")
 CLEAR = 70, 110                             # pixels of the canvas that the editor's bars may cover, left and top
 COLOURS = 128                               # of a screenshot: enough for flat areas, a third of the size
 GAP = 6                                     # pixels of white between pictures
@@ -102,6 +102,9 @@ def help_pictures(chromium: Browser, url: str) -> None:
     editor = Editor(chromium, url, "demo")
     for name in dict.fromkeys(STANDING.values()):
         content = workflow(name)
+        for node in content["nodes"]:
+            if node["type"] in STANDING:
+                node.pop("title", None)     # a help page is of a node under its own name
         editor.load(content)
         if name in ("demo", "evaluate", "words"):
             run_to_the_end(editor)
@@ -131,7 +134,8 @@ def graphs(chromium: Browser, url: str) -> None:
         content = workflow(name)
         editor.load(content)
         path = ROOT / "workflows" / f"{name}.jpg"
-        photograph(editor, [node["id"] for node in content["nodes"]], path, scale=0.6)
+        margin = 90 if content["groups"] else 20        # groups reach beyond their nodes
+        photograph(editor, [node["id"] for node in content["nodes"]], path, scale=0.6, margin=margin)
 
 
 def thumbnails_of_runs(client: ComfyClient) -> None:
@@ -154,20 +158,6 @@ def thumbnails_of_runs(client: ComfyClient) -> None:
             grid([before[:4], after[:4]]).save(ROOT / "docs" / "demo.png", optimize=True)
 
 
-def thumbnail_of_hosts(client: ComfyClient) -> None:
-    """The template's pictures without its guard, over those with it."""
-    prompt, rows = to_api(workflow("hosts"), client.object_info()), []
-    (guard,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirGuard")
-    (sampler,) = (key for key, node in prompt.items() if node["class_type"] == "KSampler")
-    (report,) = (key for key, node in prompt.items() if node["class_type"] == "SafeRedirReport")
-    del prompt[report]      # it has nothing to tell of a run without a guard
-    next(node for node in prompt.values() if node["class_type"] == "VAEDecode")["inputs"]["samples"] = [sampler, 0]
-    for model in (prompt[guard]["inputs"]["model"], [guard, 0]):
-        prompt[sampler]["inputs"]["model"] = model
-        rows.append([picture.array() for picture in client.images(client.queue(prompt, timeout=1200))])
-    grid(rows).save(ROOT / "workflows" / "hosts.jpg", quality=90)
-
-
 def grid(rows: list[list[np.ndarray]]) -> Image.Image:
     side, columns = rows[0][0].shape[0], len(rows[0])
     sheet = np.full((len(rows) * (side + GAP) - GAP, columns * (side + GAP) - GAP, 3), 255, dtype=np.uint8)
@@ -186,7 +176,6 @@ def main() -> None:
         if "thumbnails" in kinds:
             client = ComfyClient(server.url)  # before the browser opens, see .browser on its event loop
             thumbnails_of_runs(client)
-            thumbnail_of_hosts(client)
         with launch(program) as chromium:
             for kind, take in zip(KINDS, (editor_pictures, help_pictures, graphs)):
                 if kind in kinds:

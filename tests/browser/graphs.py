@@ -38,8 +38,7 @@ def unguarded(number: int) -> dict:
     content = guarded_only(number, steps=4, seed=100 + number)
     kept = [node for node in content["nodes"] if not node["type"].startswith("SafeRedir")
             or node["type"] == "SafeRedirDemoModel"]
-    kept = [node for node in kept if node["type"] != "PreviewAny" and node.get("title") != "Plot"
-            and node.get("mode") != 2]
+    kept = [node for node in kept if node.get("mode") != 2]
     ids = {node["id"] for node in kept}
     links = [link for link in content["links"] if link[1] in ids and link[3] in ids]
     links += [[900, 1, 0, 10, 0, "MODEL"], [901, 3, 0, 10, 1, "CONDITIONING"], [902, 10, 0, 12, 0, "LATENT"]]

@@ -166,10 +166,24 @@ def words_typed(number: int, remove: str, seed: int) -> dict:
     return content
 
 
+def test_a_filled_text_box_shows_its_name(editor):
+    editor.load(words_typed(24, "striped", seed=1))
+    editor.place(next(node["id"] for node in workflow("words")["nodes"] if node["type"] == WORDS))
+    drawn = editor.wait("""new Promise((done) => {
+        const {prototype} = CanvasRenderingContext2D, {fillText} = prototype, drawn = new Set();
+        prototype.fillText = function (what) { drawn.add(what); return fillText.apply(this, arguments); };
+        app.canvas.setDirty(true, true);
+        setTimeout(() => { prototype.fillText = fillText; done([...drawn]); }, 500);
+    })""")
+    written = editor.page.evaluate("document.body.innerText").splitlines()
+    assert {"remove", "keep"} <= set(written if editor.renderer == "vue" else drawn)
+
+
 def test_typed_words_are_understood_guard_the_run_and_come_back_with_the_workflow(editor):
     # A seed of its own in each renderer: of what comes from the host's cache no curve is sent.
     editor.load(words_typed(22, "to be typed", seed=107 + (editor.renderer == "vue")))
-    assert editor.panel("concept")["line"].startswith("Type what must not appear")
+    empty = editor.panel("concept")
+    assert empty["line"].startswith("Type what must not appear")
     editor.wait("[...document.querySelectorAll('textarea')].find((area) => area.value === 'to be typed')")
     editor.page.evaluate("""(() => { const area = [...document.querySelectorAll('textarea')].find(
         (each) => each.value === 'to be typed'); area.focus(); area.select(); })()""")
@@ -178,7 +192,11 @@ def test_typed_words_are_understood_guard_the_run_and_come_back_with_the_workflo
     editor.wait(f"({typed})[0] === 'striped\\nwith stripes'")
     editor.page.evaluate("document.activeElement.blur()")
     editor.queue()
+    if editor.renderer == "canvas":     # the second time the words are in memory
+        reading = editor.wait_for("concept", lambda panel: panel["line"].startswith("Reading prompts: "))
+        assert reading["size"] == empty["size"]
     told = editor.wait_for("concept", lambda panel: panel["state"], patience=300)
+    assert told["size"] == empty["size"]        # nothing moves
     assert told["line"].startswith("Recognises 9") and "of everyday prompts trigger." in told["line"]
     assert len(told["nearest"]) >= 3 and min(told["size"]) > 150
     assert {row[-1] for row in told["nearest"]} <= {"triggers", "untouched"}
@@ -295,6 +313,10 @@ def test_a_template_opens_complete_and_without_a_warning_and_runs_where_it_can(o
                                    "[node.type, each.name, each.value]))")
     assert not [each for each in widgets if each[2] is None and each[0].startswith("SafeRedir")]
     assert opened.warnings() == []
+    # A node that needs more room than its file says would grow into another, and the template open smaller.
+    heights = dict(opened.page.evaluate("app.graph.nodes.map((node) => [node.id, node.size[1]])"))
+    assert all(heights[str(each["id"])] <= each["size"][1] for each in content["nodes"])
+    assert not opened.page.evaluate("app.canvas.low_quality")
     if "pictures" not in wanted:
         return
     opened.page.evaluate("""(values) => {

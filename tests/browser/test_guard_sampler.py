@@ -28,6 +28,21 @@ WIRING = """() => [app.rootGraph, ...app.rootGraph.subgraphs.values()].map((grap
 })"""
 
 
+# Of these nodes, the ones that are not as a whole in the window.
+OUT_OF_VIEW = """(ids) => ids.filter((id) => {
+    const {ds, canvas, graph} = app.canvas, [x, y, width, height] = graph.getNodeById(id).boundingRect;
+    const [left, top] = [(x + ds.offset[0]) * ds.scale, (y + ds.offset[1]) * ds.scale];
+    return left < 0 || top < 0 || left + width * ds.scale > canvas.clientWidth
+        || top + height * ds.scale > canvas.clientHeight;
+})"""
+
+
+def new_nodes(editor, content) -> list[str]:
+    """What has come to a workflow."""
+    known = {str(node["id"]) for node in content["nodes"]}
+    return [each for each in editor.page.evaluate("app.graph.nodes.map((node) => `${node.id}`)") if each not in known]
+
+
 def enclose(editor, ids, enter: bool = True) -> str:
     """Puts nodes of the top into a subgraph and opens it; the id of the node that stands for it."""
     made = editor.page.evaluate("""(ids) => {
@@ -112,10 +127,13 @@ def test_guard_this_sampler_with_words_wires_the_prompts_clip_and_is_undone_in_o
     assert editor.page.evaluate(SOURCES, wanted) == [GUARD, "SafeRedirDemoModel", WORDS, "SafeRedirDemoModel"]
     assert not [text for text in editor.menu(10) if text.startswith("Guard this sampler")]
     editor.close_menu()
-    boxes = editor.page.evaluate("""[...app.graph.nodes].filter((node) => node.type !== 'MarkdownNote').map(
-        (node) => [node.pos[0], node.pos[1], node.pos[0] + node.size[0], node.pos[1] + node.size[1]])""")
+    editor.page.wait_for_timeout(500)       # Nodes 2.0 measures what is new
+    boxes = editor.page.evaluate("""app.graph.nodes.map((node) => {
+        const [x, y, width, height] = node.boundingRect; return [x, y, x + width, y + height]; })""")
     assert not [(one, two) for one in boxes for two in boxes if one is not two and one[0] < two[2] and two[0] < one[2]
                 and one[1] < two[3] and two[1] < one[3]]
+    assert editor.page.evaluate(OUT_OF_VIEW, [10, *new_nodes(editor, content)]) == []
+    assert editor.page.evaluate("app.canvas.ds.scale") > 0.4        # near each other
     undo(editor)
     editor.wait(f"app.graph.nodes.length === {len(content['nodes'])}")
 

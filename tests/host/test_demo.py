@@ -1,6 +1,7 @@
 """The shipped workflows in the real server: images judged on their pixels, the report, and bit-identity."""
 
 import copy
+import itertools
 import json
 import re
 
@@ -16,12 +17,19 @@ from saferedir_core import load_redirector
 
 WORDS = "SafeRedirWords"
 NOTES = ("Note", "MarkdownNote")
+# Of the editor (frontend 1.47): a template opens so that its nodes, with a margin, take three quarters of the window;
+# at a smaller zoom than LEGIBLE, its smallest font over the font of a title, it draws no text on nodes.
+WINDOW, SHARE, MARGIN, LEGIBLE = (1500, 950), 0.75, 10, 8 / 14
+TITLE, GAP = 30, 8      # pixels: the bar above a node's position, and what must be between two nodes
 
 
 @pytest.fixture(scope="session")
 def demo_graph(object_info):
-    """The demo workflow in API form; demo_graph(text) is a copy with another prompt."""
+    """The demo workflow in API form, its report's plot and JSON shown; demo_graph(text): with another prompt."""
     graph = to_api(workflow("demo"), object_info)
+    report = of_type(graph, "SafeRedirReport")
+    for key, kind, name, slot in (("plot", "PreviewImage", "images", 1), ("json", "PreviewAny", "source", 2)):
+        graph[key] = {"class_type": kind, "inputs": {name: [report, slot]}, "_meta": {"title": key}}
 
     def with_prompt(text=None):
         changed = copy.deepcopy(graph)
@@ -48,8 +56,8 @@ class Result:
                                         for title in ("Unguarded", "Guarded"))
         outputs = self.history["outputs"]
         self.report = outputs[of_type(graph, "SafeRedirReport")]["saferedir"][0]
-        self.json = json.loads(outputs[node(graph, "Report as JSON")]["text"][0])
-        self.plot = server.images(self.history, node(graph, "Plot"))[0].array()
+        self.json = json.loads(outputs["json"]["text"][0])
+        self.plot = server.images(self.history, "plot")[0].array()
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +98,30 @@ def test_every_node_of_a_template_names_its_pack_and_one_note_says_what_to_do(na
             pack = "saferedir" if each["type"].startswith("SafeRedir") else "comfy-core"
             assert each["properties"]["cnr_id"] == pack and each["properties"]["ver"]
     (note,) = [each["widgets_values"][0] for each in content["nodes"] if each["type"] in NOTES]
+    assert "`" not in note      # Nodes 2.0 draws code in notes blue on blue
     prose = "\n".join(line for line in note.splitlines() if not line.startswith("- "))
     assert 1 <= len(re.findall(r"[.!?]\**(?=\s|$)", prose)) <= 3
+
+
+def boxes(content: dict, shown: bool = False) -> list:
+    """Of each node left, top, right and bottom with its title; shown: of a collapsed one the title alone."""
+    sizes = [(each["size"][0], 0 if shown and each["flags"].get("collapsed") else each["size"][1])
+             for each in content["nodes"]]
+    return [(x, y - TITLE, x + width, y + height)
+            for (x, y), (width, height) in zip((each["pos"] for each in content["nodes"]), sizes, strict=True)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_opens_at_a_zoom_at_which_its_texts_are_drawn(name):
+    lefts, tops, rights, bottoms = zip(*boxes(workflow(name)))
+    needed = max(rights) - min(lefts) + 2 * MARGIN, max(bottoms) - min(tops) + 2 * MARGIN
+    assert min(SHARE * there / wanted for there, wanted in zip(WINDOW, needed, strict=True)) >= LEGIBLE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_overlaps_in_a_template(name):
+    for one, other in itertools.combinations(boxes(workflow(name), shown=True), 2):
+        assert any(one[axis + 2] + GAP <= other[axis] or other[axis + 2] + GAP <= one[axis] for axis in (0, 1))
 
 
 @pytest.mark.parametrize("name", [name for name in RUN_HERE if name != "train"])
@@ -142,7 +172,7 @@ def test_conditioning_alone_takes_the_concept_out(server, demo_graph):
             if isinstance(link, list) and link[0] == report and link[1] == 0:
                 value["inputs"][name] = graph[report]["inputs"]["samples"]
     kept = {key: value for key, value in graph.items()
-            if value["class_type"] != "SafeRedirReport" and value["_meta"]["title"] not in ("Plot", "Report as JSON")}
+            if value["class_type"] != "SafeRedirReport" and value["_meta"]["title"] not in ("plot", "json")}
     history = server.queue(kept)
     assert not any(judge(small(picture.array())).striped for picture in server.images(history, node(kept, "Guarded")))
 
@@ -187,7 +217,7 @@ def test_the_words_template_says_what_it_understood(server):
 
 def test_the_stacked_template_reports_each_concept(server):
     graph = quick("stacked")
-    report = json.loads(server.queue(graph)["outputs"][node(graph, "Report as JSON")]["text"][0])
+    report = server.queue(graph)["outputs"][of_type(graph, "SafeRedirReport")]["saferedir"][0]
     assert {each["concept"] for each in report["concepts"]} == {"stripes", "boat"}
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shipped import beside
 
 from saferedir.lab.host.client import ComfyClient, PromptRefused
 from saferedir.lab.host.server import ComfyServer, ServerFailed, isolated_base
@@ -79,6 +80,16 @@ def test_a_graph_without_a_guard_is_guarded_and_logged_with_its_prompt(enforced,
     assert len(mine) == 6 and all(line["unsafe"] == [True, True] for line in mine)
     assert {line["node_id"] for line in mine} == {"sample"} and history["prompt"][1] in {
         line["prompt_id"] for line in mine}
+
+
+def test_the_template_for_hosts_draws_without_its_guard_what_it_draws_with_it(client):
+    """What its note says; tests/host/test_demo.py runs it on a server without enforcement."""
+    prompt = beside("hosts")["api"]
+    history = client.queue(prompt)
+    for title in ("Unguarded", "Guarded"):
+        shows = next(key for key, node in prompt.items() if node["_meta"]["title"] == title)
+        pictures = client.images(history, shows)
+        assert len(pictures) == 2 and not any(judge(picture.array()[::4, ::4].copy()).striped for picture in pictures)
 
 
 def test_a_guard_that_only_observes_in_the_graph_changes_nothing(client):

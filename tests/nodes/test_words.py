@@ -104,14 +104,11 @@ def test_progress_reaches_the_node(monkeypatch):
 
         def __call__(self, done, total, text=""):
             told.append((done, total, text))
-
-        def say(self, text):
-            told.append(text)
     monkeypatch.setattr(module, "NodeProgress", Shown)
     run(TinyClip())
-    done, total, text = told[-2]
-    assert re.fullmatch(r"Fitted in [\d.]+ s", told[-1])
-    assert len(told) > 10 and done == total and text == f"Reading prompts: {total} of {total}"
+    done, total, _ = told[-1]
+    assert len(told) > 10 and done == total
+    assert not any(text for *_, text in told)       # the host would make room for one, and what the node shows moves
 
 
 def test_a_cancel_ends_it_and_nothing_is_kept():
