@@ -234,7 +234,8 @@ def test_the_train_template_trains_guards_and_saves(server, server_process):
     assert {title: len(server.images(history, node(graph, title))) for title in expected("train")["pictures"]
             } == expected("train")["pictures"]
     saved = list(server_process.base.rglob("my_umbrella.safetensors"))
-    assert saved and load_redirector(saved[0]).metadata["command"] == "SafeRedir Train"
+    redirector = load_redirector(saved[0])
+    assert redirector.metadata["command"] == "SafeRedir Train" and redirector.picture is not None
 
 
 @pytest.fixture
