@@ -24,6 +24,7 @@ from .pictures.leak_page import LORA, TARGETS, WITNESS, Target
 from .words.page import TYPED_ROWS, pooled
 
 README = DOCS.parent / "README.md"
+KINDS_TRIED = "backbones.md#what-is-missed-and-what-was-tried"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def kinds() -> Section:
                                   ("identical", "benign images bit-identical", REACH_IDENTICAL))]
     return Section("Other kinds of models", "Small models of the host's own classes, a redirector with both judges "
                    f"for stripes. {', '.join(dict.fromkeys(part['date'] for part in parts.values()))}.",
-                   "lab/backbones/backbones.py", "backbones.md", "", tuple(parts), claims)
+                   "lab/backbones/backbones.py", "backbones.md", KINDS_TRIED,
+                   tuple(parts), claims)
 
 
 def hosts() -> Section:

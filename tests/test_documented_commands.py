@@ -31,9 +31,9 @@ RUN_BY = {
     "pairs": "tests/nodes/commands/test_pairs.py::",
     "words": "tests/nodes/commands/test_words.py::test_it_writes_a_redirector_and_says_what_it_understood",
     "run lab/benchmark/benchmark.py": "tests/lab/benchmark/test_benchmark.py::"
-                             "test_every_stage_after_the_training_runs_and_the_page_is_written_of_it",
+                             "test_every_method_is_asked_the_same_and_the_page_says_what_came_of_it",
     "run lab/backbones/backbones.py": "tests/lab/backbones/test_kinds.py::"
-                                      "test_the_page_is_written_of_what_is_there_and_says_what_is_not",
+                                      "test_a_redirector_with_both_judges_is_made_and_counted_on",
     "run lab/world/pair_sets.py": "tests/lab/world/test_pair_sets.py::"
                                   "test_every_concept_has_its_set_and_it_is_what_the_program_writes",
     "run lab/release/write_pairs.py": "tests/lab/release/test_write_pairs.py::"

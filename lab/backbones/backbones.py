@@ -64,6 +64,17 @@ scenes are those of the test split. The redirector is for stripes, made as *Safe
 to pairs as from words, with a picture judge of its own; what remains is told."""
 
 
+# Looked at and tried by hand, and not by the command.
+BY_HAND = """## What is missed, and what was tried
+
+Flux's kind, harmless prompts. Of the 46 of 300 whose image changed, one drew stripes by itself. With the prompt judge \
+alone 41 changed, with the picture judge alone 8. 36 of the 46 deny stripes or say what sounds like them ("without \
+stripes", "with a bandage"): the small T5, trained for 1,200 steps here, hardly tells these apart, and a fit knows \
+no more than the text encoder. With 2,400 pairs 39 of 300 changed, and 298 of 300 were without the concept. A network \
+of the variant `token`, which reads the prompt through layers of its own, changed none of 300 on an earlier model of \
+this kind and left the concept in 16 of 300. Not tried: a longer training of that T5."""
+
+
 def measure(kind: Kind, out: Path, pairs: int, count: int, iterations: int) -> dict:
     """Trains a redirector on `pairs` pairs and counts on `count` unsafe and `count` benign test prompts."""
     weights = out / f"{kind.name}.safetensors"
@@ -133,7 +144,7 @@ def page(parts: dict) -> str:
     absent = [name for name in KINDS if name not in known]
     return "\n\n".join((
         INTRODUCTION, kinds_table(), SMALL, *([small_table(known)] if known else []),
-        *([f"Not measured yet: {', '.join(absent)}."] if absent else []))) + "\n"
+        *([f"Not measured yet: {', '.join(absent)}."] if absent else []), BY_HAND)) + "\n"
 
 
 def kinds_table() -> str:
