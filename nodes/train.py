@@ -13,6 +13,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from saferedir_core.checkpoint import as_wide
 from saferedir_core.errors import ConfigError
 from saferedir_core.pairs import read_pairs, typed_pairs
 
@@ -145,7 +146,7 @@ class Training:
         words.collect_pictures(self.model, self.clip, prompts, work, collection, told=self.live.collected)
         report = words.with_picture_judge(made, work, PictureFit(steps=self.iterations, seed=self.seed), free_device(),
                                           self.live.fitted)
-        made.metadata = {**made.metadata, **metadata}
+        made.metadata = as_wide({**made.metadata, **metadata}, made.config.prompt_dim)
         return concept, made, picture_plot(report), training_json([], words.scores_of(report), made.metadata)
 
     def of_network(self, variant: str) -> tuple:
@@ -163,8 +164,8 @@ class Training:
         work, metadata = self._place(concept, digest_of(pairs), self.collection)
         procedure.collect_parts(self.model, self.clip, parts, work, self.collection, told=self.live.collected)
         trained = procedure.train_parts(work, config, free_device(), self.live.learned)
-        made, metadata = trained.redirector.to("cpu"), {**trained.metadata(), **metadata}
-        made.metadata = metadata
+        made = trained.redirector.to("cpu")
+        made.metadata = metadata = as_wide({**trained.metadata(), **metadata}, made.config.prompt_dim)
         return concept, made, training_plot(trained.log), training_json(trained.log, trained.scores, metadata)
 
     def _concept(self, redirector) -> tuple[str, list]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from saferedir_core.bundle import load_redirectors, save_redirector
+from saferedir_core.checkpoint import as_wide
 from saferedir_core.ensemble import AnyRedirector
 from saferedir_core.errors import ConfigError, TrainingError
 from saferedir_core.files import write_whole, written_whole
@@ -114,7 +115,8 @@ def run(arguments, argv: list[str]) -> int:
         say(f"collected in {work}, {time.monotonic() - started:.0f} s")
         return 0
     trained = way.trained(work)
-    metadata = {**trained.metadata, **way.provenance(model, clip, "python saferedir.py train " + " ".join(argv))}
+    made = {**trained.metadata, **way.provenance(model, clip, "python saferedir.py train " + " ".join(argv))}
+    metadata = as_wide(made, trained.redirector.config.prompt_dim)
     write(out, trained, metadata)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.scores.items())
     say(f"written {out}, {time.monotonic() - started:.0f} s: {scores}")

@@ -23,13 +23,16 @@ def typed(graph, kind):
 
 @pytest.fixture(scope="module")
 def graph(object_info):
-    """The demo, made quick; a seed that no other test uses, so that nothing comes from the host's cache."""
+    """The demo, made quick, and the report's plot saved; a seed that no other test uses, so that nothing comes from the
+    host's cache."""
     content = to_api(json.loads((WORKFLOWS / "demo.json").read_text(encoding="utf-8")), object_info)
     for node in content.values():
         if node["class_type"] == "KSampler":
             node["inputs"].update(steps=STEPS, seed=515)
         if node["class_type"] == "EmptyLatentImage":
             node["inputs"]["batch_size"] = BATCH
+    content["plot"] = {"class_type": "SaveImage", "_meta": {"title": "Plot"}, "inputs": {
+        "images": [typed(content, "SafeRedirReport"), 1], "filename_prefix": "saferedir/plot"}}
     return content
 
 
