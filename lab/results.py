@@ -20,6 +20,9 @@ from .backbones.backbones import REACH_GONE, REACH_IDENTICAL
 from .benchmark.benchmark_page import against_targets
 from .costs.costs_page import Content, of_all
 from .figures import DOCS
+from .host.film import FILM, MOST_BYTES
+from .host.first_minute import TEMPLATE as FIRST
+from .host.first_minute import reached
 from .pictures.leak_page import LORA, TARGETS, WITNESS, Target
 from .words.page import TYPED_ROWS, pooled
 
@@ -188,6 +191,22 @@ def hosts() -> Section:
           for release, frontend, passed, skipped, failed in releases)])
 
 
+def first_minute() -> Section:
+    def claim(name: str, target: str, found: str, met: bool) -> Claim:
+        return Claim(name, target, [(found, met)])
+
+    parts = read("first-minute.json")
+    templates = sorted((DOCS.parent / "workflows").glob("*.json"))
+    nodes = len(json.loads((DOCS.parent / "workflows" / f"{FIRST}.json").read_text(encoding="utf-8"))["nodes"])
+    film = FILM.stat().st_size
+    return Section("The first minute", f"{parts['installed']['machine']}, {parts['installed']['date']}.",
+                   "lab/host/first_minute.py", "first-minute.md", "", ("measured",), [
+        *(claim(*measured) for measured in reached(parts)),
+        claim(f"nodes of the graph that quickstart.py opens ({FIRST})", "at most 9", str(nodes), nodes <= 9),
+        claim("templates", "at least 16", str(len(templates)), len(templates) >= 16),
+        claim("the README's film", "at most 3 MB", f"{film / 1e6:.2f} MB", film <= MOST_BYTES)])
+
+
 def costs() -> Section:
     content = Content.earlier(DOCS, quick=False)
     claims = [Claim(what, target, [(measured, met)]) for what, target, measured, met in of_all(content)]
@@ -196,7 +215,7 @@ def costs() -> Section:
                    ("measured",), claims)
 
 
-SECTIONS = words, trained, rewritten, kinds, sentences, real_latents, hosts, costs
+SECTIONS = words, trained, rewritten, kinds, sentences, real_latents, hosts, first_minute, costs
 INTRODUCTION = """# Results
 
 Every target, hit or missed, from what the laboratory's commands measured last (`python quickstart.py run FILE` in a

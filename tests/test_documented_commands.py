@@ -47,6 +47,8 @@ RUN_BY = {
                                      "test_a_pack_that_starts_is_run_through_and_one_that_does_not_is_told",
     "run lab/study/study.py": "tests/lab/study/test_study.py::"
                               "test_a_study_on_a_checkpoint_downloads_estimates_goes_on_and_is_merged_from_parts",
+    "run lab/host/first_minute.py": "tests/lab/host/test_first_minute.py::"
+                                    "test_an_installed_pack_draws_its_first_template_without_the_concept",
     "run lab/results.py": "tests/lab/test_results.py::test_the_page_is_what_the_command_writes",
     "run lab/matrix/run.py": "tests/host/test_matrix.py::test_the_path_is_guarded_and_a_harmless_prompt_unchanged",
     "run tests/hub/faults.py": "tests/hub/test_faults.py::"
