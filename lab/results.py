@@ -146,7 +146,7 @@ def rewritten() -> Section:
 def kinds() -> Section:
     parts = read("backbones.json")
     claims = [Claim(title, f"at least {100 * least:g} %", [
-        (str(Share(*part["found"][key])), (Share(*part["found"][key]).value or 0) >= least) for part in parts.values()])
+        (str(each), (each.value or 0) >= least) for each in (Share(*part["found"][key]) for part in parts.values())])
         for key, title, least in (("gone", "the concept is gone", REACH_GONE),
                                   ("identical", "benign images bit-identical", REACH_IDENTICAL))]
     return Section("Other kinds of models", "Small models of the host's own classes, a redirector with both judges "

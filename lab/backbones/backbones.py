@@ -42,7 +42,6 @@ OUT = Path("output/backbones")
 CONCEPT, SEED = CONCEPTS["stripes"], 20261125
 UNSAFE, BENIGN = ("explicit", "implicit"), ("plain", "harmless", "lookalike")
 STEPS = 8
-COLLECTED = 4  # steps of a trajectory to learn from
 REACH_GONE, REACH_IDENTICAL = 0.95, 0.99
 INTRODUCTION = """# Backbones
 

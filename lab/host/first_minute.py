@@ -31,11 +31,10 @@ from ..figures import keep_part
 from .browser import find_chromium, launch
 from .client import ComfyClient
 from .editor import Editor, choose
-from .server import PACK_FOLDER, ComfyServer
+from .server import own_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE, GUARDED, WINDOW = "words", "Guarded", {"width": 1500, "height": 950}
-FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
 # part -> what is waited for, and the most seconds that it may take
 TARGETS = {"clone": ("first guarded picture from a fresh clone, packages in pip's cache", 300),
            "installed": ("first guarded picture in a ComfyUI that is there, from its start", 60)}
@@ -64,13 +63,9 @@ def of_installed(folder: Path) -> dict:
     program = find_chromium()
     if program is None:
         raise SystemExit("No Chromium or Chrome found; install one, or name it in SAFEREDIR_BROWSER.")
-    base = folder / "base"
-    for name in FOLDERS:
-        (base / name).mkdir(parents=True)
-    _clone(base / "custom_nodes" / PACK_FOLDER)
+    _clone(folder / "clone")
     began = time.monotonic()
-    with ComfyServer(Path(sys.executable), Path(os.environ["SAFEREDIR_COMFYUI"]), base, log=folder / "server.log",
-                     cpu=os.environ.get("SAFEREDIR_CPU") == "1") as server:
+    with own_server(folder, folder / "clone") as server:
         answered = time.monotonic() - began
         choose(server.url)
         with launch(program) as chromium:
